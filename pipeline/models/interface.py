@@ -1,0 +1,149 @@
+"""What every model of this project offers to training, evaluation and serving."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+# Shape suffixes in this folder:
+#   B clips in the batch, T frames per clip, S supervised steps, N classes
+#   C channels, H W height and width in pixels or in cells of a feature map
+#   F frames folded into the batch: F = B * T
+
+
+class ActionModel(nn.Module, abc.ABC):
+    """A clip classifier with one or more branches, one branch per modality.
+
+    Attributes:
+        modalities: the inputs it wants, which are also the keys of its outputs, in order.
+        num_steps: T, frames of a clip.
+        channels: channels of one frame of each modality, after motion frames have been stacked.
+
+    Every parameter takes part in the loss of every training forward (given the last step is supervised), so
+    ``DistributedDataParallel`` needs no search for unused parameters.
+    """
+
+    modalities: tuple[str, ...]
+    num_steps: int
+    channels: dict[str, int]
+
+    @abc.abstractmethod
+    def forward(self, inputs: Mapping[str, Tensor], steps: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Class scores (logits) of each branch at chosen steps.
+
+        Args:
+            inputs: one (B, T, C, H, W) floating-point tensor per modality, normalised as in training.
+            steps: 0-based, ascending steps to score; None means the last one alone. Models that have one
+                score per clip ignore it.
+
+        Returns:
+            modality -> (B, S, N), S = len(steps) or 1, in the dtype of the parameters.
+
+        Raises:
+            ValueError: a modality is missing or its shape or dtype is wrong; steps are not ascending within 0..T-1,
+                or leave out T-1 in training mode.
+        """
+
+    @abc.abstractmethod
+    def draw_steps(self, generator: torch.Generator) -> tuple[int, ...]:
+        """Steps to supervise in one iteration: 0-based, ascending, the last one always among them.
+
+        The number of steps never changes between draws. Ranks that pass generators with the same seed draw the same steps.
+        """
+
+    @abc.abstractmethod
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """All parameters, each in one list: "backbone" (pretrainable, small learning rate) and "head" (the rest)."""
+
+    def check_inputs(self, inputs: Mapping[str, Tensor], side: int | None = None) -> int:
+        """Return B after checking every modality; see ``forward`` for what is wanted.
+
+        Args:
+            inputs: as given to ``forward``; other keys are ignored.
+            side: the only H and W allowed, in pixels; None allows any.
+
+        Raises:
+            ValueError: naming the modality, what it got and what was expected.
+        """
+        batch: int | None = None
+        for modality in self.modalities:
+            if modality not in inputs:
+                raise ValueError(f"{modality}: missing; got {sorted(inputs)}, expected {sorted(self.modalities)}")
+            tensor = inputs[modality]
+            height, width = (side, side) if side is not None else ("H", "W")
+            wanted = f"({'B' if batch is None else batch}, {self.num_steps}, {self.channels[modality]}, {height}, {width})"
+            shape = tuple(tensor.shape)
+            right = tensor.ndim == 5 and shape[0] >= 1 and shape[1:3] == (self.num_steps, self.channels[modality])
+            if not right or (batch is not None and shape[0] != batch) or (side is not None and shape[3:] != (side, side)):
+                raise ValueError(f"{modality}: got shape {shape}, expected {wanted}")
+            if not tensor.is_floating_point():
+                raise ValueError(f"{modality}: got dtype {tensor.dtype}, expected a floating-point tensor of normalised values")
+            batch = shape[0]
+        assert batch is not None  # a model has at least one modality
+        return batch
+
+    def check_steps(self, steps: Sequence[int] | None) -> tuple[int, ...]:
+        """Return the steps to score as a tuple; see ``forward`` for the rules and the error."""
+        last = self.num_steps - 1
+        if steps is None:
+            return (last,)
+        chosen = tuple(steps)
+        if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] > last:
+            raise ValueError(f"steps: got {chosen}, expected ascending, distinct numbers in 0..{last}")
+        if self.training and chosen[-1] != last:
+            raise ValueError(f"steps: got {chosen}, expected {last} among them: without it parts of the model would get no gradient")
+        return chosen
+
+
+def branch_probabilities(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Class probabilities of each branch at the last scored step.
+
+    Args:
+        outputs: modality -> logits (B, S, N), as ``ActionModel.forward`` returns them.
+
+    Returns:
+        modality -> (B, N), each row summing to 1, in float32 (float64 for float64 logits).
+    """
+    result: dict[str, Tensor] = {}
+    for modality, logits in outputs.items():
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        result[modality] = torch.softmax(logits[:, -1], dim=-1, dtype=wide)
+    return result
+
+
+def fuse(probabilities: Mapping[str, Tensor]) -> Tensor:
+    """Mean of the branches' probabilities (B, N): CRN's final prediction (Sun et al., section 4).
+
+    Raises:
+        ValueError: there is no branch.
+    """
+    if not probabilities:
+        raise ValueError("probabilities: got no branch, expected at least one")
+    return torch.stack(list(probabilities.values())).mean(dim=0)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of scalar parameters, frozen ones included; works on the meta device."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def freeze_batchnorm(module: nn.Module, *, keep: int = 0) -> int:
+    """Fix statistics and affine weights of batch normalisation; return how many layers were fixed.
+
+    ``module.train()`` puts layers back into training mode, so call this after each ``train()``; and call it
+    once before the model is wrapped for data-parallel training, which looks at ``requires_grad`` at that moment.
+
+    Args:
+        module: the model or a part of it.
+        keep: layers left free at the start, in order of definition (TSN's "partial BN" keeps the first of each backbone: call it
+            per backbone with ``keep=1``).
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    for layer in layers[keep:]:
+        layer.eval()
+        for parameter in layer.parameters(recurse=False):
+            parameter.requires_grad_(False)
+    return len(layers[keep:])

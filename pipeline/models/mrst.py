@@ -1,0 +1,92 @@
+"""MRST-Net (Wu et al.): mutually reinforced spatio-temporal tubes, and an LSTM over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.config.model import CHANNELS, MRSTConfig
+from pipeline.models.interface import ActionModel
+from pipeline.models.mrst_unit import ResidualTube, Stem
+from pipeline.models.precision import full_precision
+
+
+def pooled_side(side: int, num_pools: int) -> int:
+    """Side of the map after ``num_pools`` halvings that round up."""
+    for _ in range(num_pools):
+        side = -(-side // 2)
+    return side
+
+
+class MRSTNet(ActionModel):
+    r"""Stem, residual stages of MRST units, LSTM over the frames, mean over time, classifier.
+
+    A max-pool of 1x2x2 stands at the input of each stage and behind the last. It rounds up (ceil mode), as Table 1's sizes
+    7 -> 4 -> 2 demand. Every map keeps all T frames: nothing pools or strides over time before the LSTM.
+
+    Source: Wu et al., section 3.2 and Table 1. Maps are held as (B * T, C, H, W) in channels-last memory, so that a 1x3x3 and a
+    3x1x1 convolution are both plain 2D convolutions of the same memory; ``mrst_unit`` explains it. The LSTM and the classifier run
+    outside autocast (0.4 % of the work).
+
+    Args:
+        config: the knobs.
+        num_classes: N.
+        crop: side of the square input in pixels; fixes the LSTM's input size C * h * w.
+
+    Shape:
+        inputs[m]: (B, T, C, crop, crop); returns[m]: (B, 1, N).
+
+    Cost (defaults, 400 classes, 16x224x224): 36.75 M parameters (proj shortcut 36.93 M), 49.5 G multiply-adds with
+    gates on maps, 43.7 G with pooled gates of units S and T, 38.0 G of unit P.
+    """
+
+    def __init__(self, config: MRSTConfig, num_classes: int, crop: int) -> None:
+        super().__init__()
+        self.config = config
+        self.modalities = tuple(config.modalities)
+        self.num_steps = config.num_steps
+        self.channels = {m: CHANNELS[m] for m in config.modalities}
+        self.crop = crop
+        gates = {"unit": config.unit, "pooled": config.pooled_gates}
+        self.stem = Stem(self.channels[self.modalities[0]], config.stem, **gates)
+        self.stages = nn.ModuleList()
+        channels = config.stem
+        for blocks, mid, out in zip(config.blocks, config.mid, config.out, strict=True):
+            stage = nn.ModuleList()
+            for _ in range(blocks):
+                stage.append(ResidualTube(channels, mid, out, shortcut=config.shortcut, **gates))
+                channels = out
+            self.stages.append(stage)
+        side = pooled_side(crop, 2 + len(config.blocks))  # the stem's stride, one pool a stage, the last pool
+        self.lstm = nn.LSTM(channels * side * side, config.lstm, batch_first=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.fc = nn.Linear(config.lstm, num_classes)
+
+    def forward(self, inputs: Mapping[str, Tensor], steps: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """See ``ActionModel.forward``; ``steps`` is ignored, there is one score per clip (S = 1)."""
+        batch = self.check_inputs(inputs, side=self.crop)
+        modality = self.modalities[0]
+        x = inputs[modality].flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        x = F.max_pool2d(self.stem(x, self.num_steps), 2, ceil_mode=True)
+        for stage in self.stages:
+            assert isinstance(stage, nn.ModuleList)
+            for tube in stage:
+                x = tube(x, self.num_steps)
+            x = F.max_pool2d(x, 2, ceil_mode=True)
+        with full_precision(x):
+            frames_BTC = x.flatten(1).unflatten(0, (batch, self.num_steps)).to(self.fc.weight.dtype)
+            hidden_BTC, _ = self.lstm(frames_BTC)
+            logits = self.fc(self.dropout(hidden_BTC.mean(dim=1)))
+        return {modality: logits.unsqueeze(1)}
+
+    def draw_steps(self, generator: torch.Generator) -> tuple[int, ...]:
+        """Always the last step: the clip has one score. ``generator`` is left as it is."""
+        del generator
+        return (self.num_steps - 1,)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Everything is "head": one learning rate, as in the paper; "backbone" is empty."""
+        return {"backbone": [], "head": list(self.parameters())}
