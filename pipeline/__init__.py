@@ -1,0 +1,1 @@
+"""Reciprocal's library: configuration, storage, data, models, training, evaluation, prediction."""

@@ -1,0 +1,82 @@
+"""Knobs of loading: which data set, which clip, which augmentation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from pipeline.config.base import require
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """How a clip is taken from a stored sample. Motion frame t belongs to RGB frames t and t+1."""
+
+    num_frames: int = 10
+    """T: frames of a clip."""
+    stride: int = 1
+    """Distance of two frames of the clip, in stored frames."""
+    stack: int = 1
+    """Motion frames joined along channels at each step: t, t+1, ... (edges repeated)."""
+    crop: int = 224
+    """Side of the square crop the model sees, in pixels."""
+    min_area: float = 0.5
+    """Training crops cover a share of the frame drawn from [min_area, 1], ratio from [3/4, 4/3]."""
+    flip: bool = True
+    """Training clips are mirrored with probability 1/2; u is negated with them."""
+    resize: int = 0
+    """Short side of test views before the centre crop; 0: crop * 8/7, the usual 256 for 224."""
+    norm: Literal["imagenet", "inception", "caffe"] = "imagenet"
+    """RGB normalisation: mean/std of ImageNet; 0.5/0.5; BGR 0..255 minus (104, 117, 128)."""
+    flow_std: float = 5.0
+    """Flow in pixels is divided by this (no mean is subtracted)."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "stride", "stack"):
+            require(getattr(self, name) >= 1, f"clip.{name}", getattr(self, name), "must be at least 1")
+        require(self.crop >= 16, "clip.crop", self.crop, "must be at least 16 pixels")
+        require(self.resize == 0 or self.resize >= self.crop, "clip.resize", self.resize, "must be 0 or at least clip.crop")
+        require(0 < self.min_area <= 1, "clip.min_area", self.min_area, "must be in (0, 1]")
+        require(self.flow_std > 0, "clip.flow_std", self.flow_std, "must be positive")
+
+    @property
+    def test_resize(self) -> int:
+        """Short side of test views in pixels."""
+        return self.resize or round(self.crop * 8 / 7)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which stored data set a run reads, and how it is batched."""
+
+    uri: str = ""
+    """Folder of manifest.json: s3://BUCKET/PREFIX or file:///FOLDER."""
+    manifest_digest: str = ""
+    """If given, the sha256 the manifest must have; filled in by the driver and kept in every checkpoint."""
+    train_split: str = "train"
+    val_split: str = "val"
+    """Split of the validation during training; an empty split (or name) means none."""
+    batch_size: int = 32
+    """Global batch, over all ranks."""
+    damaged_budget: int = 10
+    """Samples that may be unreadable (replaced by black clips of weight 0) before the run fails."""
+    fetch_threads: int = 8
+    """Ranged GETs in flight for one rank."""
+    fetch_deadline_s: float = 180.0
+    """Longest wait for one sample's bytes, the storage's own retries included; then the run fails and names it."""
+    decode_threads: int = 0
+    """DALI's CPU threads for one rank; 0: the cores this rank may use."""
+    prefetch: int = 2
+    """Batches prepared ahead."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where DALI decodes and augments; auto takes the GPU where there is one."""
+    loader: Literal["dali", "reference"] = "dali"
+    """dali, or PyAV and numpy, which also reads H.264 shards without a GPU."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "fetch_threads", "prefetch"):
+            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
+        require(self.fetch_deadline_s > 0, "data.fetch_deadline_s", self.fetch_deadline_s, "must be positive")
+        require(self.decode_threads >= 0, "data.decode_threads", self.decode_threads, "must be 0 (all of this rank's cores) or more")
+        require(self.damaged_budget >= 0, "data.damaged_budget", self.damaged_budget, "must be 0 or more")
+        require(self.uri == "" or self.uri.startswith(("s3://", "file://")), "data.uri", self.uri, "give s3://BUCKET/PREFIX or file:///FOLDER")

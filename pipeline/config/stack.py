@@ -1,0 +1,89 @@
+"""Where the servers are: read from the environment, or from the local stack's record.
+
+``python -m infra.local up`` writes the record; every command reads it through ``find_stack``. The
+environment wins as a whole: with ``AWS_ENDPOINT_URL`` or ``AWS_ENDPOINT_URL_S3`` set, the local stack's
+S3 server and its credentials are not used; with ``MLFLOW_TRACKING_URI`` set, its MLflow is not; with
+``RAY_ADDRESS`` set, its Ray is not. ``RECIPROCAL_STACK=off`` ignores the record altogether.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Addresses and credentials of one running local stack (all servers on 127.0.0.1)."""
+
+    s3_endpoint: str  # http://127.0.0.1:PORT
+    access_key: str
+    secret_key: str = dataclasses.field(repr=False)
+    bucket: str  # created by ``up``
+    mlflow_uri: str
+    ray_address: str  # 127.0.0.1:PORT of the head's control service
+    ray_dashboard: str  # http://127.0.0.1:PORT, also the address for ``ray job submit``
+
+
+def home() -> Path:
+    """Folder of the local stack's state: ``$RECIPROCAL_HOME``, default ``~/.reciprocal``."""
+    return Path(os.environ.get("RECIPROCAL_HOME") or Path.home() / ".reciprocal")
+
+
+def stack_file() -> Path:
+    """The record of the running stack; readable by its user alone, because it holds credentials."""
+    return home() / "stack.json"
+
+
+def find_stack() -> Stack | None:
+    """Return the recorded local stack, or None where none is recorded or ``RECIPROCAL_STACK=off``.
+
+    Raises:
+        UserError: the record cannot be read as one.
+    """
+    if os.environ.get("RECIPROCAL_STACK", "").lower() in {"off", "0", "no"}:
+        return None
+    path = stack_file()
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return None
+    try:
+        return Stack(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a stack record ({error}); run `python -m infra.local down` and `up`") from error
+
+
+def s3_settings() -> dict[str, str]:
+    """Keyword arguments for a boto3 client. Empty where boto3's own chain (environment, profile, role) decides."""
+    if os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL_S3"):
+        return {}
+    stack = find_stack()
+    if stack is None:
+        return {}
+    return {
+        "endpoint_url": stack.s3_endpoint,
+        "aws_access_key_id": stack.access_key,
+        "aws_secret_access_key": stack.secret_key,
+        "region_name": "us-east-1",
+    }
+
+
+def tracking_uri() -> str | None:
+    """MLflow's address: ``MLFLOW_TRACKING_URI``, else the local stack's, else None."""
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    stack = find_stack()
+    return stack.mlflow_uri if stack else None
+
+
+def ray_address() -> str | None:
+    """Ray's address: ``RAY_ADDRESS``, else the local stack's, else None (a private Ray is started)."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        return address
+    stack = find_stack()
+    return stack.ray_address if stack else None

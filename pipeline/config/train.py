@@ -1,0 +1,140 @@
+"""A whole training run as one value. Recipes (``jobs.recipes``) are functions that return it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from pipeline.config.base import as_dict, require
+from pipeline.config.data import ClipConfig, DataConfig
+from pipeline.config.model import CRNConfig, ModelConfig, MRSTConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser and schedule."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: float = 1e-2
+    """Of everything but the backbone."""
+    backbone_lr: float = 1e-3
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 5e-4
+    """L2, on all parameters."""
+    clip_norm: float = 20.0
+    """Largest norm of the whole gradient; 0: no limit."""
+    epochs: int = 30
+    warmup_steps: int = 0
+    """Learning rates rise linearly over these steps."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: unchanged, or half a cosine down to 1 % at the last step."""
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "backbone_lr"):
+            require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "must be positive")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "must be in [0, 1)")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "must be 0 or more")
+        require(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "must be 0 (off) or more")
+        require(self.epochs >= 1, "optim.epochs", self.epochs, "must be at least 1")
+        require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "must be 0 or more")
+        require(0 <= self.label_smoothing < 1, "optim.label_smoothing", self.label_smoothing, "must be in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run lives and what it may use."""
+
+    run_id: str = ""
+    """Name of the run: the same id goes on from its last checkpoint. Default: the recipe's name and a hash of the config."""
+    output: str = ""
+    """Folder of all runs (s3:// or file://). Default: ``runs`` beside the data set."""
+    experiment: str = "reciprocal"
+    """MLflow experiment."""
+    seed: int = 0
+    num_workers: int = 1
+    """Ranks. The global batch stays, whatever their number."""
+    cpus_per_worker: float = 1.0
+    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    """auto: one GPU a rank where the cluster has any."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on a GPU, fp32 on the CPU."""
+    spread: bool = False
+    """Place the ranks on different nodes."""
+    checkpoint_steps: int = 0
+    """A checkpoint every so many steps, besides those at the end of epochs; 0: none."""
+    checkpoint_epochs: int = 1
+    """A checkpoint (and a validation) every so many epochs, and at the end."""
+    keep_checkpoints: int = 2
+    max_failures: int = 3
+    """Restarts from the last checkpoint after lost workers."""
+    log_steps: int = 10
+    """Steps between two points of a curve."""
+    log_samples: bool = False
+    """Keep the keys of every step beside the checkpoint (small sets, audits)."""
+    freeze_batchnorm: bool = False
+    """BatchNorm keeps its running statistics: results do not depend on the number of ranks."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "checkpoint_epochs", "keep_checkpoints", "log_steps"):
+            require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
+        for name in ("checkpoint_steps", "max_failures", "seed"):
+            require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
+        require(self.cpus_per_worker > 0, "run.cpus_per_worker", self.cpus_per_worker, "must be positive")
+        require("/" not in self.run_id and "." not in self.run_id, "run.run_id", self.run_id, "use letters, digits, - and _")
+        require(self.output == "" or self.output.startswith(("s3://", "file://")), "run.output", self.output, "give s3://BUCKET/PREFIX or file:///FOLDER")
+
+
+# May change when a run goes on: they decide where and how fast, not what is computed.
+_FREE_ON_RESUME = {
+    "run": ("num_workers", "cpus_per_worker", "use_gpu", "spread", "max_failures", "keep_checkpoints", "log_steps", "run_id", "output", "experiment"),
+    "data": ("fetch_threads", "decode_threads", "prefetch", "damaged_budget", "manifest_digest", "device"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run. ``model`` and ``clip`` must agree on frames and stack."""
+
+    recipe: str = ""
+    model: CRNConfig | MRSTConfig = dataclasses.field(default_factory=CRNConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    clip: ClipConfig = dataclasses.field(default_factory=ClipConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        steps = self.model.num_steps
+        require(self.clip.num_frames == steps, "clip.num_frames", self.clip.num_frames, f"must equal model.num_steps = {steps}")
+        stack = getattr(self.model, "stack", 1)
+        require(self.clip.stack == stack, "clip.stack", self.clip.stack, f"must equal model.stack = {stack}")
+        batch, workers = self.data.batch_size, self.run.num_workers
+        near = sorted({max(workers, batch // workers * workers), (batch // workers + 1) * workers})
+        require(batch % workers == 0, "data.batch_size", batch, f"{workers} ranks (run.num_workers) cannot divide it; use {' or '.join(map(str, near))}")
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the config that a resumed run may not change."""
+        fields = as_dict(self)
+        for section, names in _FREE_ON_RESUME.items():
+            for name in names:
+                fields[section].pop(name, None)
+        return fields
+
+
+def config_from_dict(fields: dict[str, Any]) -> TrainConfig:
+    """Inverse of ``as_dict``, for configs read back from a checkpoint.
+
+    Raises:
+        ConfigError: a value breaks its rule; TypeError: a field this code does not know.
+    """
+    sections: dict[str, Any] = {"data": DataConfig, "clip": ClipConfig, "optim": OptimConfig, "run": RunConfig}
+    values: dict[str, Any] = {"recipe": fields["recipe"], "model": model_from_dict(fields["model"])}
+    values.update({name: kind(**fields[name]) for name, kind in sections.items()})
+    return TrainConfig(**values)
+
+
+def model_from_dict(fields: dict[str, Any]) -> ModelConfig:
+    """A model config from its plain dict; ``kind`` names the family."""
+    kind = {"crn": CRNConfig, "mrst": MRSTConfig}[fields["kind"]]
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

@@ -1,0 +1,68 @@
+"""The interface that both storages keep."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import NotFoundError, StorageSetupError
+
+
+class Storage(abc.ABC):
+    """A folder of named byte strings. Paths are relative, with ``/``; objects appear whole or not at all.
+
+    Instances hold no connection of their own, pickle, and may be used by several threads.
+    """
+
+    uri: str  # of the root, without a trailing slash
+
+    @abc.abstractmethod
+    def read(self, path: str) -> bytes:
+        """Return a whole object. Raises NotFoundError, StorageError."""
+
+    @abc.abstractmethod
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``offset``; fewer only where the object ends. Raises NotFoundError, StorageError."""
+
+    @abc.abstractmethod
+    def write(self, path: str, data: bytes) -> None:
+        """Store ``data`` under ``path``, replacing what was there in one step. Raises StorageError."""
+
+    @abc.abstractmethod
+    def write_file(self, path: str, source: Path) -> None:
+        """Store a local file's bytes under ``path`` (large files in parts). Raises StorageError."""
+
+    @abc.abstractmethod
+    def size(self, path: str) -> int:
+        """Bytes of an object. Raises NotFoundError, StorageError."""
+
+    @abc.abstractmethod
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Paths of all objects that start with ``prefix``, in lexical order, at any depth."""
+
+    @abc.abstractmethod
+    def delete(self, path: str) -> None:
+        """Remove an object; an absent one is no error."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is an object at ``path``."""
+        try:
+            self.size(path)
+        except NotFoundError:
+            return False
+        return True
+
+    def probe(self, *, write: bool) -> None:
+        """Fail early: reach the storage, and with ``write`` store and remove a marker.
+
+        Raises:
+            StorageSetupError: bucket, credentials or endpoint are wrong; one line that says which and the fix.
+        """
+        try:
+            next(iter(self.list("")), None)
+            if write:
+                self.write(".probe", b"reciprocal")
+                self.delete(".probe")
+        except OSError as error:  # a local folder that cannot be made or written
+            raise StorageSetupError(f"{self.uri}: {error}") from error
