@@ -1,0 +1,104 @@
+"""Evaluate a model on a split: views of a video averaged, every video exactly once over all ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from pipeline.data.batch import Batch
+from pipeline.errors import ReciprocalError
+from pipeline.evaluation.metrics import confusion_matrix, per_class_recall, topk_accuracy
+from pipeline.models import ActionModel, branch_probabilities, fuse
+from pipeline.models.precision import autocast
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Probabilities of all videos of a split, sorted by key: per stream (V, N) float64."""
+
+    keys: tuple[str, ...]
+    labels: np.ndarray
+    streams: dict[str, np.ndarray]
+    num_damaged: int  # videos of which no view could be read; they count as wrong
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Top-1 and top-5 per stream, in [0, 1]."""
+        return {name: {f"top{k}": topk_accuracy(p, self.labels, k) for k in (1, 5)} for name, p in self.streams.items()}
+
+    def confusion(self) -> np.ndarray:
+        """(N, N) counts of the fused prediction."""
+        return confusion_matrix(self.streams["fused"], self.labels)
+
+    def per_class(self) -> list[float | None]:
+        """Recall per class of the fused prediction."""
+        return per_class_recall(self.confusion())
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One rank's videos: summed probabilities per key and stream, and how many views were readable."""
+
+    sums: dict[str, dict[str, np.ndarray]]
+    views: dict[str, int]
+
+
+@torch.inference_mode()
+def predict_part(model: ActionModel, batches: Iterable[Batch], *, device: torch.device, precision: str = "auto") -> Part:
+    """Run a model over one rank's batches.
+
+    A video's probability is the mean over its views of the softmax at the last step (both papers); ``fused`` is the
+    mean over branches. A damaged video (weight 0) gets probability 0 everywhere: it is counted, and counted as wrong.
+
+    Args:
+        batches: one row a view; fillers have weight 0 and an empty key.
+    """
+    was_training = model.training
+    model.to(device).eval()
+    part = Part({}, {})
+    for batch in batches:
+        with autocast(precision, device):
+            outputs = model(batch.to(device).inputs)
+        probabilities = branch_probabilities(outputs)
+        probabilities = {**probabilities, "fused": fuse(probabilities)}
+        rows = {name: p.double().cpu().numpy() for name, p in probabilities.items()}
+        for row, (key, weight) in enumerate(zip(batch.keys, batch.weights.tolist(), strict=True)):
+            if not key:
+                continue
+            part.views[key] = part.views.get(key, 0) + (weight > 0)
+            streams = part.sums.setdefault(key, {})
+            for name, values in rows.items():
+                streams[name] = streams.get(name, np.zeros_like(values[row])) + values[row] * (weight > 0)
+    model.train(was_training)
+    return part
+
+
+def join_parts(parts: Sequence[Part], labels: Mapping[str, int]) -> Predictions:
+    """Put all ranks' videos together.
+
+    Args:
+        labels: class index of every key of the split.
+
+    Raises:
+        ReciprocalError: a video is missing, or came from two ranks; names the first ones.
+    """
+    counts: dict[str, int] = {}
+    for part in parts:
+        for key in part.sums:
+            counts[key] = counts.get(key, 0) + 1
+    missing = sorted(labels.keys() - counts.keys())
+    doubled = sorted(key for key, count in counts.items() if count > 1)
+    foreign = sorted(counts.keys() - labels.keys())
+    if missing or doubled or foreign:
+        raise ReciprocalError(
+            f"evaluation is not exactly once: missing {missing[:3]} ({len(missing)}), doubled {doubled[:3]} ({len(doubled)}), unknown {foreign[:3]} ({len(foreign)})"
+        )
+    keys = tuple(sorted(counts))
+    sums = {key: value for part in parts for key, value in part.sums.items()}
+    views = {key: value for part in parts for key, value in part.views.items()}
+    names = list(next(iter(sums.values())))
+    streams = {name: np.stack([sums[key][name] / max(views[key], 1) for key in keys]) for name in names}
+    damaged = sum(1 for key in keys if views[key] == 0)
+    return Predictions(keys, np.array([labels[key] for key in keys], dtype=np.int64), streams, damaged)

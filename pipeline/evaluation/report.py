@@ -1,0 +1,87 @@
+"""The outcome of one evaluation: enough to compare two models, and to refuse where they cannot be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from pipeline.errors import UserError
+
+STREAM_NAMES = {"rgb": "S-Net (rgb)", "flow": "T-Net (flow)", "diff": "T-Net (diff)", "fused": "fused"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalReport:
+    """Scores of one model on one split under one protocol.
+
+    ``scores`` holds, per stream (each branch's modality, and ``fused``), top1 and top5 in [0, 1].
+    ``protocol`` is VIEWSxCROPS; it is part of every metric's name: test/top1_4x1.
+    """
+
+    run_id: str
+    model: str  # recipe
+    modalities: tuple[str, ...]
+    dataset: str
+    manifest_digest: str
+    split: str
+    protocol: str
+    num_videos: int
+    num_damaged: int
+    classes: tuple[str, ...]
+    scores: dict[str, dict[str, float]]
+    per_class: tuple[float | None, ...]  # recall of the fused prediction
+    confusion: tuple[tuple[int, ...], ...]  # fused; row true, column predicted
+    checkpoint: str
+    code_version: str
+    seconds: float
+
+    @property
+    def top1(self) -> float:
+        """Top-1 accuracy of the fused prediction: the number that decides a promotion."""
+        return self.scores["fused"]["top1"]
+
+    def metrics(self) -> dict[str, float]:
+        """Flat metrics with the protocol in their names: ``test/top1_4x1`` (fused), ``test/rgb/top1_4x1``, ..."""
+        flat = {}
+        for stream, values in self.scores.items():
+            prefix = self.split if stream == "fused" else f"{self.split}/{stream}"
+            flat.update({f"{prefix}/{name}_{self.protocol}": value for name, value in values.items()})
+        return flat
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> EvalReport:
+        """Parse a report; UserError where it is not one."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            for name in ("classes", "modalities", "per_class"):
+                fields[name] = tuple(fields[name])
+            fields["confusion"] = tuple(tuple(row) for row in fields["confusion"])
+            return cls(**fields)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"not an evaluation report: {error!r}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Whether a candidate may take an alias from its holder, and why."""
+
+    promote: bool
+    why: str
+
+
+def compare(candidate: EvalReport, holder: EvalReport | None) -> Comparison:
+    """Decide a promotion: same data, same split, same protocol, all videos read, and a strictly better fused top-1."""
+    if candidate.num_damaged:
+        return Comparison(False, f"{candidate.num_damaged} of {candidate.num_videos} videos could not be read: the number is incomplete")
+    if holder is None:
+        return Comparison(True, "the alias has no holder yet")
+    for name in ("manifest_digest", "split", "protocol"):
+        ours, theirs = getattr(candidate, name), getattr(holder, name)
+        if ours != theirs:
+            return Comparison(False, f"{name} differs: candidate {ours}, holder {theirs}; evaluate both on the same data and protocol")
+    text = f"top-1 {candidate.top1:.4f} against the holder's {holder.top1:.4f} ({candidate.split}, {candidate.protocol})"
+    return Comparison(candidate.top1 > holder.top1, text)

@@ -1,0 +1,1 @@
+"""MLflow: runs, metrics, pictures and the registry. The only room that imports mlflow."""

@@ -1,0 +1,130 @@
+"""One MLflow run per training, evaluation or preprocessing run, found again by a tag.
+
+The driver creates the run and passes its id on; rank 0 logs into it. A command that is run again finds its MLflow run by
+the tag ``reciprocal.run_id`` instead of making a second one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+
+from pipeline.config.stack import find_stack, home, tracking_uri
+from pipeline.errors import UserError
+
+TAG = "reciprocal.run_id"
+_MAX_PARAMS = 100  # of one request to MLflow
+_MAX_VALUE = 6000  # characters of a parameter's value
+
+
+def address() -> str:
+    """The tracking server's address; with no stack and no ``MLFLOW_TRACKING_URI``, a database file in the state folder."""
+    if uri := tracking_uri():
+        return uri
+    folder = home() / "offline"
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def client() -> mlflow.MlflowClient:
+    """Client of ``address()``. Nothing is asked of the server yet."""
+    uri = address()
+    # A server that is down should be reported in seconds, not after MLflow's default of several minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def check_server() -> str:
+    """Reach the tracking server and return its address. Raises UserError where it does not answer."""
+    mlflow_client = client()
+    try:
+        mlflow_client.search_experiments(max_results=1)
+    except MlflowException as error:
+        fix = "the local stack is down: python -m infra.local up" if find_stack() and not os.environ.get("MLFLOW_TRACKING_URI") else "check MLFLOW_TRACKING_URI"
+        raise UserError(f"MLflow at {address()} does not answer: {fix}") from error
+    return address()
+
+
+def find_run(mlflow_client: mlflow.MlflowClient, experiment: str, run_id: str) -> Run | None:
+    """The run of an experiment tagged with our ``run_id``, or None."""
+    found = mlflow_client.get_experiment_by_name(experiment)
+    if found is None:
+        return None
+    runs = mlflow_client.search_runs([found.experiment_id], f"tags.`{TAG}` = '{run_id}'", ViewType.ACTIVE_ONLY, max_results=1)
+    return runs[0] if runs else None
+
+
+def start_run(experiment: str, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Find or create the run tagged ``run_id``; returns MLflow's own id. Parameters are set once, when it is created."""
+    mlflow_client = client()
+    if run := find_run(mlflow_client, experiment, run_id):
+        mlflow_client.update_run(run.info.run_id, status="RUNNING")
+        return run.info.run_id
+    found = mlflow_client.get_experiment_by_name(experiment)
+    experiment_id = found.experiment_id if found else _create_experiment(mlflow_client, experiment)
+    run = mlflow_client.create_run(experiment_id, run_name=run_id, tags={TAG: run_id, **tags})
+    flat = [Param(key, str(value)[:_MAX_VALUE]) for key, value in _flatten(params)]
+    for start in range(0, len(flat), _MAX_PARAMS):
+        mlflow_client.log_batch(run.info.run_id, params=flat[start : start + _MAX_PARAMS])
+    return run.info.run_id
+
+
+def _create_experiment(mlflow_client: mlflow.MlflowClient, name: str) -> str:
+    try:
+        # A server proxies artifacts; without one they lie beside the database file.
+        location = None if tracking_uri() else f"file://{home() / 'offline' / 'artifacts'}"
+        return mlflow_client.create_experiment(name, artifact_location=location)
+    except MlflowException:  # somebody else created it between our look and our call
+        found = mlflow_client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+def _flatten(params: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in params.items():
+        flat += _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return flat
+
+
+class RunTracker:
+    """Logs into one MLflow run. Cheap to make; pickles (it holds ids only)."""
+
+    def __init__(self, tracking_run_id: str) -> None:
+        self.tracking_run_id = tracking_run_id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Add one point to each curve; names may hold ``/``."""
+        now = int(time.time() * 1000)
+        client().log_batch(self.tracking_run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()])
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        client().log_batch(self.tracking_run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_file(self, path: Path, folder: str = "") -> None:
+        """Store a local file as an artifact."""
+        client().log_artifact(self.tracking_run_id, str(path), folder or None)
+
+    def log_text(self, text: str, name: str) -> None:
+        client().log_text(self.tracking_run_id, text, name)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """End the run: FINISHED, FAILED or KILLED."""
+        client().set_terminated(self.tracking_run_id, status)
+
+
+def run_page(tracking_run_id: str) -> str:
+    """Address of a run's page on the tracking server."""
+    experiment = client().get_run(tracking_run_id).info.experiment_id
+    return f"{address()}/#/experiments/{experiment}/runs/{tracking_run_id}"

@@ -1,0 +1,100 @@
+"""What a checkpoint holds, and how it is read back.
+
+    model.safetensors     weights and running statistics
+    optimizer.pt          optimiser and scheduler (tensors and numbers: loads with weights_only)
+    state.json            position, config, manifest digest, classes, code version
+    samples-RANK.jsonl    with run.log_samples: keys of every step since the run began, of that rank
+
+The position is two numbers, epoch and step: the order of samples, their augmentation, the drawn supervision steps
+and dropout all follow from (seed, epoch, step), so there is no other random state to keep. That also lets a run go
+on with another number of ranks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from pipeline.errors import UserError
+
+CHECKPOINT_VERSION = 1
+
+
+@dataclasses.dataclass(kw_only=True)
+class Position:
+    """The next step to do: ``step`` of ``epoch``, and how many steps are behind in all."""
+
+    epoch: int = 0
+    step: int = 0
+    global_step: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a checkpoint must say besides weights, so that it can be evaluated and registered alone."""
+
+    config: dict[str, Any]
+    identity: dict[str, Any]
+    manifest_digest: str
+    dataset: str
+    classes: tuple[str, ...]
+    stored: dict[str, Any]  # preprocessing parameters of the data set: prediction repeats them
+    code_version: str
+    run_id: str
+    tracking_run_id: str = ""
+
+
+def save_main(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, position: Position, facts: RunFacts, metrics: dict[str, float]) -> None:
+    """Write rank 0's part of a checkpoint."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+    torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, folder / "optimizer.pt")
+    state = {"version": CHECKPOINT_VERSION, "position": dataclasses.asdict(position), "metrics": metrics, **dataclasses.asdict(facts)}
+    (folder / "state.json").write_text(json.dumps(state, sort_keys=True, indent=1))
+
+
+def save_samples(folder: Path, rank: int, lines: list[str]) -> None:
+    """Write a rank's keys, one JSON line a step."""
+    (folder / f"samples-{rank:04d}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def read_samples(folder: Path) -> list[str]:
+    """All ranks' lines of a checkpoint."""
+    return [line for path in sorted(folder.glob("samples-*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """state.json of a checkpoint. Raises UserError where there is none of this version."""
+    try:
+        state = json.loads((folder / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is not a checkpoint: {error}") from error
+    if state.get("version") != CHECKPOINT_VERSION:
+        raise UserError(f"checkpoint version {state.get('version')!r} of {folder}: this code reads {CHECKPOINT_VERSION}")
+    return state
+
+
+def load_weights(folder: Path, model: torch.nn.Module) -> None:
+    """Load ``model.safetensors`` strictly. Raises UserError naming the first keys that do not fit."""
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    expected = model.state_dict()
+    wrong = [name for name in expected if name not in weights or weights[name].shape != expected[name].shape]
+    extra = [name for name in weights if name not in expected]
+    if wrong or extra:
+        raise UserError(f"weights of {folder} do not fit the model: missing or of another shape {wrong[:3]}, unknown {extra[:3]}")
+    model.load_state_dict(weights)
+
+
+def load_main(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> Position:
+    """Restore everything ``save_main`` wrote; returns the position to go on from."""
+    state = read_state(folder)
+    load_weights(folder, model)
+    saved = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+    optimizer.load_state_dict(saved["optimizer"])
+    scheduler.load_state_dict(saved["scheduler"])
+    return Position(**state["position"])

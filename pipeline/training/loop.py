@@ -1,0 +1,179 @@
+"""The training loop: epochs of steps, curves, checkpoints, validation. It knows neither Ray nor MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from pipeline.config.train import TrainConfig
+from pipeline.data.batch import Batch
+from pipeline.models import ActionModel, freeze_batchnorm
+from pipeline.training.checkpoint import Position, RunFacts, load_main, read_samples, read_state, save_main, save_samples
+from pipeline.training.collective import world_size
+from pipeline.training.optim import build_optimizer, build_scheduler
+from pipeline.training.step import Stepper
+
+log = logging.getLogger(__name__)
+
+
+class Loader(Protocol):
+    """What the loop asks of a loader."""
+
+    def num_steps(self, epoch: int) -> int: ...
+    def iter_epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]: ...
+    def metrics(self) -> Mapping[str, float]: ...
+
+
+class Reporter(Protocol):
+    """Where checkpoints go. ``save`` is collective: every rank calls it at the same step."""
+
+    def latest(self) -> contextlib.AbstractContextManager[Path | None]: ...
+    def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None: ...
+
+
+class Tracker(Protocol):
+    """Who hears of curves. Called on rank 0 alone."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+
+Validate = Callable[[ActionModel, int], dict[str, float]]  # collective; metrics named by protocol
+
+
+def train(
+    config: TrainConfig,
+    facts: RunFacts,
+    model: ActionModel,
+    loader: Loader,
+    reporter: Reporter,
+    *,
+    device: torch.device,
+    rank: int = 0,
+    tracker: Tracker | None = None,
+    validate: Validate | None = None,
+) -> dict[str, float]:
+    """Train from the newest checkpoint, or from the start, to the last epoch.
+
+    Args:
+        config: the run; facts: what its checkpoints must carry.
+        model: with its initial weights, equal on all ranks; moved to ``device`` here.
+        loader: this rank's batches; its state is (epoch, step).
+        reporter: keeps and finds checkpoints.
+        validate: called after every checkpointed epoch.
+
+    Returns:
+        The last metrics (of the last epoch's curve and validation).
+
+    Raises:
+        UserError: the checkpoint belongs to another config or data set.
+        ReciprocalError: the loss stopped being finite, or too many samples are damaged.
+    """
+    model.to(device)
+    if config.run.freeze_batchnorm:
+        freeze_batchnorm(model)
+    epochs, steps = config.optim.epochs, loader.num_steps(0)
+    optimizer = build_optimizer(model.parameter_groups(), config.optim)
+    scheduler = build_scheduler(optimizer, config.optim, epochs * steps)
+    position, metrics, seen = Position(), {}, []
+    with reporter.latest() as folder:
+        if folder is not None:
+            position = load_main(folder, model, optimizer, scheduler)
+            metrics = read_state(folder)["metrics"]
+            seen = read_samples(folder) if rank == 0 and config.run.log_samples else []
+            log.info("going on at epoch %d, step %d of %d", position.epoch, position.step, steps)
+    wrapped = _distribute(model, device)
+    stepper = Stepper(wrapped, model, optimizer, scheduler, config, device, rank)
+
+    def save() -> None:
+        def write(folder: Path) -> None:
+            if rank == 0:
+                save_main(folder, model, optimizer, scheduler, position, facts, metrics)
+            if config.run.log_samples:
+                save_samples(folder, rank, seen)
+
+        reporter.save(metrics, write)
+
+    for epoch in range(position.epoch, epochs):
+        _train_mode(model, config)
+        clock = _Clock()
+        for batch in _timed(loader.iter_epoch(epoch, position.step), clock):
+            stepper(batch.to(device), position.global_step)
+            if config.run.log_samples:
+                seen.append(json.dumps({"epoch": epoch, "step": batch.step, "keys": [k for k, w in zip(batch.keys, batch.weights.tolist(), strict=True) if w > 0]}))
+            position.step, position.global_step = position.step + 1, position.global_step + 1
+            if position.global_step % config.run.log_steps == 0 or position.step == steps:
+                metrics = metrics | _curve(stepper, clock, config.data.batch_size)
+                if tracker:
+                    tracker.log_metrics(metrics, position.global_step)
+                if rank == 0:
+                    log.info("epoch %d step %d/%d loss %.4f top1 %.3f %.1f clips/s", epoch, position.step, steps, metrics["train/loss"], metrics["train/top1"], metrics["train/clips_per_s"])
+            if config.run.checkpoint_steps and position.global_step % config.run.checkpoint_steps == 0 and position.step < steps:
+                save()
+        position.epoch, position.step = epoch + 1, 0
+        if position.epoch % config.run.checkpoint_epochs == 0 or position.epoch == epochs:
+            if validate:
+                metrics = metrics | validate(model, epoch)
+                if tracker:
+                    tracker.log_metrics(metrics, position.global_step)
+            save()
+    return metrics
+
+
+def _distribute(model: ActionModel, device: torch.device) -> torch.nn.Module:
+    if world_size() == 1:
+        return model
+    ids = [device.index or 0] if device.type == "cuda" else None
+    return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+
+
+def _train_mode(model: ActionModel, config: TrainConfig) -> None:
+    model.train()
+    if config.run.freeze_batchnorm:
+        freeze_batchnorm(model)
+
+
+class _Clock:
+    """Seconds of the last stretch, and how many of them went to waiting for data."""
+
+    def __init__(self) -> None:
+        self.start, self.waited_s, self.steps = time.perf_counter(), 0.0, 0
+
+    def lap(self) -> tuple[float, float, int]:
+        now = time.perf_counter()
+        lap = (now - self.start, self.waited_s, self.steps)
+        self.start, self.waited_s, self.steps = now, 0.0, 0
+        return lap
+
+
+def _timed(batches: Iterator[Batch], clock: _Clock) -> Iterator[Batch]:
+    try:
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            clock.waited_s += time.perf_counter() - start
+            if batch is None:
+                return
+            clock.steps += 1
+            yield batch
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()  # ends the loader's threads even when a step raised
+
+
+def _curve(stepper: Stepper, clock: _Clock, batch_size: int) -> dict[str, float]:
+    means = stepper.sums.means()
+    seconds, waited, steps = clock.lap()
+    rates = stepper.scheduler.get_last_lr()
+    return {
+        **{f"train/{name}": value for name, value in means.items()},
+        "train/lr": rates[-1],
+        "train/clips_per_s": batch_size * steps / max(seconds, 1e-9),
+        "train/data_wait_share": waited / max(seconds, 1e-9),
+    }
