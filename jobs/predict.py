@@ -37,8 +37,12 @@ class PredictArgs:
 
 
 def main() -> int:
-    """Parse, load, predict, print."""
-    args = tyro.cli(PredictArgs, description=__doc__)
+    """Parse and predict."""
+    return predict(tyro.cli(PredictArgs, description=__doc__))
+
+
+def predict(args: PredictArgs) -> int:
+    """Load the model, print the answers; returns the exit code."""
     if missing := [str(path) for path in args.videos if not path.is_file()]:
         raise UserError(f"no such file: {', '.join(missing)}")
     if not args.videos:

@@ -17,7 +17,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
 from pipeline.errors import UserError
-from pipeline.tracking.runs import client
+from pipeline.tracking.runs import address, client
 
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "video")]),
@@ -85,6 +85,7 @@ def register(name: str, *, tracking_run_id: str, folder: Path, model_code: Path,
     """
     mlflow_client = client()
     # The fluent call is the one that packs code and requirements; it logs into the run that is active.
+    mlflow.set_tracking_uri(address())
     with mlflow.start_run(run_id=tracking_run_id, log_system_metrics=False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example.*")
         logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # the missing input example would be a whole video
@@ -148,7 +149,7 @@ def load_model(uri: str) -> Any:
     Raises:
         UserError: there is no such model, version or alias.
     """
-    client()
+    mlflow.set_tracking_uri(address())
     try:
         return mlflow.pyfunc.load_model(uri)
     except MlflowException as error:

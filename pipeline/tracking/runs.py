@@ -40,7 +40,6 @@ def client() -> mlflow.MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -50,7 +49,9 @@ def check_server() -> str:
     try:
         mlflow_client.search_experiments(max_results=1)
     except MlflowException as error:
-        fix = "the local stack is down: python -m infra.local up" if find_stack() and not os.environ.get("MLFLOW_TRACKING_URI") else "check MLFLOW_TRACKING_URI"
+        stack = find_stack()
+        local = stack is not None and stack.mlflow_uri == address()
+        fix = "the local stack is down: python -m infra.local up" if local else "check MLFLOW_TRACKING_URI"
         raise UserError(f"MLflow at {address()} does not answer: {fix}") from error
     return address()
 
@@ -82,7 +83,7 @@ def start_run(experiment: str, run_id: str, params: Mapping[str, Any], tags: Map
 def _create_experiment(mlflow_client: mlflow.MlflowClient, name: str) -> str:
     try:
         # A server proxies artifacts; without one they lie beside the database file.
-        location = None if tracking_uri() else f"file://{home() / 'offline' / 'artifacts'}"
+        location = f"file://{home() / 'offline' / 'artifacts'}" if address().startswith("sqlite:") else None
         return mlflow_client.create_experiment(name, artifact_location=location)
     except MlflowException:  # somebody else created it between our look and our call
         found = mlflow_client.get_experiment_by_name(name)

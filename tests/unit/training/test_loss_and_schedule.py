@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pipeline.config.train import OptimConfig
+from pipeline.training.loss import supervised_loss
+from pipeline.training.optim import build_optimizer, lr_factor
+
+
+def test_loss_is_the_sum_over_branches_and_steps_of_the_weighted_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs = {name: torch.randn(3, 2, 4, generator=generator, dtype=torch.float64).float() for name in ("rgb", "flow")}
+    labels, weights = torch.tensor([0, 3, 1]), torch.tensor([1.0, 0.0, 1.0])
+    expected = 0.0
+    for logits in outputs.values():
+        for b in range(3):
+            for s in range(2):
+                scores = logits[b, s].double()
+                expected += weights[b].item() * (math.log(sum(math.exp(x) for x in scores.tolist())) - scores[labels[b]].item())
+    loss = supervised_loss(outputs, labels, weights, weights.sum())
+    assert loss.item() == pytest.approx(expected / 2, rel=1e-6)
+
+
+def test_a_clip_of_weight_zero_has_no_influence_even_if_it_is_infinite() -> None:
+    logits = torch.tensor([[[1.0, 2.0]], [[float("inf"), 0.0]]], requires_grad=True)
+    loss = supervised_loss({"rgb": logits}, torch.tensor([0, 1]), torch.tensor([1.0, 0.0]), torch.tensor(1.0))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad[0]).all()
+
+
+def test_a_batch_of_fillers_costs_nothing() -> None:
+    logits = torch.randn(2, 1, 3, requires_grad=True)
+    loss = supervised_loss({"rgb": logits}, torch.zeros(2, dtype=torch.long), torch.zeros(2), torch.tensor(0.0))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad.abs().max() == 0
+
+
+def test_schedule_closed_form() -> None:
+    config = OptimConfig(warmup_steps=4, schedule="cosine")
+    assert [lr_factor(config, 104, s) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert lr_factor(config, 104, 4) == 1.0
+    assert lr_factor(config, 104, 103) == pytest.approx(0.01)
+    assert lr_factor(config, 105, 4 + 50) == pytest.approx(0.01 + 0.99 / 2)
+    assert lr_factor(OptimConfig(), 10, 9) == 1.0
+
+
+def test_groups_get_their_learning_rates() -> None:
+    backbone, head = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+    optimizer = build_optimizer({"backbone": [backbone], "head": [head]}, OptimConfig(lr=1e-2, backbone_lr=1e-3))
+    assert {g["name"]: g["lr"] for g in optimizer.param_groups} == {"backbone": 1e-3, "head": 1e-2}
+    assert len(build_optimizer({"backbone": [], "head": [head]}, OptimConfig(name="adam")).param_groups) == 1
