@@ -1,0 +1,212 @@
+"""One shard from end to end on local files, read back with other tools."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import webdataset
+
+from pipeline.config.preprocess import StoredConfig
+from pipeline.errors import ReciprocalError, RejectedSource, StorageError
+from pipeline.sample import dequantise_flow, sample_key
+from pipeline.shards import split_members
+from pipeline.storage import LocalStorage
+from preprocessing import build
+from preprocessing.annotations import Annotations, Source
+from preprocessing.build import build_shard, committed_record, make_sample, verify_shard
+from preprocessing.decode import decode_video
+from preprocessing.flow import OpenCVTVL1, to_gray
+from preprocessing.plan import ShardPlan, plan_shards
+from preprocessing.synthetic import SyntheticConfig, draw_clip, write_h264
+
+PLAIN = StoredConfig(short_side=32, modalities=("rgb", "diff"))
+CLASSES = ("stripes_rise", "stripes_sink")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two good clips, one file that is no video; ``B/gone.mp4`` is only listed."""
+    root = tmp_path_factory.mktemp("videos")
+    config = SyntheticConfig(out=root, min_frames=8, max_frames=9)
+    for name, label in (("A/one.mp4", 0), ("B/two.mp4", 1)):
+        (root / name).parent.mkdir()
+        write_h264(root / name, *draw_clip(config, label, "train", 0))
+    (root / "A/page.mp4").write_bytes(b"<html>not found</html>")
+    return root
+
+
+@pytest.fixture
+def plan(videos: Path) -> ShardPlan:
+    rows = (("A/one.mp4", 0), ("A/page.mp4", 0), ("B/two.mp4", 1), ("B/gone.mp4", 1))
+    return plan_shards(Annotations(classes=CLASSES, sources=tuple(Source(path=p, label=n, split="train") for p, n in rows)), videos, 8)[0]
+
+
+class Watched(LocalStorage):
+    """Local storage that notes the order of writes and can fail at one of them."""
+
+    def __init__(self, root: Path, fail_at: str = "") -> None:
+        super().__init__(str(root))
+        self.written: list[str] = []
+        self.fail_at = fail_at
+
+    def _replace(self, path: str, fill) -> None:
+        if self.fail_at and path.endswith(self.fail_at):
+            raise StorageError(f"{path}: injected")
+        super()._replace(path, fill)
+        self.written.append(path)
+
+
+def run(plan: ShardPlan, videos: Path, storage: LocalStorage, stored: StoredConfig = PLAIN, **kwargs):
+    return build_shard(plan, root=videos, classes=CLASSES, stored=stored, storage=storage, **kwargs)
+
+
+def test_every_input_ends_as_sample_or_reject(plan, videos, tmp_path):
+    storage = Watched(tmp_path / "out")
+    record = run(plan, videos, storage)
+    assert {s.source for s in record.samples} == {"A/one.mp4", "B/two.mp4"}
+    assert {(r.source, r.label, r.reason) for r in record.rejects} == {("A/page.mp4", 0, "not_video"), ("B/gone.mp4", 1, "missing")}
+    assert storage.written == ["train/shard-000000.tar", "train/shard-000000.idx", "train/shard-000000.json"]
+    assert committed_record(plan, PLAIN, storage) == record
+
+
+def test_the_tar_is_a_webdataset(plan, videos, tmp_path):
+    record = run(plan, videos, Watched(tmp_path / "out"))
+    tar = tmp_path / "out/train/shard-000000.tar"
+    by_key = {s["__key__"]: s for s in webdataset.WebDataset(str(tar), shardshuffle=False)}
+    assert set(by_key) == {s.key for s in record.samples}
+    for sample in record.samples:
+        found = by_key[sample.key]
+        assert {k for k in found if not k.startswith("__")} == {"rgb.mp4", "diff.mp4", "json"}
+        with tar.open("rb") as file:
+            file.seek(sample.offset)
+            members = split_members(sample, file.read(sample.size))  # one ranged read brings the sample
+        assert all(found[name] == data for name, data in members.items())
+        facts = json.loads(members["json"])
+        assert (facts["class"], facts["label"], facts["num_frames"]) == (CLASSES[sample.label], sample.label, sample.num_frames)
+        decoded = decode_video(videos / sample.source, short_side=32).frames_rgb_THWC
+        for name, count in (("rgb.mp4", len(decoded)), ("diff.mp4", len(decoded) - 1)):
+            with av.open(io.BytesIO(members[name])) as container:
+                frames = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+            assert frames.shape == (count, sample.height, sample.width, 3)
+            truth = decoded if name == "rgb.mp4" else np.clip(np.diff(decoded.astype(int), axis=0), -127, 127) + 128
+            assert np.abs((frames - truth.astype(int)) @ [0.299, 0.587, 0.114]).mean() < 4  # brightness: colour is stored at half the size
+    index = (tmp_path / "out/train/shard-000000.idx").read_text().splitlines()
+    assert index[0] == f"v1.2 {len(record.samples)}"
+    with tarfile.open(tar) as archive:
+        assert all(m.mtime == 0 for m in archive)
+
+
+def test_stored_flow_is_the_flow_of_the_stored_size(videos):
+    stored = StoredConfig(short_side=32, modalities=("rgb", "flow"), flow_bound=10.0)
+    sample = make_sample(Source(path="A/one.mp4", label=0, split="train"), videos, CLASSES, stored)
+    flow = OpenCVTVL1().flow(to_gray(decode_video(videos / "A/one.mp4", short_side=32).frames_rgb_THWC))
+    with av.open(io.BytesIO(sample.members["flow.mp4"])) as container:
+        codes = np.stack([f.to_ndarray(format="gray") for f in container.decode(video=0)])
+    back = dequantise_flow(codes, 10.0)
+    assert back.shape == flow.shape
+    assert np.abs(back - np.clip(flow, -10, 10)).mean() < 0.12
+    assert sample.record.flow_saturation == pytest.approx(float((np.abs(flow) > 10).mean()), abs=1e-6)
+    step = 20 / 255
+    assert 0.15 * step < sample.record.flow_error_px < 0.35 * step  # rounding alone has a mean error of a quarter of a step
+
+
+def test_same_inputs_same_bytes(plan, videos, tmp_path):
+    stored = StoredConfig(short_side=32)
+    outputs = []
+    for name in ("a", "b"):
+        run(plan, videos, Watched(tmp_path / name), stored)
+        outputs.append({p.name: p.read_bytes() for p in sorted((tmp_path / name).rglob("shard*"))})
+    assert outputs[0] == outputs[1]
+    assert len(outputs[0]) == 3
+
+
+@pytest.mark.parametrize("ending", [".tar", ".idx", ".json"])
+def test_no_record_no_shard(plan, videos, tmp_path, ending):
+    with pytest.raises(StorageError, match="injected"):
+        run(plan, videos, Watched(tmp_path / "out", fail_at=ending))
+    storage = Watched(tmp_path / "out")
+    assert committed_record(plan, PLAIN, storage) is None
+    assert run(plan, videos, storage) == committed_record(plan, PLAIN, storage)  # and a second attempt mends it
+
+
+def test_a_record_counts_only_with_its_parameters_sources_and_tar(plan, videos, tmp_path):
+    storage = Watched(tmp_path / "out")
+    run(plan, videos, storage)
+    assert committed_record(plan, StoredConfig(short_side=32, modalities=("rgb", "diff"), crf=30), storage) is None
+    other = ShardPlan(split=plan.split, name=plan.name, sources=plan.sources, sources_sha256="0" * 64)
+    assert committed_record(other, PLAIN, storage) is None
+    tar = tmp_path / "out/train/shard-000000.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:-512])
+    assert committed_record(plan, PLAIN, storage) is None
+    tar.write_bytes(whole)
+    assert committed_record(plan, PLAIN, storage) is not None
+    (tmp_path / "out/train/shard-000000.json").write_text("{}")
+    assert committed_record(plan, PLAIN, storage) is None
+
+
+def test_a_source_that_kills_the_decoder_is_rejected_unread(plan, videos, tmp_path):
+    record = run(plan, videos, Watched(tmp_path / "out"), crashed={"A/one.mp4": "WorkerCrashedError"})
+    assert ("A/one.mp4", "crashed") in {(r.source, r.reason) for r in record.rejects}
+    assert [s.source for s in record.samples] == ["B/two.mp4"]
+
+
+def test_reading_back_finds_a_video_that_is_not_what_the_record_says(plan, videos, tmp_path, monkeypatch):
+    real = build.encode_rgb
+
+    def drop_last(frames, fps, codec):
+        return real(frames[:-1], fps, codec)
+
+    monkeypatch.setattr(build, "encode_rgb", drop_last)
+    storage = Watched(tmp_path / "out")
+    with pytest.raises(ReciprocalError, match=r"one-\w+.rgb.mp4 decodes to .*\(7|rgb.mp4 decodes to"):
+        run(plan, videos, storage)
+    assert storage.written == []
+
+
+def test_a_fault_behind_the_decoder_names_the_source(plan, videos, tmp_path, monkeypatch):
+    def broken(frames):
+        raise ValueError("injected")
+
+    monkeypatch.setattr(build, "quantise_diff", broken)
+    with pytest.raises(ReciprocalError, match=r"train/shard-000000: [AB]/\w+.mp4: ValueError: injected"):
+        run(plan, videos, Watched(tmp_path / "out"))
+
+
+def test_a_shard_of_rejects_alone_is_a_shard(videos, tmp_path):
+    plan = plan_shards(Annotations(classes=CLASSES, sources=(Source(path="A/page.mp4", label=0, split="train"),)), videos, 8)[0]
+    storage = Watched(tmp_path / "out")
+    record = run(plan, videos, storage)
+    assert (len(record.samples), len(record.rejects)) == (0, 1)
+    assert committed_record(plan, PLAIN, storage) == record
+
+
+def test_parts_of_one_file_are_different_samples(videos, tmp_path):
+    parts = tuple(Source(path="A/one.mp4", label=0, split="train", start_s=s, end_s=e) for s, e in ((0.0, 0.15), (0.15, 0.35), (5.0, 6.0)))
+    plan = plan_shards(Annotations(classes=CLASSES, sources=parts), videos, 8)[0]
+    record = run(plan, videos, Watched(tmp_path / "out"))
+    assert {s.key for s in record.samples} == {sample_key("A/one.mp4#0-0.15"), sample_key("A/one.mp4#0.15-0.35")}
+    assert [(r.source, r.reason) for r in record.rejects] == [("A/one.mp4#5-6", "no_frames")]
+
+
+def test_make_sample_raises_the_reject(videos):
+    with pytest.raises(RejectedSource, match="missing: no such file"):
+        make_sample(Source(path="A/none.mp4", label=0, split="train"), videos, CLASSES, PLAIN)
+
+
+def test_verify_reads_the_file_itself(plan, videos, tmp_path):
+    record = run(plan, videos, Watched(tmp_path / "out"))
+    tar = tmp_path / "out/train/shard-000000.tar"
+    verify_shard(record, tar, PLAIN)
+    member = record.samples[0].member("rgb.mp4")
+    data = bytearray(tar.read_bytes())
+    data[member.offset : member.offset + member.size] = bytes(member.size)
+    tar.write_bytes(data)
+    with pytest.raises(ReciprocalError, match="cannot be decoded"):
+        verify_shard(record, tar, PLAIN)
