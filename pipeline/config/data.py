@@ -59,7 +59,7 @@ class DataConfig:
     batch_size: int = 32
     """Global batch, over all ranks."""
     damaged_budget: int = 10
-    """Samples that may be unreadable (replaced by black clips of weight 0) before the run fails."""
+    """Distinct samples that one rank may find unreadable (black clips of weight 0) before the run fails."""
     fetch_threads: int = 8
     """Ranged GETs in flight for one rank."""
     fetch_deadline_s: float = 180.0

@@ -1,0 +1,136 @@
+"""What a split holds, in arrays: a million samples take some hundred megabytes, pickle, and survive a fork unread."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+
+from pipeline.errors import ManifestError
+from pipeline.manifest import Manifest, ShardEntry, read_records
+from pipeline.sample import extension
+from pipeline.shards import Member, SampleRecord
+from pipeline.storage import Storage
+
+_READ_THREADS = 8  # records are small objects: latency, not bandwidth, is what they cost
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitIndex:
+    """All samples of one split, in the manifest's order.
+
+    ``record(i)`` lists only the members of the modalities that were asked for, and its byte range covers just those:
+    one ranged GET brings them.
+    """
+
+    split: str
+    classes: tuple[str, ...]
+    modalities: tuple[str, ...]
+    flow_bound_px: float
+    tars: tuple[str, ...]
+    tar_of: np.ndarray
+    """(N,) int32 into ``tars``."""
+    keys: np.ndarray
+    """(N,) bytes."""
+    sources: np.ndarray
+    """(N,) bytes, UTF-8."""
+    labels: np.ndarray
+    """(N,) int64."""
+    sizes: np.ndarray
+    """(N, 3) int32: num_frames, height, width."""
+    fps: np.ndarray
+    """(N,) float64."""
+    members: np.ndarray
+    """(N, M, 3) int64: offset, size, crc32 of each wanted member."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def key(self, i: int) -> str:
+        """Key of sample ``i``."""
+        return self.keys[i].decode()
+
+    def tar(self, i: int) -> str:
+        """Path of the tar that holds sample ``i``, relative to the data set."""
+        return self.tars[self.tar_of[i]]
+
+    def record(self, i: int) -> SampleRecord:
+        """Sample ``i`` with the members of the wanted modalities."""
+        names = [extension(m) for m in self.modalities]
+        members = [Member(name=n, offset=int(o), size=int(s), crc32=int(c)) for n, (o, s, c) in zip(names, self.members[i], strict=True)]
+        members.sort(key=lambda m: m.offset)
+        num_frames, height, width = (int(x) for x in self.sizes[i])
+        offset, end = members[0].offset, members[-1].offset + members[-1].size
+        return SampleRecord(
+            key=self.key(i),
+            label=int(self.labels[i]),
+            source=self.sources[i].decode("utf-8", "surrogateescape"),
+            num_frames=num_frames,
+            fps=float(self.fps[i]),
+            width=width,
+            height=height,
+            offset=offset,
+            size=end - offset,
+            members=tuple(members),
+        )
+
+    def class_counts(self) -> np.ndarray:
+        """Samples of each class: (classes,) int64."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+
+def _shard_columns(storage: Storage, manifest: Manifest, modalities: Sequence[str], entry: ShardEntry) -> dict[str, np.ndarray]:
+    # One shard at a time: parsed records are ten times as large as the arrays that are kept of them.
+    (record,) = read_records(storage, dataclasses.replace(manifest, shards=(entry,)), entry.split)
+    samples = record.samples
+    members = [[s.member(extension(m)) for m in modalities] for s in samples]
+    return {
+        "keys": np.array([s.key.encode() for s in samples]),
+        "sources": np.array([s.source.encode("utf-8", "surrogateescape") for s in samples]),
+        "labels": np.array([s.label for s in samples], dtype=np.int64),
+        "sizes": np.array([(s.num_frames, s.height, s.width) for s in samples], dtype=np.int32),
+        "fps": np.array([s.fps for s in samples]),
+        "members": np.array([[(m.offset, m.size, m.crc32) for m in row] for row in members], dtype=np.int64),
+    }
+
+
+def check_modalities(manifest: Manifest, modalities: Sequence[str]) -> None:
+    """Raise ManifestError where the data set stores less than ``modalities``."""
+    missing = [m for m in modalities if m not in manifest.modalities]
+    if missing or not modalities:
+        raise ManifestError(
+            f"data set {manifest.dataset!r} stores {', '.join(manifest.modalities)}; asked for {', '.join(modalities) or 'none'}: "
+            "choose a model that needs what is stored, or preprocess again with stored.modalities"
+        )
+
+
+def load_index(storage: Storage, manifest: Manifest, split: str, modalities: Sequence[str]) -> SplitIndex:
+    """Read the records of a split into an index.
+
+    Raises:
+        ManifestError: the split is missing or empty, a modality is not stored, a record is not the manifest's, or a label is out of range.
+        StorageError: a record cannot be read.
+    """
+    check_modalities(manifest, modalities)
+    entries = [s for s in manifest.shards if s.split == split and s.num_samples]
+    if not entries:
+        raise ManifestError(f"{storage.uri} has no samples in split {split!r}, only {manifest.split_sizes()}")
+    with ThreadPoolExecutor(min(_READ_THREADS, len(entries))) as pool:
+        parts = list(pool.map(partial(_shard_columns, storage, manifest, modalities), entries))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    labels = columns["labels"]
+    if labels.min() < 0 or labels.max() >= len(manifest.classes):
+        found = f"labels {labels.min()}..{labels.max()}"
+        raise ManifestError(f"split {split!r} has {found}, but the manifest names {len(manifest.classes)} classes")
+    return SplitIndex(
+        split=split,
+        classes=manifest.classes,
+        modalities=tuple(modalities),
+        flow_bound_px=float(manifest.parameters.get("flow_bound", 20.0)),
+        tars=tuple(f"{e.path}.tar" for e in entries),
+        tar_of=np.repeat(np.arange(len(entries), dtype=np.int32), [len(part["labels"]) for part in parts]),
+        **columns,
+    )

@@ -1,0 +1,240 @@
+"""Batches of one rank, prepared ahead by one thread.
+
+    loader = make_loader(storage, manifest, "train", data=DataConfig(...), clip=ClipConfig(...), modalities=("rgb", "flow"),
+                         train=True, seed=0, rank=0, world_size=1)
+    for batch in loader.iter_epoch(epoch=3, start_step=120):
+        ...
+
+The state of a loader is (epoch, step): it keeps no other. order -> ranged GETs -> decode and augment -> Batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from pipeline.config.data import ClipConfig, DataConfig
+from pipeline.data.batch import Batch
+from pipeline.data.clips import sample_plans
+from pipeline.data.decoders import Decoder, Device, Row, make_decoder
+from pipeline.data.fetch import Damaged, DamageLedger, Fetcher, FetchMetrics, Request
+from pipeline.data.index import SplitIndex, load_index
+from pipeline.data.order import FILLER, epoch_order, global_batch, num_steps, rank_batch_size, rank_slice
+from pipeline.data.prefetch import Prefetcher
+from pipeline.data.reference import stack_motion
+from pipeline.errors import ReciprocalError
+from pipeline.manifest import Manifest
+from pipeline.sample import extension
+from pipeline.storage import Storage
+
+_CHANNELS = {"rgb": 3, "flow": 2, "diff": 3}
+
+
+@dataclasses.dataclass
+class _Times:
+    decode_s: float = 0.0
+    consumer_wait_s: float = 0.0
+    batches: int = 0
+    samples: int = 0
+
+
+class Loader:
+    """One rank's batches of one split; made by ``make_loader``. Use from one thread; ``close`` when done."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        index: SplitIndex,
+        decoder: Decoder,
+        *,
+        data: DataConfig,
+        clip: ClipConfig,
+        train: bool,
+        seed: int,
+        rank: int,
+        world_size: int,
+        num_views: int,
+        device: torch.device,
+    ) -> None:
+        self.index = index
+        self._storage, self._decoder, self._data, self._clip = storage, decoder, data, clip
+        self._train, self._seed, self._rank, self._world_size = train, seed, rank, world_size
+        self._num_views = 1 if train else num_views
+        self._device = device
+        self._fetch_metrics, self._times = FetchMetrics(), _Times()
+        self._ledger = DamageLedger(data.damaged_budget)
+        self._running: Prefetcher[Batch] | None = None
+
+    def num_steps(self, epoch: int = 0) -> int:
+        """Batches of an epoch: the same for every rank and every epoch."""
+        del epoch
+        return num_steps(len(self.index), self._data.batch_size)
+
+    def iter_epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Batches ``start_step``, ``start_step + 1``, ... of an epoch; nothing where ``start_step`` is its end.
+
+        Closing the iterator (or leaving it to an error) stops its threads. Starting another one stops this one.
+
+        Raises:
+            StorageError: the storage failed or a sample missed ``data.fetch_deadline_s``; names shard and key.
+            DamagedSampleError: more damaged samples than ``data.damaged_budget``; lists them.
+            ReciprocalError: a sample whose bytes are right cannot be decoded; lists the batch's keys.
+        """
+        if not 0 <= start_step <= self.num_steps(epoch):
+            raise ValueError(f"start_step {start_step} is outside 0..{self.num_steps(epoch)}")
+        self._stop()
+        fetcher = Fetcher(self._storage, self._data.fetch_threads, self._data.fetch_deadline_s, self._fetch_metrics)
+        batches = self._produce(epoch, start_step, fetcher)
+        prefetcher = self._running = Prefetcher(batches, self._data.prefetch, f"loader-{self.index.split}", wake=fetcher.close)
+        try:
+            while True:
+                began = time.perf_counter()
+                batch = prefetcher.get()
+                self._times.consumer_wait_s += time.perf_counter() - began
+                if batch is None:
+                    return
+                yield batch
+        finally:
+            prefetcher.close()
+
+    def metrics(self) -> dict[str, float]:
+        """Sums since the loader was made. ``fetch_wait_s`` and ``decode_s`` are the producer's, ``consumer_wait_s`` is the trainer's."""
+        return {**dataclasses.asdict(self._fetch_metrics), **dataclasses.asdict(self._times), "damaged": len(self._ledger)}
+
+    def damaged_keys(self) -> tuple[str, ...]:
+        """Keys of this rank's damaged samples so far."""
+        return self._ledger.keys()
+
+    def close(self) -> None:
+        """Stop all threads and free the decoder."""
+        self._stop()
+        self._decoder.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _stop(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _produce(self, epoch: int, start_step: int, fetcher: Fetcher) -> Iterator[Batch]:
+        order = epoch_order(len(self.index), self._seed, epoch, shuffle=self._train)
+
+        def part(step: int) -> np.ndarray:
+            return rank_slice(global_batch(order, step, self._data.batch_size), self._rank, self._world_size)
+
+        steps = range(start_step, self.num_steps(epoch))
+        arrived = fetcher.iterate(Request(self.index.tar(i), self.index.record(i)) for step in steps for i in part(step) if i != FILLER)
+        for step in steps:
+            indices = part(step)
+            yield self._batch(indices, [next(arrived) for i in indices if i != FILLER], epoch, step)
+
+    def _batch(self, part: np.ndarray, fetched: list[dict[str, bytes] | Damaged], epoch: int, step: int) -> Batch:
+        began = time.perf_counter()
+        views, size = self._num_views, len(part) * self._num_views
+        labels, weights, keys = np.zeros(size, np.int64), np.zeros(size, np.float32), [""] * size
+        rows: list[Row] = []
+        for n, (i, members) in enumerate(zip(part, fetched, strict=False)):  # fillers stand at the end
+            place = slice(n * views, (n + 1) * views)
+            labels[place] = self.index.labels[i]
+            keys[place] = [self.index.key(i)] * views
+            if isinstance(members, Damaged):
+                self._ledger.add(members)
+                continue
+            weights[place] = 1
+            num_frames, height, width = (int(x) for x in self.index.sizes[i])
+            named = {m: members[extension(m)] for m in self.index.modalities}
+            plans = sample_plans(
+                self.index.key(i), num_frames, height, width, self._clip, train=self._train, seed=self._seed, epoch=epoch, num_views=views
+            )
+            rows += [(named, plan, height) for plan in plans]
+        good = np.flatnonzero(weights)
+        try:
+            clips = self._decoder.decode(rows) if rows else {}
+        except ReciprocalError as error:
+            where = f"epoch {epoch}, step {step}: {', '.join(k for k in keys if k)}"
+            raise type(error)(*error.args[:-1], f"{error.args[-1]} ({where})") from error
+        inputs = {m: self._stack(m, clips.get(m), good, size) for m in self.index.modalities}
+        self._times.decode_s += time.perf_counter() - began
+        self._times.batches += 1
+        self._times.samples += len(fetched)
+        return Batch(inputs, self._tensor(labels), self._tensor(weights), tuple(keys), epoch, step)
+
+    def _stack(self, modality: str, clips: torch.Tensor | None, good: np.ndarray, size: int) -> torch.Tensor:
+        clip = self._clip
+        if clips is not None:
+            clips = clips if modality == "rgb" else stack_motion(clips, clip)
+            if len(good) == size:
+                return clips
+        channels = _CHANNELS[modality] * (1 if modality == "rgb" else clip.stack)
+        full = torch.zeros(size, clip.num_frames, channels, clip.crop, clip.crop, device=self._device)
+        if clips is not None:
+            full[torch.from_numpy(good).to(self._device)] = clips
+        return full
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+
+def make_loader(
+    storage: Storage,
+    manifest: Manifest,
+    split: str,
+    *,
+    data: DataConfig,
+    clip: ClipConfig,
+    modalities: Sequence[str],
+    train: bool,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    num_views: int = 1,
+    device: Device = "cpu",
+    device_id: int = 0,
+    index: SplitIndex | None = None,
+) -> Loader:
+    """Make one rank's loader.
+
+    Args:
+        train: shuffled, random clips; otherwise in the manifest's order, ``num_views`` fixed views a sample.
+        num_views: rows of a sample, contiguous. ``data.batch_size`` counts samples: a batch has
+            ``data.batch_size / world_size * num_views`` rows.
+        device: see ``pipeline.data.decoders.resolve_device``. Batches of DALI on ``gpu`` lie on GPU ``device_id``, all
+            others on the CPU.
+        index: of this split and these modalities, where it is at hand; otherwise it is read.
+
+    Raises:
+        ConfigError: the batch does not divide by the ranks, or DALI is not installed.
+        ManifestError: the split is missing or empty, or a modality is not stored.
+        StorageError: records cannot be read.
+    """
+    part = rank_batch_size(data.batch_size, world_size)
+    if num_views < 1:
+        raise ValueError(f"num_views is {num_views}: must be at least 1")
+    if index is None:
+        index = load_index(storage, manifest, split, modalities)
+    elif (index.split, index.modalities) != (split, tuple(modalities)):
+        raise ValueError(f"the index is of {index.split} {index.modalities}, asked for {split} {tuple(modalities)}")
+    decoder = make_decoder(data, clip, index, max_rows=part * (1 if train else num_views), device=device, device_id=device_id)
+    on_gpu = data.loader == "dali" and device == "gpu"
+    return Loader(
+        storage,
+        index,
+        decoder,
+        data=data,
+        clip=clip,
+        train=train,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        num_views=num_views,
+        device=torch.device("cuda", device_id) if on_gpu else torch.device("cpu"),
+    )
