@@ -1,0 +1,97 @@
+"""The local stack: a real S3 server, a real MLflow server and a real Ray cluster, all on this host.
+
+    python -m infra.local up [--ray-cpus N]        start what is not running; tens of seconds the first time
+    python -m infra.local status                   one row per server; exit code 0 when all are healthy, else 1
+    python -m infra.local add-node [--cpus N]      one more Ray node on this host, for tests of clusters
+    python -m infra.local down                     end the servers; data stays
+
+Reads    $RECIPROCAL_HOME (default ~/.reciprocal).
+Writes   below it: s3/ (objects, metadata, credentials), mlflow/ (SQLite), ray/ (sessions), logs/, servers.json, and stack.json
+         LAST: every command of the project finds the servers there (``pipeline.config.stack``).
+Restart  ``up`` keeps what is healthy, at the same addresses, and starts the rest, at their old ports where those are free.
+Exit     0 done. 1 a server did not start (the end of its log is printed) or is not healthy. 2 refused before any work.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import tyro
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from infra.control import PARTS, ServerState, add_node, down, status, up
+from infra.records import load_servers
+from pipeline.config.stack import home, stack_file
+from pipeline.errors import ReciprocalError, UserError
+
+__all__ = ["ServerState", "add_node", "down", "main", "status", "up"]
+
+
+def _main() -> int:
+    app = tyro.extras.SubcommandApp()
+    console = Console(highlight=False, soft_wrap=True)
+
+    @app.command(name="up")
+    def _(ray_cpus: int | None = None, timeout_s: float = 120.0) -> int:
+        """Start what is not running. --ray-cpus: CPUs the Ray head offers, default all."""
+        before = {record.name: record.process for record in load_servers().records.values()}
+        stack = up(ray_cpus=ray_cpus, timeout_s=timeout_s)
+        after = {record.name: record.process for record in load_servers().records.values()}
+        changed = [name for name in PARTS if before.get(name) != after.get(name)]
+        console.print(f"started {', '.join(changed)}" if changed else "all servers were healthy already")
+        console.print(f"S3 {stack.s3_endpoint} (bucket {stack.bucket})\nMLflow {stack.mlflow_uri}")
+        console.print(f"Ray {stack.ray_address}, dashboard and jobs {stack.ray_dashboard}\nrecord {stack_file()}")
+        return 0
+
+    @app.command(name="down")
+    def _() -> int:
+        """End the servers; data stays."""
+        ended = down()
+        console.print(f"ended {ended} processes; data stays in {home()}" if ended else "nothing was running")
+        return 0
+
+    @app.command(name="status")
+    def _() -> int:
+        """Show every server; exit code 0 when all are healthy, else 1."""
+        states = status()
+        table = Table("server", "address", "pid", "state", "log")
+        for state in states:
+            colour = "green" if state.healthy else "red"
+            table.add_row(state.name, state.address, str(state.pid or ""), f"[{colour}]{state.state}[/]", state.log)
+        console.print(table)
+        return 0 if all(state.healthy for state in states) and stack_file().exists() else 1
+
+    @app.command(name="add-node")
+    def _(cpus: int = 1) -> int:
+        """Start one more Ray node on this host. --cpus: CPUs it offers."""
+        record = add_node(cpus=cpus)
+        console.print(f"{record.name} at {record.address} with {record.settings['cpus']} CPUs")
+        return 0
+
+    return app.cli(prog="python -m infra.local", description=__doc__)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
+    logging.getLogger("infra").setLevel(logging.INFO)
+    try:
+        code = _main()
+    except UserError as error:
+        errors.print(f"error: {error}", markup=False, style="bold red")
+        code = 2
+    except ReciprocalError as error:
+        errors.print(f"failed: {error}", markup=False, style="bold red")
+        code = 1
+    except KeyboardInterrupt:
+        errors.print("interrupted: what this command started was ended; run it again")
+        code = 130
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
