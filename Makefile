@@ -24,7 +24,7 @@ test: setup
 
 check: setup
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q tests/unit/test_import_table.py
 
 up down status: setup

@@ -31,7 +31,7 @@ from jobs.preprocess_tasks import run_shards
 from jobs.ray_runtime import connect
 from pipeline.config.base import as_dict, config_hash, require
 from pipeline.config.preprocess import StoredConfig
-from pipeline.errors import ConfigError, ManifestError, NotFoundError, ReciprocalError, StorageError, StorageSetupError, UserError
+from pipeline.errors import ConfigError, ManifestError, NotFoundError, ReciprocalError, UserError
 from pipeline.manifest import MANIFEST, Manifest, entry_of, read_manifest
 from pipeline.shards import ShardRecord
 from pipeline.storage import Storage, open_storage
@@ -112,10 +112,7 @@ def preprocess(config: PreprocessConfig) -> Manifest:
     annotations = read_annotations(config)
     plans = plan_shards(annotations, config.root, config.samples_per_shard)
     storage = open_storage(config.out)
-    try:
-        storage.probe(write=True)
-    except StorageError as error:
-        raise error if isinstance(error, UserError) else StorageSetupError(f"--out cannot be written: {error}") from error
+    storage.probe(write=True)
     with ThreadPoolExecutor(_PROBE_THREADS) as pool:
         found = pool.map(lambda plan: committed_record(plan, config.stored, storage), plans)
         records = {plan.path: record for plan, record in zip(plans, found, strict=True) if record is not None}

@@ -57,8 +57,7 @@ class RayReporter:
 
 def train_worker(fields: dict[str, Any]) -> dict[str, float]:
     """One rank. ``fields`` is WorkerTask as a dict; returns the last metrics."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("pipeline").setLevel(logging.INFO)
+    _set_up_logging()
     # Weights in channels-last order make gradients of 1x1 convolutions whose strides differ in name only
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     facts = RunFacts(**{**fields["facts"], "classes": tuple(fields["facts"]["classes"])})
@@ -84,6 +83,18 @@ def train_worker(fields: dict[str, Any]) -> dict[str, float]:
         if tracker:
             tracker.log_metrics({f"loader/{name}": float(value) for name, value in loader.metrics().items()}, config.optim.epochs * loader.num_steps(0))
     return metrics
+
+
+def _set_up_logging() -> None:
+    # Our lines go to the driver; the root logger stays as Ray has it, whose own lines would drown them.
+    for name in ("jobs", "pipeline"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        if not logger.handlers:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            logger.addHandler(handler)
+            logger.propagate = False
 
 
 def _validation(config: TrainConfig, storage: Storage, manifest: Manifest, device: torch.device, common: dict[str, Any]) -> Callable[[ActionModel, int], dict[str, float]] | None:

@@ -19,6 +19,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from pipeline.config.base import from_dict
 from pipeline.config.preprocess import StoredConfig
 from pipeline.config.train import TrainConfig, config_from_dict
 from pipeline.data.batch import Batch
@@ -56,7 +57,7 @@ class Predictor:
         card = json.loads((folder / CARD).read_text())
         self.config: TrainConfig = config_from_dict(card["config"])
         self.classes: tuple[str, ...] = tuple(card["classes"])
-        self.stored = StoredConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in card["stored"].items()})
+        self.stored = from_dict(StoredConfig, card["stored"])
         self.num_views: int = card["num_views"]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build_model(self.config.model, num_classes=len(self.classes), crop=self.config.clip.crop)

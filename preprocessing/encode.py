@@ -12,9 +12,9 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 from preprocessing.decode import EXACT_COLOUR
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 # Largest denominator of a stored frame rate: 1001 is what broadcast rates need.
 _MAX_DENOMINATOR = 1001

@@ -11,12 +11,11 @@ import math
 import cv2
 import numpy as np
 
-APPEARANCES = ("stripes", "checks", "dots", "rings")
+APPEARANCES = ("stripes", "dots", "rings", "checks")
 MOTIONS = ("rise", "sink", "sway", "swell")
 
 _EDGE_PX = 1.0  # width of the soft edge of outline and texture: what a lens would leave
 _SWELL = 0.26  # natural log of the largest size over the middle size
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,9 +61,9 @@ class Scene:
             shake[i] = 0.7 * shake[i - 1] + steps[i]
         return cls(
             appearance=appearance, motion=motion, width=width, height=height,
-            center_T2=np.stack([x, y % height], axis=1), radius_T=rng.uniform(0.22, 0.27) * height * np.exp(_SWELL * size), shake_T2=shake,
+            center_T2=np.stack([x, y % height], axis=1), radius_T=rng.uniform(0.26, 0.31) * height * np.exp(_SWELL * size), shake_T2=shake,
             aspect=rng.uniform(0.9, 1.3), roundness=rng.uniform(2.0, 4.0), angle=rng.uniform(0, math.pi), phase=rng.uniform(0, 2 * math.pi, 2),
-            period=rng.uniform(0.55, 0.75), colors=_two_colors(rng), noise=rng.uniform(1.0, 4.0),
+            period=rng.uniform(0.85, 1.05), colors=_two_colors(rng), noise=rng.uniform(1.0, 4.0),
         )  # fmt: skip
 
 
@@ -74,18 +73,16 @@ def _triangle(t: np.ndarray, *, period: float, phase: float) -> np.ndarray:
 
 
 def _two_colors(rng: np.random.Generator) -> np.ndarray:
-    """Two random colours at least 80 grey levels of brightness apart, in random order."""
-    while True:
-        colors = rng.uniform(10, 245, (2, 3)).astype(np.float32)
-        if abs(float((colors[0] - colors[1]) @ _LUMA)) >= 80:
-            return colors
+    """A dark and a bright random tint, in random order: the texture stands out, its colours say nothing."""
+    colors = np.stack([rng.uniform(0, 75, 3), rng.uniform(180, 255, 3)]).astype(np.float32)
+    return colors[rng.permutation(2)]
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) float32: blotches without any period, at three scales, in muted random colours."""
+    """(height, width, 3) float32: blotches without any period, at three scales, around a random middle grey with a tint."""
     picture = np.empty((height, width, 3), np.float32)
-    picture[:] = rng.uniform(60, 195, 3)
-    for cells, amplitude in ((3, 28), (8, 18), (20, 10)):
+    picture[:] = rng.uniform(95, 160) + rng.uniform(-20, 20, 3)
+    for cells, amplitude in ((3, 18), (8, 12), (20, 8)):
         coarse = rng.normal(0, amplitude, (cells, math.ceil(cells * width / height), 3)).astype(np.float32)
         picture += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(picture, 0, 255)

@@ -51,7 +51,7 @@ class SyntheticConfig:
     val: int = 6
     test: int = 6
     appearances: int = 3
-    """Textures: the first so many of stripes, checks, dots, rings."""
+    """Textures: the first so many of stripes, dots, rings, checks."""
     motions: int = 3
     """Motions: the first so many of rise, sink, sway, swell."""
     min_frames: int = 20

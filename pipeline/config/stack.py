@@ -18,14 +18,14 @@ from pipeline.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stack:
-    """Addresses and credentials of one running local stack (all servers on 127.0.0.1)."""
+    """Addresses and credentials of one running local stack (loopback addresses alone)."""
 
     s3_endpoint: str  # http://127.0.0.1:PORT
     access_key: str
     secret_key: str = dataclasses.field(repr=False)
     bucket: str  # created by ``up``
     mlflow_uri: str
-    ray_address: str  # 127.0.0.1:PORT of the head's control service
+    ray_address: str  # 127.0.0.2:PORT of the head's control service; infra.ray_head says why not 127.0.0.1
     ray_dashboard: str  # http://127.0.0.1:PORT, also the address for ``ray job submit``
 
 

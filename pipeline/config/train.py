@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from pipeline.config.base import as_dict, require
+from pipeline.config.base import as_dict, from_dict, require
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CRNConfig, ModelConfig, MRSTConfig
 
@@ -137,4 +137,4 @@ def config_from_dict(fields: dict[str, Any]) -> TrainConfig:
 def model_from_dict(fields: dict[str, Any]) -> ModelConfig:
     """A model config from its plain dict; ``kind`` names the family."""
     kind = {"crn": CRNConfig, "mrst": MRSTConfig}[fields["kind"]]
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    return from_dict(kind, fields)

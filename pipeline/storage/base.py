@@ -6,7 +6,7 @@ import abc
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import NotFoundError, StorageSetupError
+from pipeline.errors import NotFoundError, StorageError, StorageSetupError
 
 
 class Storage(abc.ABC):
@@ -64,5 +64,7 @@ class Storage(abc.ABC):
             if write:
                 self.write(".probe", b"reciprocal")
                 self.delete(".probe")
-        except OSError as error:  # a local folder that cannot be made or written
-            raise StorageSetupError(f"{self.uri}: {error}") from error
+        except StorageSetupError:
+            raise
+        except (OSError, StorageError) as error:  # a folder that cannot be made or written, a server that fails
+            raise StorageSetupError(f"{self.uri} cannot be {'written' if write else 'read'}: {error}") from error

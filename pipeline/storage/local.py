@@ -12,6 +12,15 @@ from pipeline.errors import NotFoundError, StorageError
 from pipeline.storage.base import Storage
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()  # read once: reading means setting, which another thread could see
+
+
 class LocalStorage(Storage):
     """``file:///FOLDER``. A write goes to a temporary file beside its target, is flushed to disk and renamed."""
 
@@ -58,6 +67,7 @@ class LocalStorage(Storage):
                 try:
                     fill(file)
                     file.flush()
+                    os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # a temporary file is private, an object is not
                     os.fsync(file.fileno())
                     os.replace(file.name, target)
                 except BaseException:
