@@ -107,8 +107,8 @@ def demo(args: DemoArgs) -> int:
 
 def _videos(seed: int) -> Path:
     folder = home() / "demo" / f"synthetic-{seed}"
-    config = SyntheticConfig(out=folder, seed=seed, train=24, val=4, test=12, min_frames=16, max_frames=20)
-    with _step(f"python -m preprocessing.synthetic {folder} --seed {seed} --train 24 --val 4 --test 12 --min-frames 16 --max-frames 20"):
+    config = SyntheticConfig(out=folder, seed=seed, train=30, val=3, test=12, min_frames=14, max_frames=18)
+    with _step(f"python -m preprocessing.synthetic {folder} --seed {seed} --train 30 --val 3 --test 12 --min-frames 14 --max-frames 18"):
         if (folder / "testlist01.txt").exists():  # written last
             console.print("the videos are there already")
         else:

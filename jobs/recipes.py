@@ -46,10 +46,10 @@ def crn_demo() -> TrainConfig:
     """CRN, RGB + flow, small, from scratch, for the synthetic set on a CPU."""
     return TrainConfig(
         model=CRNConfig(width=0.25, backbone_stages=3, hidden=64, adapted=64, num_steps=8),
-        clip=ClipConfig(num_frames=8, crop=56, resize=64, min_area=0.5, flow_std=2.0),
-        data=DataConfig(batch_size=16, train_split="train", val_split="val"),
-        optim=OptimConfig(name="adam", lr=2e-3, backbone_lr=2e-3, weight_decay=1e-4, epochs=16, warmup_steps=20, schedule="cosine", clip_norm=5.0),
-        run=RunConfig(num_workers=2, checkpoint_epochs=4, log_steps=5),
+        clip=ClipConfig(num_frames=8, crop=56, resize=64, min_area=0.7, flow_std=2.0),
+        data=DataConfig(batch_size=8),
+        optim=OptimConfig(name="adam", lr=2e-3, backbone_lr=2e-3, weight_decay=1e-4, epochs=32, warmup_steps=20, schedule="cosine", clip_norm=5.0),
+        run=RunConfig(num_workers=2, checkpoint_epochs=8, log_steps=17),
     )
 
 
@@ -71,11 +71,11 @@ def flow_demo() -> TrainConfig:
 def mrst_demo() -> TrainConfig:
     """MRST-Net with T units, RGB, small, from scratch, for the synthetic set on a CPU."""
     return TrainConfig(
-        model=MRSTConfig(unit="T", blocks=(1, 1, 1), mid=(16, 16, 32), out=(32, 48, 64), stem=16, lstm=64, num_steps=12, dropout=0.2),
-        clip=ClipConfig(num_frames=12, crop=56, resize=64, min_area=0.5),
-        data=DataConfig(batch_size=16),
-        optim=OptimConfig(name="adam", lr=2e-3, backbone_lr=2e-3, weight_decay=1e-4, epochs=16, warmup_steps=20, schedule="cosine", clip_norm=5.0),
-        run=RunConfig(num_workers=2, checkpoint_epochs=4, log_steps=5),
+        model=MRSTConfig(unit="T", blocks=(1, 1, 1), mid=(24, 24, 48), out=(48, 64, 96), stem=24, lstm=64, num_steps=12, dropout=0.1),
+        clip=ClipConfig(num_frames=12, crop=56, resize=64, min_area=0.7),
+        data=DataConfig(batch_size=8),
+        optim=OptimConfig(name="adam", lr=2e-3, backbone_lr=2e-3, weight_decay=1e-4, epochs=56, warmup_steps=20, schedule="cosine", clip_norm=5.0),
+        run=RunConfig(num_workers=2, checkpoint_epochs=14, log_steps=17),
     )
 
 

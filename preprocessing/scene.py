@@ -61,7 +61,7 @@ class Scene:
             shake[i] = 0.7 * shake[i - 1] + steps[i]
         return cls(
             appearance=appearance, motion=motion, width=width, height=height,
-            center_T2=np.stack([x, y % height], axis=1), radius_T=rng.uniform(0.26, 0.31) * height * np.exp(_SWELL * size), shake_T2=shake,
+            center_T2=np.stack([x, y % height], axis=1), radius_T=rng.uniform(0.29, 0.34) * height * np.exp(_SWELL * size), shake_T2=shake,
             aspect=rng.uniform(0.9, 1.3), roundness=rng.uniform(2.0, 4.0), angle=rng.uniform(0, math.pi), phase=rng.uniform(0, 2 * math.pi, 2),
             period=rng.uniform(0.85, 1.05), colors=_two_colors(rng), noise=rng.uniform(1.0, 4.0),
         )  # fmt: skip
