@@ -3,6 +3,7 @@
     python -m infra.local up [--ray-cpus N]        start what is not running; tens of seconds the first time
     python -m infra.local status                   one row per server; exit code 0 when all are healthy, else 1
     python -m infra.local add-node [--cpus N]      one more Ray node on this host, for tests of clusters
+    eval "$(python -m infra.local env)"            let Ray's own commands (ray job submit, ray status) in
     python -m infra.local down                     end the servers; data stays
 
 Reads    $RECIPROCAL_HOME (default ~/.reciprocal).
@@ -15,6 +16,7 @@ Exit     0 done. 1 a server did not start (the end of its log is printed) or is 
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 
 import tyro
@@ -23,8 +25,9 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from infra.control import PARTS, ServerState, add_node, down, status, up
+from infra.ray_head import authentication
 from infra.records import load_servers
-from pipeline.config.stack import home, stack_file
+from pipeline.config.stack import find_stack, home, ray_token_file, stack_file
 from pipeline.errors import ReciprocalError, UserError
 
 __all__ = ["ServerState", "add_node", "down", "main", "status", "up"]
@@ -43,7 +46,17 @@ def _main() -> int:
         changed = [name for name in PARTS if before.get(name) != after.get(name)]
         console.print(f"started {', '.join(changed)}" if changed else "all servers were healthy already")
         console.print(f"S3 {stack.s3_endpoint} (bucket {stack.bucket})\nMLflow {stack.mlflow_uri}")
-        console.print(f"Ray {stack.ray_address}, dashboard and jobs {stack.ray_dashboard}\nrecord {stack_file()}")
+        console.print(f"Ray {stack.ray_address}, dashboard and jobs {stack.ray_dashboard} (token: {ray_token_file()})\nrecord {stack_file()}")
+        return 0
+
+    @app.command(name="env")
+    def _() -> int:
+        """Print what a shell needs for Ray's own commands: eval "$(python -m infra.local env)"."""
+        stack = find_stack()
+        if stack is None:
+            raise UserError("no local stack is up: python -m infra.local up")
+        for name, value in {"RAY_API_SERVER_ADDRESS": stack.ray_dashboard, **authentication()}.items():
+            sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
         return 0
 
     @app.command(name="down")

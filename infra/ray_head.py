@@ -9,10 +9,10 @@ Nodes live at 127.0.0.2, 127.0.0.3, ...: Ray replaces the address 127.0.0.1 by t
 agent would take jobs from the whole network, and which changes when a laptop changes networks. Any other loopback address is
 left alone, needs nothing set up on Linux, and gives each node of a test cluster an address of its own.
 
-Two things to know. Ray's RPC ports (not the dashboard, not the agents) are bound to all interfaces whatever it is told: on a
-network you do not trust, put a firewall before them. And Ray's token authentication is switched off explicitly: left alone it
-is on or off depending on whether some earlier ``ray.init()`` left ``~/.ray/auth_token`` behind, and with it on,
-``ray job submit`` to an explicit address is refused unless the shell sets ``RAY_AUTH_MODE=token`` too.
+Ray's RPC ports (not the dashboard, not the agents) are bound to all interfaces whatever it is told, and who reaches them may run
+code as this user. So the head asks every client for a token, which lies in a file of this user's alone
+(``pipeline.config.stack.ray_token_file``); our jobs send it by themselves, the dashboard page asks for it once, and
+``eval "$(python -m infra.local env)"`` gives it to ``ray job submit``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from infra.ports import LOOPBACK
 from infra.records import ServerRecord
 from infra.server import Launch, http_problem
-from pipeline.config.stack import home
+from pipeline.config.stack import home, ray_authentication, ray_token_file
 from pipeline.errors import UserError
 
 NAME = "ray"
@@ -39,7 +39,6 @@ OBJECT_STORE_MB = 512  # video bytes never travel through it; results and small 
 _LONGEST_BELOW = "/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_TaskEventsHead"
 _UNIX_PATH_BYTES = 107
 _KEPT_SESSIONS = 2
-_ENV = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
 
 
 def node_address(index: int) -> str:
@@ -65,7 +64,7 @@ def launch_head(ports: dict[str, int], cpus: int) -> Launch:
     return Launch(
         name=NAME,
         command=command,
-        env=_ENV,
+        env=_environment(),
         cwd=home().absolute() / "ray-jobs",
         address=f"{node_address(0)}:{ports['gcs']}",
         ports=ports,
@@ -79,13 +78,23 @@ def launch_node(index: int, ports: dict[str, int], cpus: int, head: ServerRecord
     return Launch(
         name=f"{NAME}-node-{index}",
         command=[*_ray_start(node_address(index), cpus, ports["agent"]), "--address", head.address, "--disable-usage-stats"],
-        env=_ENV,
+        env=_environment(),
         cwd=home().absolute() / "ray-jobs",
         address=node_address(index),
         ports=ports,
         settings={"cpus": str(cpus), "head": head_identity(head)},
         probe=node_problem,
     )
+
+
+def _environment() -> dict[str, str]:
+    return {"RAY_TRAIN_V2_ENABLED": "1", "PYTHONUNBUFFERED": "1", **authentication()}
+
+
+def authentication() -> dict[str, str]:
+    """Return what a process needs in its environment to be let in by the head."""
+    ray_authentication()  # makes the token where there is none
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(ray_token_file().absolute())}
 
 
 def head_identity(head: ServerRecord) -> str:
@@ -101,15 +110,22 @@ def head_problem(record: ServerRecord) -> str | None:
     """Return None where control service, dashboard and node daemon of the head all answer."""
     dashboard = dashboard_address(record)
     return (
-        http_problem(f"{dashboard}/api/version", expect="ray_version")
-        or http_problem(f"{dashboard}/api/gcs_healthz", expect="success")
+        http_problem(f"{dashboard}/api/version", expect="ray_version", token=_token())
+        or http_problem(f"{dashboard}/api/gcs_healthz", expect="success", token=_token())
         or node_problem(record)
     )
 
 
 def node_problem(record: ServerRecord) -> str | None:
     """Return None where the node's daemon answers through its agent."""
-    return http_problem(f"http://{LOOPBACK}:{record.ports['agent']}/api/local_raylet_healthz", expect="success")
+    return http_problem(f"http://{LOOPBACK}:{record.ports['agent']}/api/local_raylet_healthz", expect="success", token=_token())
+
+
+def _token() -> str:
+    try:
+        return ray_token_file().read_text().strip()
+    except OSError:
+        return ""  # the probe then says 401, which is what is wrong
 
 
 def temporary_folder() -> Path:

@@ -148,10 +148,14 @@ def tail(path: Path, lines: int = 25, *, max_bytes: int = 65_536) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def http_problem(url: str, *, expect: str = "", timeout_s: float = 3.0) -> str | None:
-    """Return None where ``url`` answers 200 with ``expect`` in its body, else what came instead. Proxies are not used."""
+def http_problem(url: str, *, expect: str = "", timeout_s: float = 3.0, token: str = "") -> str | None:
+    """Return None where ``url`` answers 200 with ``expect`` in its body, else what came instead. Proxies are not used.
+
+    ``token``, if given, goes along as bearer token.
+    """
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
-        with _NO_PROXY.open(url, timeout=timeout_s) as answer:
+        with _NO_PROXY.open(request, timeout=timeout_s) as answer:
             body = answer.read(65_536).decode(errors="replace")
     except urllib.error.HTTPError as error:
         error.close()

@@ -46,15 +46,20 @@ def connect() -> None:
 
 
 def wants_gpu(use_gpu: str) -> bool:
-    """Whether ranks get a GPU each: ``yes``, ``no``, or ``auto``: where the cluster has one.
+    """Whether ranks get a GPU each: ``yes``, ``no``, or ``auto``: where the cluster has one now.
 
     Raises:
-        ConfigError: ``yes`` on a cluster without GPUs.
+        ConfigError: ``yes`` on a cluster without GPUs that cannot grow.
     """
     available = ray.cluster_resources().get("GPU", 0) >= 1
-    if use_gpu == "yes" and not available:
+    if use_gpu == "yes" and not available and not _grows():
         raise ConfigError("run.use_gpu", use_gpu, "this Ray cluster has no GPU; use auto or no, or add a GPU node")
     return use_gpu == "yes" or (use_gpu == "auto" and available)
+
+
+def _grows() -> bool:
+    """Whether an autoscaler may add nodes; ``ray_cluster.yaml`` says so in the environment of its nodes."""
+    return bool(os.environ.get("RECIPROCAL_AUTOSCALING"))
 
 
 def check_resources(num_workers: int, cpus_per_worker: float, gpu: bool, spread: bool = False) -> None:
@@ -65,7 +70,7 @@ def check_resources(num_workers: int, cpus_per_worker: float, gpu: bool, spread:
     Raises:
         ConfigError: the cluster has fewer CPUs, GPUs or nodes than asked for.
     """
-    if os.environ.get("RECIPROCAL_AUTOSCALING"):
+    if _grows():
         return
     total = ray.cluster_resources()
     if total.get("CPU", 0) < num_workers * cpus_per_worker:

@@ -16,6 +16,7 @@ os.environ.setdefault("RAY_ENABLE_UINT8_METRICS", "0")
 for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(name, None)
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+os.environ["RECIPROCAL_STACK"] = "off"  # tests of the stack take this back for a state folder of their own
 
 
 def data_folder() -> Path:
@@ -36,7 +37,6 @@ def real_data() -> Path:
 def _no_user_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
     """Tests that do not start a stack of their own see none, and keep their state to themselves."""
     if "stack" not in request.keywords:
-        monkeypatch.setenv("RECIPROCAL_STACK", "off")
         monkeypatch.setenv("RECIPROCAL_HOME", str(tmp_path_factory.getbasetemp() / "home"))
 
 

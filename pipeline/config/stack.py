@@ -11,9 +11,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import secrets
+import tempfile
 from pathlib import Path
 
 from pipeline.errors import UserError
+
+_OFF = {"off", "0", "no"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ def find_stack() -> Stack | None:
     Raises:
         UserError: the record cannot be read as one.
     """
-    if os.environ.get("RECIPROCAL_STACK", "").lower() in {"off", "0", "no"}:
+    if os.environ.get("RECIPROCAL_STACK", "").lower() in _OFF:
         return None
     path = stack_file()
     try:
@@ -87,3 +91,31 @@ def ray_address() -> str | None:
         return address
     stack = find_stack()
     return stack.ray_address if stack else None
+
+
+def ray_token_file() -> Path:
+    """The token that Ray clusters of this state folder ask for; readable by its user alone."""
+    return home() / "ray-token"
+
+
+def ray_authentication() -> dict[str, str]:
+    """Environment of every process that starts, joins or submits to a Ray of this state folder; makes the token if there is none.
+
+    Ray's RPC ports are bound to all interfaces, and without a token anybody who reaches them runs code as this user.
+    Empty where somebody else's cluster is meant: ``RAY_ADDRESS``, ``RAY_AUTH_MODE`` or ``RECIPROCAL_STACK=off`` is set.
+    """
+    off = os.environ.get("RECIPROCAL_STACK", "").lower() in _OFF
+    if off or any(os.environ.get(name) for name in ("RAY_ADDRESS", "RAY_AUTH_MODE")):
+        return {}
+    path = ray_token_file()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:  # its mode is 0600
+            file.write(secrets.token_hex(32))
+        try:
+            os.link(file.name, path)  # unlike a rename, never replaces the token of a process that was faster
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(file.name)
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path.absolute())}

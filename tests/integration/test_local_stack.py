@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import stat
@@ -26,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("local_stack"), pytest.mark.timeout(300)]
 
 
-def command(*arguments: str, timeout_s: float = 150) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+def command(*arguments: str, timeout_s: float = 150, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **env})
 
 
 def s3_client(stack: Stack, secret: str | None = None):
@@ -121,7 +122,7 @@ def test_mlflow_keeps_runs_and_puts_artifacts_in_the_bucket(stack: Stack, tmp_pa
     assert s3.get_object(Bucket=stack.bucket, Key=key)["Body"].read() == b"proof"
 
 
-def test_ray_takes_jobs_and_a_second_node(stack: Stack) -> None:
+def test_ray_takes_jobs_from_those_who_have_the_token_and_a_second_node(stack: Stack, tmp_path: Path) -> None:
     node = local.add_node(cpus=3)
     assert {state.name: state.state for state in local.status()}[node.name] == "healthy"
     # The job sees both nodes, and finds the stack's record through its environment.
@@ -131,7 +132,16 @@ def test_ray_takes_jobs_and_a_second_node(stack: Stack) -> None:
         "print('CPUS', ray.cluster_resources()['CPU'], len([n for n in ray.nodes() if n['Alive']]))\n"
         "print('HOME', os.environ['RECIPROCAL_HOME'], os.environ['RAY_TRAIN_V2_ENABLED'])\n"
     )
-    result = command("ray.scripts.scripts", "job", "submit", "--address", stack.ray_dashboard, "--", "python", "-c", script)
+    exports = dict(re.findall(r"export (\w+)=(\S+)", command("infra.local", "env").stdout))
+    assert exports["RAY_API_SERVER_ADDRESS"] == stack.ray_dashboard
+    assert stat.S_IMODE(Path(exports["RAY_AUTH_TOKEN_PATH"]).stat().st_mode) == 0o600
+    submit = ("ray.scripts.scripts", "job", "submit", "--", "python", "-c", script)
+    stranger = tmp_path / "token"
+    stranger.write_text("0" * 64)
+    refused = command(*submit, **{**exports, "RAY_AUTH_TOKEN_PATH": str(stranger)})
+    assert refused.returncode != 0
+    assert "token" in (refused.stdout + refused.stderr).lower()
+    result = command(*submit, **exports)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "CPUS 5.0 2" in result.stdout
     assert f"HOME {os.environ['RECIPROCAL_HOME']} 1" in result.stdout

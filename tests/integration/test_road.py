@@ -145,7 +145,7 @@ def trained(stack: Stack, data_uri: str) -> str:
     submit = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", stack.ray_dashboard, "--working-dir", str(ROOT), "--"]
     job = subprocess.Popen(
         [*submit, "python", "-m", "jobs.train", "crn_demo", "--data.uri", data_uri, *SMALL, "--optim.epochs", "3", "--run.run-id", "killed", "--run.checkpoint-steps", "3"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env={**os.environ, **ray_head.authentication()},
     )  # fmt: skip
     run_storage = open_storage(f"s3://{stack.bucket}/runs/killed")
     deadline = time.monotonic() + 150
