@@ -1,7 +1,7 @@
 """Turn raw videos and their annotations into a stored data set: shards, indexes, records and a manifest.
 
-    python -m preprocessing.synthetic /tmp/toy
-    python -m jobs.preprocess --format ucf101 --source /tmp/toy/videos --annotations /tmp/toy --out file:///tmp/toy-shards --stored.short-side 64
+    python -m preprocessing.synthetic ~/toy
+    python -m jobs.preprocess --format ucf101 --source ~/toy/videos --annotations ~/toy --out file://$HOME/toy-shards --stored.short-side 64
 
 Reads    --source (a folder every node sees) and --annotations (classInd.txt and split lists, for ucf101).
 Writes   OUT/SPLIT/shard-NNNNNN.{tar,idx,json}    one Ray task a shard; the record (.json) last

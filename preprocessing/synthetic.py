@@ -1,7 +1,7 @@
 """Make a small video data set that needs both appearance and motion, for tests and first runs.
 
-    python -m preprocessing.synthetic /tmp/toy                       # 9 classes x (24 + 6 + 6) clips, about 30 ms each
-    python -m jobs.preprocess --format ucf101 --source /tmp/toy/videos --annotations /tmp/toy --out file:///tmp/toy-shards
+    python -m preprocessing.synthetic ~/toy                       # 9 classes x (24 + 6 + 6) clips, about 30 ms each
+    python -m jobs.preprocess --format ucf101 --source ~/toy/videos --annotations ~/toy --out file://$HOME/toy-shards
 
 A class is a pair (texture of the object, motion of the object), for example ``stripes_rise``. Either
 half alone leaves as many candidates as the other half has values. How the rest is kept silent:
