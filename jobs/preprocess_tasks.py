@@ -97,6 +97,9 @@ def run_shards(plans: Sequence[ShardPlan], *, root: Path, classes: Sequence[str]
                 progress.advance(bar, len(plan.sources))
                 rate = progress.tasks[0].completed / (time.monotonic() - start_s)
                 progress.update(bar, note=f"{rate:.2f} clips/s, {num_rejects} rejected")
+                if not console.is_terminal:  # a log file shows no moving bar
+                    done_clips, total = progress.tasks[0].completed, progress.tasks[0].total or 0
+                    log.info("%d of %d videos, %.2f clips/s, %.0f s left, %d rejected", done_clips, total, rate, (total - done_clips) / rate, num_rejects)
             if len(failures) >= _MAX_FAILED_SHARDS or num_rejects > rejects_left:
                 break
     for task in running:
