@@ -84,10 +84,10 @@ def crn_small() -> TrainConfig:
     """CRN, RGB + flow, small, from scratch, for some hundred real clips of some seconds, stored at 10 fps, on a CPU."""
     return TrainConfig(
         model=CRNConfig(width=0.25, backbone_stages=3, hidden=64, adapted=64, num_steps=10, dropout=0.3),
-        clip=ClipConfig(num_frames=10, stride=2, crop=80, resize=88, min_area=0.5, flow_std=3.0),
+        clip=ClipConfig(num_frames=10, stride=3, crop=80, resize=88, min_area=0.35, flow_std=3.0),
         data=DataConfig(batch_size=8, val_split=""),
-        optim=OptimConfig(name="adam", lr=2e-3, backbone_lr=2e-3, weight_decay=1e-4, epochs=60, warmup_steps=20, schedule="cosine", clip_norm=5.0, label_smoothing=0.1),
-        run=RunConfig(num_workers=2, checkpoint_epochs=20, log_steps=11),
+        optim=OptimConfig(name="adam", lr=1e-3, backbone_lr=1e-3, weight_decay=1e-4, epochs=50, warmup_steps=20, schedule="cosine", clip_norm=5.0, label_smoothing=0.1),
+        run=RunConfig(num_workers=2, checkpoint_epochs=25, log_steps=11),
     )
 
 
