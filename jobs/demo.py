@@ -21,11 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from rich.table import Table
 
 from infra.local import up
-from jobs.cli import console, run_main
+from jobs.cli import console, parse, run_main
 from jobs.evaluate import EvaluateArgs, evaluate
 from jobs.predict import PredictArgs, predict
 from jobs.preprocess import PreprocessConfig, preprocess
@@ -68,7 +67,7 @@ class Row:
 
 def main() -> int:
     """Parse and run."""
-    return demo(tyro.cli(DemoArgs, description=__doc__))
+    return demo(parse(DemoArgs, description=__doc__))
 
 
 def demo(args: DemoArgs) -> int:

@@ -21,7 +21,7 @@ import ray
 import tyro
 from rich.table import Table
 
-from jobs.cli import console, run_main
+from jobs.cli import console, parse, run_main
 from jobs.evaluate_worker import evaluate_rank
 from jobs.ray_runtime import check_resources, connect, wants_gpu
 from jobs.recipes import default_views
@@ -65,7 +65,7 @@ class EvaluateArgs:
 
 def main() -> int:
     """Parse and evaluate."""
-    report, run_uri, tracking_id = evaluate(tyro.cli(EvaluateArgs, description=__doc__))
+    report, run_uri, tracking_id = evaluate(parse(EvaluateArgs, description=__doc__))
     print_report(report)
     console.print(f"report   {run_uri}/{report_path(report.split, report.protocol)}\npage     {run_page(tracking_id)}", markup=False)
     return 0

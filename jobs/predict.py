@@ -18,7 +18,7 @@ import pandas as pd
 import tyro
 from rich.table import Table
 
-from jobs.cli import console, run_main
+from jobs.cli import console, parse, run_main
 from pipeline.errors import UserError
 from pipeline.tracking.registry import load_model
 from pipeline.tracking.runs import check_server
@@ -38,7 +38,7 @@ class PredictArgs:
 
 def main() -> int:
     """Parse and predict."""
-    return predict(tyro.cli(PredictArgs, description=__doc__))
+    return predict(parse(PredictArgs, description=__doc__))
 
 
 def predict(args: PredictArgs) -> int:

@@ -24,9 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
-from jobs.cli import console, run_main
+from jobs.cli import console, parse, run_main
 from jobs.preprocess_tasks import run_shards
 from jobs.ray_runtime import connect
 from pipeline.config.base import as_dict, config_hash, require
@@ -214,7 +212,7 @@ def _remove_leftovers(storage: Storage, plans: Sequence[ShardPlan]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code documented at the top of this file."""
-    preprocess(tyro.cli(PreprocessConfig, args=argv, description=__doc__))
+    preprocess(parse(PreprocessConfig, args=argv, description=__doc__))
     return 0
 
 

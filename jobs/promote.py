@@ -22,7 +22,7 @@ import tyro
 
 import pipeline
 import preprocessing
-from jobs.cli import console, run_main
+from jobs.cli import console, parse, run_main
 from jobs.evaluate import report_path
 from jobs.recipes import default_views
 from jobs.runs import fetched_checkpoint, open_run, read_result, read_run
@@ -62,7 +62,7 @@ class PromoteArgs:
 
 def main() -> int:
     """Parse and promote."""
-    return promote(tyro.cli(PromoteArgs, description=__doc__))
+    return promote(parse(PromoteArgs, description=__doc__))
 
 
 def promote(args: PromoteArgs) -> int:

@@ -26,7 +26,7 @@ import ray.train.torch
 import tyro
 from rich.table import Table
 
-from jobs.cli import console, run_main
+from jobs.cli import console, parse, run_main
 from jobs.ray_runtime import check_resources, connect, wants_gpu
 from jobs.ray_storage import ray_file_system
 from jobs.recipes import RECIPES, find_recipe
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(__doc__, markup=False)
         return 0 if argv[:1] in (["-h"], ["--help"]) else 2
     base = find_recipe(argv[0])
-    config = tyro.cli(tyro.conf.AvoidSubcommands[TrainConfig], args=argv[1:], default=base, prog=f"python -m jobs.train {argv[0]}", description=__doc__)
+    config = parse(tyro.conf.AvoidSubcommands[TrainConfig], args=argv[1:], default=base, prog=f"python -m jobs.train {argv[0]}", description=__doc__)
     return train(config)
 
 

@@ -26,7 +26,7 @@ from pipeline.data.loader import make_loader
 from pipeline.errors import StorageSetupError
 from pipeline.evaluation.report import EvalReport
 from pipeline.manifest import read_manifest, read_records
-from pipeline.storage import open_storage
+from pipeline.storage import Storage, open_storage
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.xdist_group("local_stack"), pytest.mark.timeout(400)]
@@ -139,6 +139,28 @@ def train_workers() -> list[int]:
     return sorted(found)
 
 
+def wait_for_checkpoint(run_storage: Storage, process: subprocess.Popen[str], timeout_s: float = 150) -> bool:
+    """Until Ray's own record names a checkpoint: what is in it survives. False where the process ended before."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and process.poll() is None:
+        if run_storage.exists("checkpoint_manager_snapshot.json") and b"checkpoint_dir_name" in run_storage.read("checkpoint_manager_snapshot.json"):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def keys_used(run_storage: Storage, epochs: int) -> list[Counter[str]]:
+    """Per epoch, how often the final checkpoint's history used each key."""
+    checkpoint = json.loads(run_storage.read("result.json"))["checkpoint"]
+    lines = [json.loads(line) for path in run_storage.list(f"{checkpoint}/samples-") for line in run_storage.read(path).decode().splitlines()]
+    return [Counter(key for line in lines if line["epoch"] == epoch for key in line["keys"]) for epoch in range(epochs)]
+
+
+def train_keys(data_uri: str) -> dict[str, int]:
+    storage = open_storage(data_uri)
+    return dict.fromkeys((s.key for r in read_records(storage, read_manifest(storage), "train") for s in r.samples), 1)
+
+
 @pytest.fixture(scope="module")
 def trained(stack: Stack, data_uri: str) -> str:
     """A submitted job of two workers on two nodes; one of them is killed in mid-epoch. URI of the run."""
@@ -148,17 +170,10 @@ def trained(stack: Stack, data_uri: str) -> str:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env={**os.environ, **ray_head.authentication()},
     )  # fmt: skip
     run_storage = open_storage(f"s3://{stack.bucket}/runs/killed")
-    deadline = time.monotonic() + 150
     killed = False
-    while time.monotonic() < deadline and job.poll() is None:
-        # Ray's own record of checkpoints: what is in it survives. Then the next step begins, in mid-epoch.
-        if run_storage.exists("checkpoint_manager_snapshot.json") and b"checkpoint_dir_name" in run_storage.read("checkpoint_manager_snapshot.json"):
-            workers = train_workers()
-            if workers:
-                os.kill(workers[-1], signal.SIGKILL)
-                killed = True
-                break
-        time.sleep(0.1)
+    if wait_for_checkpoint(run_storage, job) and (workers := train_workers()):
+        os.kill(workers[-1], signal.SIGKILL)
+        killed = True
     output, _ = job.communicate(timeout=200)
     assert killed, f"no worker was killed in time\n{output}"
     assert job.returncode == 0, output
@@ -169,14 +184,22 @@ def trained(stack: Stack, data_uri: str) -> str:
 
 
 def test_a_killed_worker_costs_no_sample_and_doubles_none(trained: str, data_uri: str) -> None:
-    run_storage = open_storage(trained)
-    checkpoint = json.loads(run_storage.read("result.json"))["checkpoint"]
-    lines = [json.loads(line) for path in run_storage.list(f"{checkpoint}/samples-") for line in run_storage.read(path).decode().splitlines()]
-    storage = open_storage(data_uri)
-    keys = {s.key for r in read_records(storage, read_manifest(storage), "train") for s in r.samples}
-    for epoch in range(3):
-        used = Counter(key for line in lines if line["epoch"] == epoch for key in line["keys"])
-        assert used == dict.fromkeys(keys, 1)
+    assert keys_used(open_storage(trained), 3) == [train_keys(data_uri)] * 3
+
+
+def test_a_killed_command_goes_on_when_it_is_run_again(stack: Stack, data_uri: str) -> None:
+    command = ["jobs.train", "crn_demo", "--data.uri", data_uri, *SMALL, "--optim.epochs", "2", "--run.run-id", "again", "--run.checkpoint-steps", "3"]
+    run_storage = open_storage(f"s3://{stack.bucket}/runs/again")
+    first = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert wait_for_checkpoint(run_storage, first)
+    first.kill()
+    first.communicate()
+    assert not run_storage.exists("result.json")
+    # On one worker in place of two: the batch, and with it the mathematics, stays.
+    second = run(*command[:-1], "3", "--run.num-workers", "1", "--run.no-spread")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "going on at epoch" in second.stdout + second.stderr
+    assert keys_used(run_storage, 2) == [train_keys(data_uri)] * 2
 
 
 def test_the_run_is_on_mlflow(trained: str, stack: Stack, data_uri: str) -> None:
