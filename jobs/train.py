@@ -74,7 +74,7 @@ def train(config: TrainConfig) -> int:
     connect()
     gpu = wants_gpu(config.run.use_gpu)
     check_resources(config.run.num_workers, config.run.cpus_per_worker, gpu, config.run.spread)
-    tags = {"kind": "train", "recipe": config.recipe, "manifest_digest": manifest.digest, "dataset": manifest.dataset, "run_uri": run_uri, "mlflow.source.git.commit": record.code_version}
+    tags = {"kind": "train", "recipe": config.recipe, "manifest_digest": manifest.digest, "dataset": manifest.dataset, "run_uri": run_uri, "mlflow.source.git.commit": record.code_version, "mlflow.source.name": f"jobs.train {config.recipe}", "mlflow.source.type": "JOB"}
     tracking_id = start_run(config.run.experiment, config.run.run_id, as_dict(config), tags)
     tracker = RunTracker(tracking_id)
     tracker.log_text(json.dumps(as_dict(config), indent=1, sort_keys=True), "config.json")

@@ -81,7 +81,7 @@ def train_worker(fields: dict[str, Any]) -> dict[str, float]:
         validate = _validation(config, storage, manifest, device, common)
         metrics = train(config, facts, model, loader, RayReporter(), device=device, rank=rank, tracker=tracker, validate=validate)
         if tracker:
-            tracker.log_metrics({f"loader/{name}": float(value) for name, value in loader.metrics().items()}, config.optim.epochs * loader.num_steps(0))
+            tracker.log_metrics({f"train_loader/{name}": float(value) for name, value in loader.metrics().items()}, config.optim.epochs * loader.num_steps(0))
     return metrics
 
 
