@@ -86,7 +86,8 @@ def train_worker(fields: dict[str, Any]) -> dict[str, float]:
 
 
 def _set_up_logging() -> None:
-    # Our lines go to the driver; the root logger stays as Ray has it, whose own lines would drown them.
+    # Our lines go to the driver; Ray Train's, every rank's every report in full, would drown them.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     for name in ("jobs", "pipeline"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
