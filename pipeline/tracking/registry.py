@@ -88,7 +88,7 @@ def register(name: str, *, tracking_run_id: str, folder: Path, model_code: Path,
     mlflow.set_tracking_uri(address())
     with mlflow.start_run(run_id=tracking_run_id, log_system_metrics=False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example.*")
-        logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # the missing input example would be a whole video
+        logging.getLogger("mlflow").setLevel(logging.ERROR)  # an input example would be a whole video; the rest is progress
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(model_code),
