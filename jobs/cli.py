@@ -49,9 +49,15 @@ def parse(kind: type[T], *, args: Sequence[str] | None = None, default: T | None
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """Project logs to standard error, in colour on a terminal; other libraries from WARNING on."""
-    handler = RichHandler(console=errors, show_path=False, omit_repeated_times=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    """Project logs to standard error: in colour on a terminal, one line each in a file; other libraries from WARNING on."""
+    handler: logging.Handler
+    if errors.is_terminal:
+        handler = RichHandler(console=errors, show_path=False, omit_repeated_times=False)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("jobs", "pipeline", "preprocessing", "infra"):
         logging.getLogger(name).setLevel(level)
 
