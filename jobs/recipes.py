@@ -47,9 +47,9 @@ def crn_demo() -> TrainConfig:
     return TrainConfig(
         model=CRNConfig(width=0.25, backbone_stages=3, hidden=64, adapted=64, num_steps=8),
         clip=ClipConfig(num_frames=8, crop=56, resize=64, min_area=0.7, flow_std=2.0),
-        data=DataConfig(batch_size=8),
-        optim=OptimConfig(name="adam", lr=2e-3, backbone_lr=2e-3, weight_decay=1e-4, epochs=32, warmup_steps=20, schedule="cosine", clip_norm=5.0),
-        run=RunConfig(num_workers=2, checkpoint_epochs=8, log_steps=17),
+        data=DataConfig(batch_size=16),
+        optim=OptimConfig(name="adam", lr=2e-3, backbone_lr=2e-3, weight_decay=1e-4, epochs=36, warmup_steps=20, schedule="cosine", clip_norm=5.0),
+        run=RunConfig(num_workers=2, checkpoint_epochs=12, log_steps=14),
     )
 
 
@@ -73,9 +73,9 @@ def mrst_demo() -> TrainConfig:
     return TrainConfig(
         model=MRSTConfig(unit="T", blocks=(1, 1, 1), mid=(24, 24, 48), out=(48, 64, 96), stem=24, lstm=64, num_steps=12, dropout=0.1),
         clip=ClipConfig(num_frames=12, crop=56, resize=64, min_area=0.7),
-        data=DataConfig(batch_size=8),
-        optim=OptimConfig(name="adam", lr=2e-3, backbone_lr=2e-3, weight_decay=1e-4, epochs=56, warmup_steps=20, schedule="cosine", clip_norm=5.0),
-        run=RunConfig(num_workers=2, checkpoint_epochs=14, log_steps=17),
+        data=DataConfig(batch_size=16),
+        optim=OptimConfig(name="adam", lr=3e-3, backbone_lr=3e-3, weight_decay=1e-4, epochs=64, warmup_steps=20, schedule="cosine", clip_norm=5.0),
+        run=RunConfig(num_workers=2, checkpoint_epochs=16, log_steps=14),
     )
 
 

@@ -87,7 +87,8 @@ def train_worker(fields: dict[str, Any]) -> dict[str, float]:
 
 def _set_up_logging() -> None:
     # Our lines go to the driver; Ray Train's, every rank's every report in full, would drown them.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    for name in ["ray.train", *(n for n in logging.root.manager.loggerDict if "/ray/train/" in n)]:  # one is named by its file
+        logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("jobs", "pipeline"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)

@@ -27,3 +27,17 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def average_buffers(model: torch.nn.Module) -> None:
+    """Give every rank the mean of all ranks' floating-point buffers (BatchNorm's running statistics), in place."""
+    if world_size() == 1:
+        return
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if not buffers:
+        return
+    flat = torch.cat([buffer.detach().double().flatten() for buffer in buffers])  # one message in place of hundreds
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for buffer, mean in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))

@@ -16,7 +16,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.models import ActionModel, freeze_batchnorm
 from pipeline.training.checkpoint import Position, RunFacts, load_main, read_samples, read_state, save_main, save_samples
-from pipeline.training.collective import world_size
+from pipeline.training.collective import average_buffers, world_size
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.step import Stepper
 
@@ -92,6 +92,8 @@ def train(
     stepper = Stepper(wrapped, model, optimizer, scheduler, config, device, rank)
 
     def save() -> None:
+        average_buffers(model)
+
         def write(folder: Path) -> None:
             if rank == 0:
                 save_main(folder, model, optimizer, scheduler, position, facts, metrics)
@@ -119,6 +121,7 @@ def train(
         position.epoch, position.step = epoch + 1, 0
         if position.epoch % config.run.checkpoint_epochs == 0 or position.epoch == epochs:
             if validate:
+                average_buffers(model)
                 metrics = metrics | validate(model, epoch)
                 if tracker:
                     tracker.log_metrics(metrics, position.global_step)
@@ -130,7 +133,8 @@ def _distribute(model: ActionModel, device: torch.device) -> torch.nn.Module:
     if world_size() == 1:
         return model
     ids = [device.index or 0] if device.type == "cuda" else None
-    return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+    # Running statistics are not looked at in training; they are averaged when they are (average_buffers), not at every step.
+    return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def _train_mode(model: ActionModel, config: TrainConfig) -> None:
