@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.manifest import read_manifest
 from pipeline.models import build_model
 from pipeline.storage import open_storage
 from pipeline.training.checkpoint import RunFacts, load_weights, read_samples, read_state
+from pipeline.training.collective import average_buffers
 from pipeline.training.local import LocalReporter
 from pipeline.training.loop import train
 
@@ -115,12 +117,31 @@ def _rank(rank: int, world_size: int, port: int, config: TrainConfig, folder: st
     dist.destroy_process_group()
 
 
-def test_two_ranks_equal_one_process(tiny_set: str, tmp_path: Path) -> None:
-    import socket
-
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+def _averages(rank: int, port: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.BatchNorm1d(2))
+    for buffer in model.buffers():
+        buffer.fill_(rank * 4 + 1)
+    average_buffers(model)
+    Path(folder, str(rank)).write_text(json.dumps([buffer.flatten().tolist() for buffer in model.buffers()]))
+    dist.destroy_process_group()
+
+
+def test_running_statistics_are_averaged_over_ranks(tmp_path: Path) -> None:
+    mp.spawn(_averages, args=(free_port(), str(tmp_path)), nprocs=2)
+    first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in range(2))
+    assert first[:2] == second[:2] == [[3.0] * 3, [3.0] * 3]  # mean of 1 and 5
+    assert (first[2], second[2]) == ([1], [5])  # a counter is left alone
+
+
+def test_two_ranks_equal_one_process(tiny_set: str, tmp_path: Path) -> None:
+    port = free_port()
     config = tiny_config(tiny_set)
     mp.spawn(_rank, args=(2, port, config, str(tmp_path)), nprocs=2)
     run(config, reporter_in(tmp_path / "single"))
