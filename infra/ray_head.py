@@ -27,7 +27,7 @@ from pathlib import Path
 from infra.ports import LOOPBACK
 from infra.records import ServerRecord
 from infra.server import Launch, http_problem
-from pipeline.config.stack import home, ray_authentication, ray_token_file
+from pipeline.config.stack import home, ray_token_file
 from pipeline.errors import UserError
 
 NAME = "ray"
@@ -93,8 +93,7 @@ def _environment() -> dict[str, str]:
 
 def authentication() -> dict[str, str]:
     """Return what a process needs in its environment to be let in by the head."""
-    ray_authentication()  # makes the token where there is none
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(ray_token_file().absolute())}
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(ray_token_file())}
 
 
 def head_identity(head: ServerRecord) -> str:
@@ -122,10 +121,7 @@ def node_problem(record: ServerRecord) -> str | None:
 
 
 def _token() -> str:
-    try:
-        return ray_token_file().read_text().strip()
-    except OSError:
-        return ""  # the probe then says 401, which is what is wrong
+    return ray_token_file().read_text().strip()
 
 
 def temporary_folder() -> Path:

@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> int:
     record = RunRecord(config=as_dict(config), identity=config.identity(), manifest_digest=manifest.digest, code_version=code_version())
     going_on = claim(run, record)
     if run.exists(RESULT):
-        _print_end(config, run_uri, read_result(run), "finished before; nothing to do")
+        _print_end(config, run_uri, read_result(run), "finished before, nothing to do; it")
         return 0
     connect()
     gpu = wants_gpu(config.run.use_gpu)
@@ -99,7 +99,7 @@ def train(config: TrainConfig) -> int:
     run.write(RESULT, json.dumps(outcome, indent=1, sort_keys=True).encode())
     tracker.set_tags({"checkpoint": f"{run_uri}/{outcome['checkpoint']}"})
     tracker.finish()
-    _print_end(config, run_uri, outcome, "finished")
+    _print_end(config, run_uri, outcome, "finished;")
     return 0
 
 
@@ -166,7 +166,7 @@ def _print_recipes() -> None:
 
 def _print_end(config: TrainConfig, run_uri: str, outcome: dict, word: str) -> None:
     shown = {name: round(value, 4) for name, value in outcome["metrics"].items() if name.startswith(("train/top1", "train/loss", "val/"))}
-    console.print(f"run {config.run.run_id} {word} after {outcome['seconds']:.0f} s: {shown}", markup=False)
+    console.print(f"run {config.run.run_id} {word} took {outcome['seconds']:.0f} s: {shown}", markup=False)
     console.print(f"run      {run_uri}\npage     {run_page(outcome['tracking_run_id'])}", markup=False)
 
 

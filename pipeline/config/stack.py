@@ -94,20 +94,8 @@ def ray_address() -> str | None:
 
 
 def ray_token_file() -> Path:
-    """The token that Ray clusters of this state folder ask for; readable by its user alone."""
-    return home() / "ray-token"
-
-
-def ray_authentication() -> dict[str, str]:
-    """Environment of every process that starts, joins or submits to a Ray of this state folder; makes the token if there is none.
-
-    Ray's RPC ports are bound to all interfaces, and without a token anybody who reaches them runs code as this user.
-    Empty where somebody else's cluster is meant: ``RAY_ADDRESS``, ``RAY_AUTH_MODE`` or ``RECIPROCAL_STACK=off`` is set.
-    """
-    off = os.environ.get("RECIPROCAL_STACK", "").lower() in _OFF
-    if off or any(os.environ.get(name) for name in ("RAY_ADDRESS", "RAY_AUTH_MODE")):
-        return {}
-    path = ray_token_file()
+    """The token that Ray clusters of this state folder ask for; readable by its user alone. Made where there is none."""
+    path = home().absolute() / "ray-token"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:  # its mode is 0600
@@ -118,4 +106,18 @@ def ray_authentication() -> dict[str, str]:
             pass
         finally:
             os.unlink(file.name)
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path.absolute())}
+    return path
+
+
+def ray_authentication() -> dict[str, str]:
+    """Environment of every process that joins or submits to a Ray of this state folder.
+
+    Ray's RPC ports are bound to all interfaces, and without a token anybody who reaches them runs code as this user.
+    Empty where somebody else's cluster or token is meant: ``RAY_ADDRESS``, ``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH`` or
+    ``RECIPROCAL_STACK=off`` is set, or ``RAY_AUTH_MODE`` is something else than token.
+    """
+    off = os.environ.get("RECIPROCAL_STACK", "").lower() in _OFF
+    others = any(os.environ.get(name) for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if off or others or os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return {}
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(ray_token_file())}

@@ -175,7 +175,7 @@ def test_refused_before_ray_is_touched(ready, tmp_path):
     with pytest.raises(ConfigError, match=r"annotations = .* the folder format has none"):
         config(ready, tmp_path, format="folder")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--out cannot be written: .*file/below"):
+    with pytest.raises(UserError, match=r"file/below cannot be written"):
         preprocess(config(ready, tmp_path, out=f"file://{tmp_path}/file/below"))
     with pytest.raises(ConfigError, match="is not a folder on this machine"):
         preprocess(config(tmp_path / "none", tmp_path))

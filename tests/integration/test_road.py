@@ -218,7 +218,7 @@ def test_the_run_is_on_mlflow(trained: str, stack: Stack, data_uri: str) -> None
 def test_a_finished_run_is_left_alone(trained: str, data_uri: str) -> None:
     done = run("jobs.train", "crn_demo", "--data.uri", data_uri, *SMALL, "--optim.epochs", "3", "--run.run-id", "killed", "--run.checkpoint-steps", "3")
     assert done.returncode == 0
-    assert "finished before; nothing to do" in done.stdout
+    assert "finished before, nothing to do" in done.stdout
     other = run("jobs.train", "crn_demo", "--data.uri", data_uri, *SMALL, "--optim.epochs", "4", "--run.run-id", "killed", "--run.checkpoint-steps", "3")
     assert other.returncode == 2
     assert "optim.epochs = 4" in other.stderr

@@ -33,7 +33,7 @@ def test_same_seed_same_bytes(tmp_path):
 
 def test_a_clip_does_not_depend_on_how_many_there_are(tmp_path):
     few, many = SyntheticConfig(out=tmp_path, train=1), SyntheticConfig(out=tmp_path, train=50, appearances=4, motions=4)
-    assert few.classes[4] == many.classes[5] == ("checks", "sink")
+    assert few.classes[4] == many.classes[5] == ("dots", "sink")
     assert np.array_equal(draw_clip(few, 4, "train", 0)[0], draw_clip(many, 5, "train", 0)[0])
 
 
@@ -41,7 +41,7 @@ def test_files_are_what_the_lists_say(tmp_path):
     out = tmp_path / "set"
     assert main([str(out), "--train", "2", "--val", "1", "--test", "1"]) == 0
     found = read_ucf101(out)
-    assert found.classes[:4] == ("stripes_rise", "stripes_sink", "stripes_sway", "checks_rise")
+    assert found.classes[:4] == ("stripes_rise", "stripes_sink", "stripes_sway", "dots_rise")
     assert len(found.sources) == 36
     assert sorted(f"videos/{s.path}" for s in found.sources) == [n for n in files(out) if n.endswith(".mp4")]
     assert len({Path(s.path).name for s in found.sources}) == 36
