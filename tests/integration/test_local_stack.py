@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from infra import local, process, ray_head
 from infra.process import ProcessId
-from infra.records import load_servers
+from infra.records import ServerRecord, load_servers
 from infra.server import token_of
 from pipeline.config.stack import Stack, find_stack, stack_file
 
@@ -122,8 +122,13 @@ def test_mlflow_keeps_runs_and_puts_artifacts_in_the_bucket(stack: Stack, tmp_pa
     assert s3.get_object(Bucket=stack.bucket, Key=key)["Body"].read() == b"proof"
 
 
+def second_node() -> ServerRecord:
+    """The node at the head's side, added by the first test that needs it: the tests may run in any order."""
+    return load_servers().records.get("ray-node-1") or local.add_node(cpus=3)
+
+
 def test_ray_takes_jobs_from_those_who_have_the_token_and_a_second_node(stack: Stack, tmp_path: Path) -> None:
-    node = local.add_node(cpus=3)
+    node = second_node()
     assert {state.name: state.state for state in local.status()}[node.name] == "healthy"
     # The job sees both nodes, and finds the stack's record through its environment.
     script = (
@@ -158,6 +163,7 @@ def test_second_up_changes_nothing(stack: Stack) -> None:
 
 
 def test_a_killed_server_is_reported_and_repaired_in_place(stack: Stack) -> None:
+    second_node()
     before = load_servers().records
     os.kill(before["s3"].pid, signal.SIGKILL)
     assert process.wait_until(lambda: not process.is_alive(before["s3"].process), 10)
@@ -171,6 +177,7 @@ def test_a_killed_server_is_reported_and_repaired_in_place(stack: Stack) -> None
 
 
 def test_a_killed_ray_head_is_repaired_with_its_orphans_and_nodes_gone(stack: Stack) -> None:
+    second_node()
     before = load_servers()
     records = [before.records[name] for name in ("ray", "ray-node-1")]
     members = [member for record in records for member in process.family([record.process], token_of(before, record.name))]
