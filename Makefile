@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/python -m jobs.demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

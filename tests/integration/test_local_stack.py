@@ -24,7 +24,7 @@ from infra.server import token_of
 from pipeline.config.stack import Stack, find_stack, stack_file
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.stack, pytest.mark.xdist_group("local_stack"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 
 def command(*arguments: str, timeout_s: float = 150, **env: str) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,7 @@ from pipeline.manifest import read_manifest, read_records
 from pipeline.storage import Storage, open_storage
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.xdist_group("local_stack"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(400)]
 
 SMALL = [
     "--model.width", "0.125", "--model.hidden", "8", "--model.adapted", "8", "--model.num-steps", "4", "--clip.num-frames", "4", "--clip.crop", "32",
