@@ -26,7 +26,7 @@ MODALITIES = ("rgb", "flow", "diff")
 # the edge where torch and Pillow renormalise the filter: up to 11 levels seen at a sharp edge, 0.07 on average.
 INSIDE = {"cpu": {"rgb": 0.001, "flow": 0.001, "diff": 0.001}, "gpu": {"rgb": 2.0, "flow": 0.5, "diff": 2.0}}
 WHOLE = {"cpu": {"rgb": 0.15, "flow": 0.15, "diff": 0.15}, "gpu": {"rgb": 2.0, "flow": 0.5, "diff": 2.0}}
-DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"))]
+DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 
 def coded(videos: dict[str, np.ndarray]) -> dict[str, bytes]:
