@@ -41,6 +41,15 @@ class Storage(abc.ABC):
     def list(self, prefix: str = "") -> Iterator[str]:
         """Paths of all objects that start with ``prefix``, in lexical order, at any depth."""
 
+    def list_sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """As ``list``, with the bytes of each object; no request an object where the storage's listing tells them."""
+        for path in self.list(prefix):
+            yield path, self.size(path)
+
+    @abc.abstractmethod
+    def version(self, path: str) -> str:
+        """A short text that changes when the object does (its bytes are not read). Raises NotFoundError, StorageError."""
+
     @abc.abstractmethod
     def delete(self, path: str) -> None:
         """Remove an object; an absent one is no error."""

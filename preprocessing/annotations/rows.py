@@ -1,0 +1,92 @@
+"""What rows of lists have in common: labels in order, seconds, and the same video twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+from pipeline.errors import UserError
+from preprocessing.annotations.types import SPLITS
+
+log = logging.getLogger(__name__)
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+"""What lists call the splits."""
+
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row(Generic[T]):
+    """One listed video before it has a label."""
+
+    where: str  # FILE:LINE
+    key: str  # what makes it this video
+    class_name: str
+    split: str
+    item: T  # what else the format needs of it
+
+
+def first_seen(rows: Iterable[Row[T]]) -> dict[str, str]:
+    """Every class name with the place where it stands first."""
+    found: dict[str, str] = {}
+    for row in rows:
+        found.setdefault(row.class_name, row.where)
+    return found
+
+
+def unique(rows: Iterable[Row[T]]) -> list[Row[T]]:
+    """Rows without repetitions. A video listed in two splits stays in the later of train, val, test: never trained on and tested on.
+
+    Raises:
+        UserError: a video is listed with two classes.
+    """
+    kept: dict[str, Row[T]] = {}
+    num_repeated, moved = 0, ""
+    for row in rows:
+        other = kept.get(row.key)
+        if other is None:
+            kept[row.key] = row
+            continue
+        if other.class_name != row.class_name:
+            raise UserError(f"{row.where}: {row.key} is {row.class_name!r} here and {other.class_name!r} in {other.where}: keep one of the lines")
+        num_repeated += 1
+        if other.split != row.split:
+            moved = moved or f"{row.key} in {other.where} and {row.where}"
+            if SPLITS.index(row.split) > SPLITS.index(other.split):
+                kept[row.key] = row
+    if num_repeated:
+        log.warning("%d listed videos stand more than once and are taken once", num_repeated)
+    if moved:
+        log.warning("videos that are listed in two splits are left out of the earlier of train, val, test (first: %s)", moved)
+    return list(kept.values())
+
+
+def split_name(text: str, where: str) -> str:
+    """train, val or test for what a list says; UserError for anything else."""
+    split = SPLIT_NAMES.get(text.lower())
+    if split is None:
+        raise UserError(f"{where}: split {text!r}: use train, val or test")
+    return split
+
+
+def seconds(text: str, where: str, column: str) -> float:
+    """A number of seconds >= 0; UserError for anything else."""
+    try:
+        value_s = float(text)
+    except ValueError:
+        value_s = math.nan
+    if not (math.isfinite(value_s) and value_s >= 0):
+        raise UserError(f"{where}: {column} {text!r}: give seconds from the start of the video, 0 or more")
+    return value_s
+
+
+def ordered(start_s: float, end_s: float, where: str) -> None:
+    """UserError unless the part begins before it ends."""
+    if end_s <= start_s:
+        raise UserError(f"{where}: the part from {start_s:g} s to {end_s:g} s is empty: the end must come after the start")

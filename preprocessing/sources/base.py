@@ -1,0 +1,145 @@
+"""The interface of a place that holds videos, and what all such places share."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import errno
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from pipeline.errors import RejectedSource, StorageError
+
+VIDEO_EXTENSIONS = (
+    ".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".m2ts", ".mts", ".ogv",
+)  # fmt: skip
+"""Endings of video files in lower case, the usual ones first."""
+
+_EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
+_CACHED = ("_listing", "_lock")
+
+
+class SourceStore(abc.ABC):
+    """Videos by their path relative to ``uri``, with ``/``.
+
+    Instances pickle small: the listing stays behind, and what is open is opened anew in the other process. Threads may share one.
+    """
+
+    uri: str
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._listing: dict[str, int] | None = None
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _CACHED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._listing, self._lock = None, threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.uri!r})"
+
+    @abc.abstractmethod
+    def _list(self) -> Iterator[tuple[str, int]]:
+        """Every regular file that is not hidden with its bytes, in any order. Raises StorageError, UserError."""
+
+    @abc.abstractmethod
+    def local(self, path: str) -> contextlib.AbstractContextManager[Path]:
+        """A local file that holds one video: the video itself, or a copy that is removed afterwards.
+
+        Raises:
+            RejectedSource: ``missing``, ``unreadable``, or ``unsafe_path`` for one that would leave the store.
+            StorageError: the storage failed or the local disk is full; the video may be good.
+        """
+
+    def listing(self) -> Mapping[str, int]:
+        """Bytes of every file by its path, in lexical order; read once in a process, by the first who asks."""
+        with self._lock:
+            if self._listing is None:
+                self._listing = dict(sorted(self._list()))
+            return self._listing
+
+    def walk(self) -> Iterator[tuple[str, int]]:
+        """Every file: (path, bytes), in lexical order. Hidden files and all that is not a regular file are left out."""
+        return iter(self.listing().items())
+
+    def sizes(self, paths: Collection[str]) -> dict[str, int]:
+        """Bytes of those of ``paths`` that exist, from one listing."""
+        listing = self.listing()
+        return {path: listing[path] for path in paths if path in listing}
+
+    def packed(self, path: str) -> bool:
+        """Whether ``path`` lies inside an archive."""
+        return False
+
+    def empty_folders(self) -> list[str]:
+        """Folders without anything in them, where the store knows such."""
+        return []
+
+    def refusal(self, path: str) -> RejectedSource:
+        """Why ``path`` is not in the listing: ``missing``, or what ``local`` raises where it is there and is not read. Lists nothing."""
+        if escapes(path):
+            return unsafe(path)
+        return RejectedSource("missing", "no such file")
+
+
+class PlainStore(SourceStore):
+    """A store of files as they are, which can also be read in part: archives are read through these two."""
+
+    @abc.abstractmethod
+    def open(self, path: str, *, buffer_bytes: int = 1 << 16) -> BinaryIO:
+        """A seekable file of the bytes at ``path``, for one thread, read in pieces of ``buffer_bytes``. Raises NotFoundError, StorageError."""
+
+    @abc.abstractmethod
+    def stat(self, path: str) -> tuple[int, str]:
+        """(bytes, version) of a file; the version changes whenever the bytes do. Raises NotFoundError, StorageError."""
+
+
+def escapes(path: str) -> bool:
+    """Whether ``path`` could name something outside the store: absolute, empty, with ``..`` or a zero byte."""
+    return not path or path.startswith("/") or ".." in path.split("/") or "\0" in path
+
+
+def hidden(path: str) -> bool:
+    """Whether the file or a folder above it starts with a dot."""
+    return path.startswith(".") or "/." in path
+
+
+def unsafe(path: str) -> RejectedSource:
+    """The reject for a path that ``escapes``."""
+    return RejectedSource("unsafe_path", f"{path!r} leaves the folder of the videos")
+
+
+@contextlib.contextmanager
+def temporary_copy(path: str, fill: Callable[[BinaryIO], None]) -> Iterator[Path]:
+    """A file in the folder for temporary files (``TMPDIR``) that ``fill`` writes, removed at the end.
+
+    Its name takes nothing but a plain extension from ``path``.
+
+    Raises:
+        StorageError: it cannot be written, for example because the disk is full.
+    """
+    extension = _EXTENSION.search(PurePosixPath(path).name)
+    name = None
+    try:
+        try:
+            with tempfile.NamedTemporaryFile(prefix="reciprocal-", suffix=extension[0] if extension else "", delete=False) as file:
+                name = file.name
+                fill(file)  # type: ignore[arg-type]
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            fix = "; free some room, or set TMPDIR to a folder with more" if full else ""
+            raise StorageError(f"cannot copy {path} to {tempfile.gettempdir()}: {error}{fix}") from error
+        yield Path(name)
+    finally:
+        if name is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(name)

@@ -1,0 +1,129 @@
+"""Members of archives in small databases on the local disk: looked up in microseconds, with no memory for those not asked for.
+
+They lie in ``$RECIPROCAL_HOME/cache/archives`` and may be deleted whenever no job runs: they are made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import os
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from pipeline.config.stack import home
+from pipeline.errors import StorageError
+
+_COLUMNS = "name, archive, size, offset, packed_size, method, crc32, problem"
+_FORMAT = 1  # raise it when the columns or their meaning change
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Member:
+    """One file in an archive."""
+
+    name: str  # relative to the archive's folder
+    size: int  # unpacked bytes
+    offset: int  # tar: of the data (tar.gz: in the unpacked stream); zip: of the local header
+    archive: int = 0  # which of several archives
+    packed_size: int = 0  # zip
+    method: int = 0  # zip: compression
+    crc32: int = 0  # zip
+    problem: str = ""  # why it is not read: "REASON: DETAIL"
+
+
+class Catalogue:
+    """Read access to one file of members."""
+
+    def __init__(self, file: Path) -> None:
+        self._connection = sqlite3.connect(f"file:{quote(str(file))}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+        self._lock = threading.Lock()
+
+    def find(self, name: str) -> Member | None:
+        """The member of that name; one that can be read where there are several."""
+        with self._lock:
+            row = self._connection.execute(f"SELECT {_COLUMNS} FROM member WHERE name = ? ORDER BY problem LIMIT 1", (_bytes(name),)).fetchone()
+        return _member(row) if row else None
+
+    def __iter__(self) -> Iterator[Member]:
+        with self._lock:
+            yield from map(_member, self._connection.execute(f"SELECT {_COLUMNS} FROM member ORDER BY name, archive"))
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def write_catalogue(file: Path, members: Iterable[Member]) -> None:
+    """Write ``members`` to a new file."""
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("BEGIN")
+        connection.execute(f"CREATE TABLE member ({_COLUMNS})")
+        rows = ((_bytes(m.name), m.archive, m.size, m.offset, m.packed_size, m.method, m.crc32, _bytes(m.problem)) for m in members)
+        connection.executemany("INSERT INTO member VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.execute("CREATE INDEX by_name ON member (name)")
+        connection.execute("COMMIT")
+
+
+def cache_file(*parts: object, ending: str) -> Path:
+    """The cache's file for what ``parts`` say."""
+    text = "\0".join(map(str, (_FORMAT, *parts)))
+    return home().absolute() / "cache" / "archives" / f"{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.{ending}"
+
+
+def cached(file: Path, build: Callable[[Path], None]) -> Path:
+    """``file``, made by ``build`` (which gets another name to write to) where it is not there.
+
+    Of several processes that ask at once one builds and the others wait. The file appears whole or not at all.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+    if file.exists():
+        return file
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(file.with_suffix(".lock")):
+            if file.exists():
+                return file
+            handle, name = tempfile.mkstemp(dir=file.parent, prefix=".tmp-")
+            os.close(handle)
+            try:
+                build(Path(name))
+                with open(name, "rb") as written:
+                    os.fsync(written.fileno())
+                os.replace(name, file)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name)
+    except (OSError, sqlite3.Error) as error:
+        raise StorageError(f"cannot write the archive index {file}: {error}; make room, or set RECIPROCAL_HOME to another disk") from error
+    return file
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with file.open("a") as handle:
+        # Where the file system has no locks, several may build the same file, and the last one replaces the others'.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield  # closing lets go
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # names in archives need not be UTF-8
+
+
+def _member(row: tuple) -> Member:
+    name, archive, size, offset, packed_size, method, crc32, problem = row
+    return Member(
+        name=name.decode("utf-8", "surrogateescape"), archive=archive, size=size, offset=offset,
+        packed_size=packed_size, method=method, crc32=crc32, problem=problem.decode("utf-8", "surrogateescape"),
+    )  # fmt: skip
