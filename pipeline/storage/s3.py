@@ -1,45 +1,57 @@
-"""S3 through boto3: adaptive retries, and errors that say what to mend."""
+"""S3 through boto3: requests that outlive a restart of the server, checked uploads, and errors that say what to mend.
+
+Every request is repeated within a deadline (``pipeline.storage.s3_retry``), the reading of its body included, so that a server that
+is restarted or overloaded costs time and no work. Only ``probe``, which comes before any work, gives up at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 import botocore.exceptions
-from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from pipeline.config.stack import find_stack, s3_settings
 from pipeline.errors import NotFoundError, StorageError, StorageSetupError
 from pipeline.storage.base import Storage
+from pipeline.storage.s3_body import UploadBody, check_size, whole_body
+from pipeline.storage.s3_retry import Deadline, deadline_s, persist
 
+T = TypeVar("T")
 _CLIENT_LOCK = threading.Lock()
-_PART_BYTES = 64 << 20
+_PART_BYTES = 16 << 20  # what a cut connection costs; S3 takes 10,000 parts
+_MAX_PARTS = 10_000
+_PART_THREADS = 4
+_PROBE_S = 10.0
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
-_DENIED = {"403", "AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidToken", "ExpiredToken"}
+_UNREACHABLE = (botocore.exceptions.EndpointConnectionError, botocore.exceptions.ConnectTimeoutError, botocore.exceptions.ProxyConnectionError)
 
 
-def _client() -> Any:
+def _client(read_timeout_s: float) -> Any:
     # A client must not cross a fork, and different settings need different clients: both are in the cache's key.
     settings = s3_settings()
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     with _CLIENT_LOCK:
-        return _make_client(os.getpid(), endpoint, tuple(sorted(settings.items())))
+        return _make_client(os.getpid(), endpoint, tuple(sorted(settings.items())), read_timeout_s)
 
 
 @functools.lru_cache(maxsize=4)
-def _make_client(_pid: int, _endpoint: str, settings: tuple[tuple[str, str], ...]) -> Any:
+def _make_client(_pid: int, _endpoint: str, settings: tuple[tuple[str, str], ...], read_timeout_s: float) -> Any:
     config = Config(
-        retries={"mode": "adaptive", "max_attempts": 8},
+        retries={"total_max_attempts": 1, "mode": "standard"},  # s3_retry repeats
         connect_timeout=5,
-        read_timeout=60,
+        read_timeout=read_timeout_s,
         max_pool_connections=64,
+        tcp_keepalive=True,
         # Servers other than Amazon's know no trailing checksums; the project keeps crc32 and sha256 of its own.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -55,65 +67,158 @@ class S3Storage(Storage):
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._probing = False
 
     def __repr__(self) -> str:
         return f"S3Storage({self.uri!r})"
 
+    def probe(self, *, write: bool) -> None:
+        """Fail early, see ``Storage.probe``: a server that is not there is not waited for, one that is busy for some seconds."""
+        quick = copy.copy(self)
+        quick._probing = True
+        super(S3Storage, quick).probe(write=write)
+
     def read(self, path: str) -> bytes:
-        with self._errors(path):
-            return _client().get_object(Bucket=self.bucket, Key=self.prefix + path)["Body"].read()
+        return self._read(path, {})
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         if length == 0:
             return b""
-        with self._errors(path):
-            answer = _client().get_object(Bucket=self.bucket, Key=self.prefix + path, Range=f"bytes={offset}-{offset + length - 1}")
-            return answer["Body"].read()
+        return self._read(path, {"Range": f"bytes={offset}-{offset + length - 1}"})
+
+    def _read(self, path: str, arguments: dict[str, str]) -> bytes:
+        def attempt(client: Any, deadline: Deadline) -> bytes:
+            try:
+                answer = client.get_object(Bucket=self.bucket, Key=self.prefix + path, **arguments)
+            except botocore.exceptions.ClientError as error:
+                if _code(error) in ("InvalidRange", "416"):  # from behind the end on there is nothing, as in a file
+                    return b""
+                raise
+            return whole_body(answer, deadline)
+
+        return self._request(path, attempt)
 
     def write(self, path: str, data: bytes) -> None:
-        with self._errors(path):
-            _client().put_object(Bucket=self.bucket, Key=self.prefix + path, Body=data)
+        view = memoryview(data)
+        self._put(path, lambda offset, length: bytes(view[offset : offset + length]), len(data))
 
     def write_file(self, path: str, source: Path) -> None:
-        parts = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
-        with self._errors(path):
-            _client().upload_file(str(source), self.bucket, self.prefix + path, Config=parts)
+        with source.open("rb") as file:
+            size, descriptor = os.fstat(file.fileno()).st_size, file.fileno()
+            if size <= _PART_BYTES:
+                self._put(path, lambda offset, length: os.pread(descriptor, length, offset), size)
+            else:
+                self._put_parts(path, lambda offset, length: os.pread(descriptor, length, offset), size)
+
+    def _put(self, path: str, read_at: Callable[[int, int], bytes], size: int) -> None:
+        key = self.prefix + path
+
+        def attempt(client: Any, deadline: Deadline) -> None:
+            client.put_object(Bucket=self.bucket, Key=key, Body=UploadBody(read_at, size, deadline), ContentLength=size)
+            # By its size: an ETag is an MD5 on some servers only, and not for every object.
+            check_size(client.head_object(Bucket=self.bucket, Key=key)["ContentLength"], size)
+
+        self._request(path, attempt, num_bytes=size)
+
+    def _put_parts(self, path: str, read_at: Callable[[int, int], bytes], size: int) -> None:
+        """Upload in parts, each repeated alone. A process that is killed leaves parts behind, which no listing shows; a bucket's
+        lifecycle rule (AbortIncompleteMultipartUpload) removes them."""
+        key = self.prefix + path
+        names = {"Bucket": self.bucket, "Key": key}
+        part_bytes = max(_PART_BYTES, -(-size // _MAX_PARTS))
+        upload = {**names, "UploadId": self._request(path, lambda client, _: client.create_multipart_upload(**names))["UploadId"]}
+
+        def send(number: int) -> dict[str, Any]:
+            offset = (number - 1) * part_bytes
+            length = min(part_bytes, size - offset)
+
+            def attempt(client: Any, deadline: Deadline) -> dict[str, Any]:
+                body = UploadBody(lambda start, count: read_at(offset + start, count), length, deadline)
+                answer = client.upload_part(**upload, PartNumber=number, Body=body, ContentLength=length)
+                return {"PartNumber": number, "ETag": answer["ETag"]}
+
+            return self._request(path, attempt, num_bytes=length)
+
+        def complete(client: Any, deadline: Deadline) -> None:
+            try:
+                client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+            except botocore.exceptions.ClientError as error:
+                # Done by an earlier try whose answer was lost; its size says so.
+                if _code(error) != "NoSuchUpload":
+                    raise
+            check_size(client.head_object(**names)["ContentLength"], size)
+
+        try:
+            with ThreadPoolExecutor(_PART_THREADS) as pool:
+                parts = list(pool.map(send, range(1, -(-size // part_bytes) + 1)))
+            self._request(path, complete)
+        except BaseException:
+            with contextlib.suppress(StorageError):
+                self._request(path, lambda client, _: client.abort_multipart_upload(**upload), allowed_s=_PROBE_S)
+            raise
 
     def size(self, path: str) -> int:
-        with self._errors(path):
-            return _client().head_object(Bucket=self.bucket, Key=self.prefix + path)["ContentLength"]
+        return self._request(path, lambda client, _: client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ContentLength"])
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        with self._errors(prefix):
-            pages = _client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    yield item["Key"][len(self.prefix) :]
+        for path, _ in self._objects(prefix):
+            yield path
+
+    def list_sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        return self._objects(prefix)
+
+    def version(self, path: str) -> str:
+        return self._request(path, lambda client, _: client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ETag"])
+
+    def _objects(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Paths and sizes, page by page; each page is a request of its own."""
+        more: dict[str, str] = {}
+        while True:
+            page = self._request(prefix, functools.partial(self._page, prefix, more))
+            for item in page.get("Contents", ()):
+                yield item["Key"][len(self.prefix) :], item["Size"]
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _page(self, prefix: str, more: dict[str, str], client: Any, deadline: Deadline) -> dict[str, Any]:
+        return client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + prefix, **more)
 
     def delete(self, path: str) -> None:
         # One by one: DeleteObjects needs a Content-MD5 on some servers, which boto3 no longer sends.
-        with self._errors(path):
-            _client().delete_object(Bucket=self.bucket, Key=self.prefix + path)
+        self._request(path, lambda client, _: client.delete_object(Bucket=self.bucket, Key=self.prefix + path))
 
-    @contextlib.contextmanager
-    def _errors(self, path: str) -> Iterator[None]:
+    def _request(self, path: str, attempt: Callable[[Any, Deadline], T], *, num_bytes: int = 0, allowed_s: float = 0.0) -> T:
+        """``attempt(client, deadline)``, repeated until the deadline; errors become the project's own."""
         where = f"{self.uri}/{path}".rstrip("/")
+        deadline = Deadline(allowed_s or min(deadline_s(), _PROBE_S if self._probing else float("inf")))
+        deadline.allow_for(num_bytes)
+        read_timeout_s = _PROBE_S if self._probing else 60.0
         try:
-            yield
+            return persist(
+                where,
+                lambda deadline: attempt(_client(read_timeout_s), deadline),
+                deadline,
+                final=lambda error: self._probing and isinstance(error, _UNREACHABLE),
+            )
         except botocore.exceptions.ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
+            code = _code(error)
             if code == "NoSuchBucket":
                 raise StorageSetupError(f"bucket {self.bucket!r} does not exist: create it or name another in {self.uri}") from error
             if code in _ABSENT:
                 raise NotFoundError(f"{where} does not exist") from error
-            if code in _DENIED:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403):
                 raise StorageSetupError(f"access to {where} is denied ({code}): check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or role)") from error
             raise StorageError(f"{where}: {error}") from error
         except botocore.exceptions.NoCredentialsError as error:
             raise StorageSetupError(f"no credentials for {self.uri}: start the local stack (python -m infra.local up) or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-        except (botocore.exceptions.EndpointConnectionError, botocore.exceptions.ConnectTimeoutError) as error:
+        except _UNREACHABLE as error:
             stack = find_stack() if s3_settings() else None
             fix = "the local stack is down: python -m infra.local up" if stack else "check AWS_ENDPOINT_URL and the network"
             raise StorageSetupError(f"no S3 server answers for {self.uri} ({error}): {fix}") from error
         except (botocore.exceptions.BotoCoreError, boto3.exceptions.Boto3Error) as error:  # type: ignore[attr-defined]
             raise StorageError(f"{where}: {error}") from error
+
+
+def _code(error: botocore.exceptions.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ConfigError, NotFoundError, StorageError, StorageSetupError
 from pipeline.storage import join, open_storage
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -78,3 +84,43 @@ def test_wrong_uris_say_what_to_give(uri: str) -> None:
 
 def test_join() -> None:
     assert join("s3://b/p/", "/x", "y/") == "s3://b/p/x/y"
+
+
+def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
+    """Neither under the object's name nor under another: a file without a name goes with its process."""
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom pipeline.storage import open_storage\nsource = Path(sys.argv[2])\nos.mkfifo(source)\n"
+        "print('ready', flush=True)\nopen_storage(f'file://{sys.argv[1]}').write_file('a/x', source)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "root"), str(tmp_path / "pipe")], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    child.stdout.readline()
+    with (tmp_path / "pipe").open("wb") as pipe:
+        pipe.write(bytes(1 << 22))  # the writer is in mid-file: it has read these bytes and waits for more
+        pipe.flush()
+        child.kill()
+        child.wait()
+    left = [p for p in (tmp_path / "root").rglob("*") if p.is_file()]
+    try:
+        os.close(os.open(tmp_path, os.O_TMPFILE | os.O_RDWR))
+    except OSError:
+        assert all(p.name.startswith(".tmp-") for p in left), "this file system has no files without a name"
+    else:
+        assert left == []
+
+
+def test_file_systems_without_nameless_files(storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refuses(path, flags, *args, **kwargs):
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "not here")
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuses)
+    storage.write("x", b"1")
+    storage.write("x", b"2")
+    assert storage.read("x") == b"2"
+    with pytest.raises(TypeError):
+        storage.write("x", 5)  # type: ignore[arg-type]
+    assert [p.name for p in (tmp_path / "root").iterdir()] == ["x"]

@@ -1,0 +1,148 @@
+"""Which S3 failures pass by themselves, and how long to wait for that.
+
+Everything that a restarted, overloaded or distant server does to a request passes: refused and reset connections, timeouts, 5xx
+and SlowDown, bodies cut short. Such a request is repeated, after exponentially longer pauses with full jitter (uniform in
+[0, ceiling], so that many workers do not return in step), until its deadline. Refusals (403, no such bucket, no such key) are final.
+
+The repeating is done here and nowhere else: boto3's own retries are off, because two loops inside each other multiply their
+attempts (8 x 8), know nothing of a deadline, and never cover the reading of a body.
+"""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import botocore.exceptions
+import botocore.parsers
+import urllib3.exceptions
+
+from pipeline.errors import ConfigError, StorageError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+DEADLINE_VARIABLE = "RECIPROCAL_S3_DEADLINE_S"
+_DEADLINE_S = 120.0  # longer than a server or a load balancer takes to restart
+_SLOWEST_BYTES_PER_S = 1 << 20  # a body gets so much more time: below this rate a data set is of no use anyway
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_QUIET_S = 5.0  # trouble shorter than this is not worth a line in the log
+_JITTER = random.SystemRandom()  # forked workers share the state of the usual generator, and would pause alike
+
+_PASSING_CODES = {
+    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "ServiceUnavailable", "InternalError",
+    "RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "OperationAborted",  # 4xx: a body did not arrive whole
+}  # fmt: skip
+_PASSING = (
+    botocore.exceptions.ConnectionError,  # refused, closed, timed out
+    botocore.exceptions.HTTPClientError,  # the same on the way, and bodies cut short
+    botocore.exceptions.IncompleteReadError,
+    botocore.parsers.ResponseParserError,  # half an answer
+    botocore.exceptions.CredentialRetrievalError,  # a role's credentials are renewed over the network
+    botocore.exceptions.MetadataRetrievalError,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+)
+
+
+class CutError(ConnectionError):
+    """A body that ended before its announced length, or an object that is not as long as what was sent."""
+
+
+class Deadline:
+    """The end of the time that one request, all its repetitions included, may take."""
+
+    def __init__(self, base_s: float) -> None:
+        self._base_s, self._body_s = base_s, 0.0
+        self._start_s = time.monotonic()
+
+    @property
+    def allowed_s(self) -> float:
+        return self._base_s + self._body_s
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._start_s
+
+    @property
+    def left_s(self) -> float:
+        return self.allowed_s - self.elapsed_s
+
+    def allow_for(self, num_bytes: int) -> None:
+        """Add the time of a body of that length, once: a repetition must not put the end off for ever."""
+        self._body_s = max(self._body_s, num_bytes / _SLOWEST_BYTES_PER_S)
+
+    def check(self) -> None:
+        """Called between the pieces of a body: a server that sends a byte a second never runs into a socket's timeout.
+
+        Raises:
+            TimeoutError: the time is over.
+        """
+        if self.left_s <= 0:
+            raise TimeoutError(f"not finished within {self.allowed_s:.0f} s")
+
+
+def deadline_s() -> float:
+    """Seconds that one request may take before its failure is final: ``RECIPROCAL_S3_DEADLINE_S``, default 120.
+
+    Raises:
+        ConfigError: the variable is not a positive number.
+    """
+    text = os.environ.get(DEADLINE_VARIABLE, "")
+    try:
+        value = float(text) if text else _DEADLINE_S
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(DEADLINE_VARIABLE, text, "give a number of seconds above 0, or unset it")
+    return value
+
+
+def passes(error: Exception) -> bool:
+    """Whether the same request may succeed a little later."""
+    if isinstance(error, botocore.exceptions.ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return code in _PASSING_CODES or status in (408, 429) or (status >= 500 and status != 501)  # 501: never will be implemented
+    return isinstance(error, _PASSING)
+
+
+def persist(where: str, attempt: Callable[[Deadline], T], deadline: Deadline, final: Callable[[Exception], bool] = lambda error: False) -> T:
+    """Return ``attempt(deadline)``, repeated while it fails with what passes.
+
+    Args:
+        where: the object's URI, for messages.
+        final: errors that shall not be repeated although they pass.
+
+    Raises:
+        StorageError: the deadline came first; says how often it was tried and what came last.
+        Exception: from ``attempt``, as it is: what does not pass.
+    """
+    warned = False
+    for tries in itertools.count(1):
+        try:
+            return attempt(deadline)
+        except Exception as error:
+            if not passes(error) or final(error):
+                raise
+            # The exponent is bounded, because 2.0 ** 1024 overflows.
+            pause_s = _JITTER.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries - 1, 10)))
+            if deadline.left_s <= pause_s:
+                raise StorageError(f"{where}: given up after {tries} tries in {deadline.elapsed_s:.0f} s; the last: {_line(error)}") from error
+            if not warned and deadline.elapsed_s > _QUIET_S:
+                warned = True
+                log.warning("%s: %s; trying again for up to %.0f s", where, _line(error), deadline.left_s)
+        time.sleep(pause_s)
+    raise AssertionError("count() ends")
+
+
+def _line(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())
