@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ class ShardEntry:
     size: int
     sha256: str  # of the tar
     record_sha256: str  # of the record, which holds offsets and checksums of every member
+    reasons: dict[str, int] = dataclasses.field(default_factory=dict)  # of its rejects
 
     @property
     def path(self) -> str:
@@ -45,6 +47,7 @@ class Manifest:
     parameter_hash: str
     code_version: str
     shards: tuple[ShardEntry, ...]
+    flow: dict[str, Any] | None = None  # engine, version, mode and parameters, where flow is stored
     version: int = MANIFEST_VERSION
 
     @property
@@ -60,6 +63,13 @@ class Manifest:
     def num_rejects(self) -> int:
         return sum(s.num_rejects for s in self.shards)
 
+    def reject_reasons(self) -> dict[str, int]:
+        """Rejected sources by reason, most frequent first."""
+        total: Counter[str] = Counter()
+        for shard in self.shards:
+            total.update(shard.reasons)
+        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
     def split_sizes(self) -> dict[str, int]:
         """Samples per split, in the order train, val, test, then by name."""
         sizes: dict[str, int] = {}
@@ -71,7 +81,14 @@ class Manifest:
     def to_json(self) -> bytes:
         """Canonical bytes; their sha256 is the data version."""
         fields = dataclasses.asdict(self)
+        if self.flow is None:
+            del fields["flow"]
+        for shard in fields["shards"]:
+            if not shard["reasons"]:  # shards without rejects, and all of manifests from before reasons were counted
+                del shard["reasons"]
         fields["totals"] = {"inputs": self.num_inputs, "samples": self.num_samples, "rejects": self.num_rejects, "splits": self.split_sizes()}
+        if reasons := self.reject_reasons():
+            fields["totals"]["reasons"] = reasons
         return (json.dumps(fields, sort_keys=True, indent=1) + "\n").encode()
 
     @property
@@ -143,4 +160,5 @@ def entry_of(record: ShardRecord) -> ShardEntry:
         size=record.size,
         sha256=record.sha256,
         record_sha256=hashlib.sha256(record.to_json()).hexdigest(),
+        reasons=dict(sorted(Counter(reject.reason for reject in record.rejects).items())),
     )

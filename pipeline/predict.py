@@ -102,7 +102,9 @@ class Predictor:
 
     def _flow(self, rgb_THWC: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
         """Codes (T-1, 2H, W); only the ``wanted`` pairs are computed, the others stay 0 and are never looked at."""
-        gray, engine = to_gray(rgb_THWC), flow_engine(self.stored.flow_engine)
+        # The GPU's engine computes the same flow; without a GPU the CPU's is the fast one.
+        name = "numba" if self.stored.flow_engine == "torch" and not torch.cuda.is_available() else self.stored.flow_engine
+        gray, engine = to_gray(rgb_THWC), flow_engine(name, self.stored.flow_mode)
         codes = np.zeros((len(gray) - 1, 2 * gray.shape[1], gray.shape[2]), np.uint8)
         for t in wanted:
             codes[t] = quantise_flow(engine.flow(gray[t : t + 2]), self.stored.flow_bound)[0]

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -50,6 +51,10 @@ class SampleRecord:
     members: tuple[Member, ...]
     flow_saturation: float | None = None  # share of flow values beyond the bound
     flow_error_px: float | None = None  # mean |stored - computed| before video coding
+    flow_mean_px: float | None = None  # mean length of the flow vectors
+    decoded_frames: int | None = None  # pictures taken from the source, before its rate was made constant
+    source_width: int | None = None  # of the source's pictures, upright
+    source_height: int | None = None
 
     def member(self, name: str) -> Member:
         """The member with that webdataset extension; ManifestError names what there is."""
@@ -81,6 +86,7 @@ class ShardRecord:
     sha256: str
     samples: tuple[SampleRecord, ...]
     rejects: tuple[Reject, ...]
+    flow: dict[str, Any] | None = None  # engine, version, mode and parameters, where flow is stored
     version: int = RECORD_VERSION
 
     @property
@@ -106,25 +112,49 @@ class ShardRecord:
             raise ManifestError(f"{where} is not a shard record: {error!r}") from error
 
 
-def write_tar(path: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> None:
-    """Write samples, in the given order, as a deterministic webdataset tar.
+class TarBuilder:
+    """Writes a deterministic webdataset tar, sample by sample: members adjacent and sorted, mtime 0, no names of users.
 
-    Args:
-        path: local file to write.
-        samples: (key, {webdataset extension: bytes}); members are stored sorted by extension.
-
-    Raises:
-        ValueError: a key is outside the grammar or stands twice.
+    The bytes are those that the webdataset library's writer gives; this one takes files and never holds one in memory.
     """
-    import webdataset  # only writers need it: readers and the registered model must import without
 
-    seen: set[str] = set()
-    with webdataset.TarWriter(str(path), encoder=False, user="reciprocal", group="reciprocal", mode=0o444, mtime=0, compress=False) as writer:
+    def __init__(self, path: Path) -> None:
+        self._keys: set[str] = set()
+        self._name = path.name
+        self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by __exit__
+
+    def __enter__(self) -> TarBuilder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tar.close()
+
+    def add(self, key: str, members: Mapping[str, bytes | Path]) -> None:
+        """Append one sample.
+
+        Args:
+            members: webdataset extension to content, as bytes or as a local file.
+
+        Raises:
+            ValueError: the key is outside the grammar or stands twice.
+        """
+        if check_key(key) in self._keys:
+            raise ValueError(f"sample key {key!r} stands twice in {self._name}")
+        self._keys.add(key)
+        for name, content in sorted(members.items()):
+            with contextlib.ExitStack() as stack:
+                file = io.BytesIO(content) if isinstance(content, bytes) else stack.enter_context(content.open("rb"))
+                info = tarfile.TarInfo(f"{key}.{name}")
+                info.size = len(content) if isinstance(content, bytes) else content.stat().st_size
+                info.mode, info.uname, info.gname = 0o444, "reciprocal", "reciprocal"
+                self._tar.addfile(info, file)
+
+
+def write_tar(path: Path, samples: Sequence[tuple[str, Mapping[str, bytes | Path]]]) -> None:
+    """Write samples, in the given order, with ``TarBuilder``."""
+    with TarBuilder(path) as tar:
         for key, members in samples:
-            if check_key(key) in seen:
-                raise ValueError(f"sample key {key!r} stands twice in {path.name}")
-            seen.add(key)
-            writer.write({"__key__": key, **dict(sorted(members.items()))})
+            tar.add(key, members)
 
 
 def scan_tar(path: Path) -> list[tuple[str, int, int, tuple[Member, ...]]]:
@@ -134,7 +164,9 @@ def scan_tar(path: Path) -> list[tuple[str, int, int, tuple[Member, ...]]]:
         for info in tar:
             key, _, name = info.name.partition(".")
             raw.seek(info.offset_data)
-            crc32 = zlib.crc32(raw.read(info.size))
+            crc32, left = 0, info.size
+            while left and (block := raw.read(min(left, 1 << 20))):
+                crc32, left = zlib.crc32(block, crc32), left - len(block)
             end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
             if not samples or samples[-1][0] != key:
                 samples.append((key, info.offset, 0, []))

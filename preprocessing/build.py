@@ -1,133 +1,156 @@
 """One shard, from source videos to a committed record. No Ray here: a task of ``jobs.preprocess`` calls this once.
 
-    decode -> flow -> difference -> encode -> tar in a local folder -> read it back -> upload tar, index, and last the record
+    samples (``preprocessing.stages``) -> tar in a local folder -> read it back -> upload tar, index, and last the record
 
-The same sources and parameters give the same bytes, so an attempt that died half-way is simply repeated.
+The same sources and parameters give the same bytes, so an attempt that died half-way is simply repeated. A shard without
+a single sample has a record (its rejects must be counted) and no tar.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
+import json
 import logging
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 
-from pipeline.config.base import config_hash
+from pipeline.config.base import as_dict
 from pipeline.config.preprocess import StoredConfig
 from pipeline.errors import ManifestError, NotFoundError, ReciprocalError, RejectedSource
-from pipeline.sample import dequantise_flow, extension, quantise_diff, quantise_flow, sample_key
-from pipeline.shards import Reject, SampleRecord, ShardRecord, dali_index, file_sha256, sample_json, scan_tar, write_tar
+from pipeline.shards import Reject, SampleRecord, ShardRecord, TarBuilder, dali_index, file_sha256, scan_tar
 from pipeline.storage import Storage
 from preprocessing.annotations import Source
-from preprocessing.decode import decode_video
-from preprocessing.encode import VideoCodec, encode_gray, encode_rgb, stored_rate
-from preprocessing.flow import flow_engine, to_gray
+from preprocessing.flow import flow_engine
 from preprocessing.plan import ShardPlan
+from preprocessing.sources import SourceStore
+from preprocessing.stages import Sample, make_samples
+from preprocessing.work import StageTimes, disk_error
 
 log = logging.getLogger(__name__)
+_Written = tuple[SampleRecord, dict[str, tuple[int, int]]]  # with (bytes, crc32) of every member
+_NOTHING = hashlib.sha256().hexdigest()  # of a tar that does not exist
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
-    """A finished sample: its record without a place in a tar, and its members by webdataset extension."""
+class Recipe:
+    """What decides a shard's bytes beside its sources. Made once, on the driver."""
 
-    record: SampleRecord
-    members: Mapping[str, bytes]
+    classes: tuple[str, ...]
+    stored: StoredConfig
+    flow: dict | None
+    """``FlowEngine.describe()``; None where no flow is stored."""
+    parameter_hash: str
+
+    @classmethod
+    def of(cls, classes: Sequence[str], stored: StoredConfig) -> Recipe:
+        """The recipe of a configuration with the engine that is installed here."""
+        flow = flow_engine(stored.flow_engine, stored.flow_mode).describe() if "flow" in stored.modalities else None
+        return cls(classes=tuple(classes), stored=stored, flow=flow, parameter_hash=parameter_hash(stored, flow))
 
 
-def make_sample(source: Source, root: Path, classes: Sequence[str], stored: StoredConfig) -> Sample:
-    """Turn one source into one sample.
-
-    Raises:
-        RejectedSource: the source cannot become a sample; the reason is one of ``preprocessing.decode.REASONS``.
-    """
-    decoded = decode_video(
-        root / source.path, short_side=stored.short_side, fps=stored.fps, start_s=source.start_s, end_s=source.end_s, max_frames=stored.max_frames
-    )
-    frames, fps = decoded.frames_rgb_THWC, float(stored_rate(decoded.fps))
-    codec = VideoCodec(gop=stored.gop, crf=stored.crf)
-    members = {extension("rgb"): encode_rgb(frames, fps, codec)}
-    saturation = error_px = None
-    if "flow" in stored.modalities:
-        flow = flow_engine(stored.flow_engine).flow(to_gray(frames))
-        codes = quantise_flow(flow, stored.flow_bound)
-        members[extension("flow")] = encode_gray(codes, fps, codec)
-        # Rounded, because the last bits of a mean depend on the machine's vector width, and the record's bytes should not.
-        saturation = round(float(np.mean(np.abs(flow) > stored.flow_bound)), 6)
-        error_px = round(float(np.mean(np.abs(dequantise_flow(codes, stored.flow_bound) - flow))), 5)
-    if "diff" in stored.modalities:
-        members[extension("diff")] = encode_rgb(quantise_diff(frames), fps, codec)
-    key = sample_key(source.name)
-    num_frames, height, width = frames.shape[:3]
-    facts = {"key": key, "label": source.label, "num_frames": num_frames, "fps": fps, "width": width, "height": height, "source": source.name}
-    members["json"] = sample_json({**facts, "class": classes[source.label], "flow_bound": stored.flow_bound, "modalities": list(stored.modalities)})
-    record = SampleRecord(**facts, offset=0, size=0, members=(), flow_saturation=saturation, flow_error_px=error_px)
-    return Sample(record=record, members=members)
+def parameter_hash(stored: StoredConfig, flow: Mapping | None) -> str:
+    """sha256 (12 hex digits) of all parameters that change stored bytes, the flow engine's version and numbers included."""
+    return hashlib.sha256(json.dumps([as_dict(stored), flow], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def build_shard(
-    plan: ShardPlan, *, root: Path, classes: Sequence[str], stored: StoredConfig, storage: Storage, crashed: Mapping[str, str] | None = None
+    plan: ShardPlan,
+    *,
+    store: SourceStore,
+    recipe: Recipe,
+    storage: Storage,
+    crashed: Mapping[str, str] | None = None,
+    times: StageTimes | None = None,
+    progress: Callable[[Source], None] | None = None,
 ) -> ShardRecord:
     """Build, check and store one shard; every source of the plan ends as a sample or as a reject.
 
     Args:
-        root: folder the sources' paths are relative to.
         crashed: source name to detail, for sources known to take the decoder's process down: rejected unread.
+        times: what the stages cost is added to it while they run.
+        progress: called after every source, from another thread.
 
     Raises:
-        StorageError: the storage failed after its retries.
+        StorageError: the storage failed after its retries, or the local disk is full.
         ReciprocalError: a source broke something behind the decoder, or the tar did not read back as written.
     """
     cv2.setNumThreads(1)  # a task is one core
-    samples, rejects = [], []
-    for source in plan.sources:
+    times = times if times is not None else StageTimes()
+    crashed = crashed or {}
+    samples: list[_Written] = []
+    refused: dict[str, RejectedSource] = {s.name: store.refusal(s.path) for s in plan.missing}
+    refused |= {s.name: RejectedSource("crashed", crashed[s.name]) for s in plan.present if s.name in crashed}
+    with tempfile.TemporaryDirectory(prefix="reciprocal-", ignore_cleanup_errors=True) as name:
+        folder, tar = Path(name), Path(name) / f"{plan.name}.tar"
         try:
-            if crashed and source.name in crashed:
-                raise RejectedSource("crashed", crashed[source.name])
-            samples.append(make_sample(source, root, classes, stored))
-        except RejectedSource as error:
-            rejects.append(Reject(source=source.name, label=source.label, reason=error.reason, detail=error.detail))
-        except (ValueError, av.FFmpegError, cv2.error, ArithmeticError) as error:
-            raise ReciprocalError(f"{plan.path}: {source.name}: {type(error).__name__}: {error}") from error
-    with tempfile.TemporaryDirectory(prefix="reciprocal-") as folder:
-        tar = Path(folder) / f"{plan.name}.tar"
-        write_tar(tar, [(s.record.key, s.members) for s in samples])
+            with TarBuilder(tar) as builder:
+
+                def take(source: Source, made: Sample | RejectedSource) -> None:
+                    if isinstance(made, RejectedSource):
+                        refused[source.name] = made
+                    else:
+                        builder.add(made.record.key, made.members)
+                        samples.append((made.record, {name: _crc32(content) for name, content in made.members.items()}))
+                    if progress:
+                        progress(source)
+
+                todo = [s for s in plan.present if s.name not in crashed]
+                make_samples(todo, store, recipe.classes, recipe.stored, folder, take=take, times=times)
+        except OSError as error:
+            raise disk_error(plan.path, error) from error
+        except ReciprocalError as error:
+            raise type(error)(f"{plan.path}: {error}") from error
         record = ShardRecord(
             split=plan.split,
             name=plan.name,
-            parameter_hash=config_hash(stored),
+            parameter_hash=recipe.parameter_hash,
             sources_sha256=plan.sources_sha256,
-            size=tar.stat().st_size,
-            sha256=file_sha256(tar),
-            samples=_placed(samples, tar),
-            rejects=tuple(rejects),
+            size=tar.stat().st_size if samples else 0,
+            sha256=file_sha256(tar) if samples else _NOTHING,
+            samples=_placed(samples, tar) if samples else (),
+            rejects=tuple(
+                Reject(source=s.name, label=s.label, reason=refused[s.name].reason, detail=refused[s.name].detail) for s in plan.sources if s.name in refused
+            ),
+            flow=recipe.flow,
         )
-        verify_shard(record, tar, stored)
-        storage.write_file(f"{plan.path}.tar", tar)
-    if storage.size(f"{plan.path}.tar") != record.size:
-        raise ReciprocalError(f"{storage.uri}/{plan.path}.tar: stored with {storage.size(f'{plan.path}.tar')} bytes instead of {record.size}")
-    storage.write(f"{plan.path}.idx", dali_index(record))
-    storage.write(f"{plan.path}.json", record.to_json())  # last: without it the shard does not exist
+        if len(record.samples) + len(record.rejects) != len(plan.sources):
+            raise ReciprocalError(f"{plan.path}: {len(plan.sources)} sources went in, {len(record.samples)} samples and {len(record.rejects)} rejects came out")
+        with times.measure("store_s"):
+            _commit(record, tar, storage)
     return record
 
 
-def committed_record(plan: ShardPlan, stored: StoredConfig, storage: Storage) -> ShardRecord | None:
+def _commit(record: ShardRecord, tar: Path, storage: Storage) -> None:
+    """Tar and index, and the record last: without it the shard does not exist."""
+    if record.samples:
+        storage.write_file(f"{record.path}.tar", tar)
+        if (size := storage.size(f"{record.path}.tar")) != record.size:
+            raise ReciprocalError(f"{storage.uri}/{record.path}.tar: stored with {size} bytes instead of {record.size}")
+        storage.write(f"{record.path}.idx", dali_index(record))
+    else:  # of an earlier attempt, when there were samples
+        storage.delete(f"{record.path}.tar")
+        storage.delete(f"{record.path}.idx")
+    storage.write(f"{record.path}.json", record.to_json())
+
+
+def committed_record(plan: ShardPlan, recipe: Recipe, storage: Storage) -> ShardRecord | None:
     """The record of a shard that an earlier run finished with the same sources and parameters, else None.
 
     The record counts only while its tar and index are there, and the tar has its size.
     """
     try:
         record = ShardRecord.from_json(storage.read(f"{plan.path}.json"), f"{plan.path}.json")
-        same = (record.split, record.name, record.parameter_hash, record.sources_sha256) == (plan.split, plan.name, config_hash(stored), plan.sources_sha256)
-        whole = same and storage.size(f"{plan.path}.tar") == record.size and storage.exists(f"{plan.path}.idx")
+        asked = (plan.split, plan.name, recipe.parameter_hash, plan.sources_sha256)
+        whole = (record.split, record.name, record.parameter_hash, record.sources_sha256) == asked
+        if whole and record.samples:
+            whole = storage.size(f"{plan.path}.tar") == record.size and storage.exists(f"{plan.path}.idx")
     except NotFoundError:
         return None
     except ManifestError as error:
@@ -136,57 +159,37 @@ def committed_record(plan: ShardPlan, stored: StoredConfig, storage: Storage) ->
     return record if whole else None
 
 
-def _placed(samples: Sequence[Sample], tar: Path) -> tuple[SampleRecord, ...]:
+def _crc32(content: bytes | Path) -> tuple[int, int]:
+    """(bytes, crc32)."""
+    if isinstance(content, bytes):
+        return len(content), zlib.crc32(content)
+    crc32 = 0
+    with content.open("rb") as file:
+        while block := file.read(1 << 20):
+            crc32 = zlib.crc32(block, crc32)
+    return content.stat().st_size, crc32
+
+
+def _placed(samples: Sequence[_Written], tar: Path) -> tuple[SampleRecord, ...]:
     """The samples' records with the places found by reading the tar; what is found must be what was written."""
     found = scan_tar(tar)
-    if [key for key, *_ in found] != [s.record.key for s in samples]:
+    if [key for key, *_ in found] != [record.key for record, _ in samples]:
         raise ReciprocalError(f"{tar.name}: {len(found)} samples read back, {len(samples)} written")
     records = []
-    for sample, (key, offset, size, members) in zip(samples, found, strict=True):
-        if {m.name: (m.size, m.crc32) for m in members} != {name: (len(data), zlib.crc32(data)) for name, data in sample.members.items()}:
+    for (record, written), (key, offset, size, members) in zip(samples, found, strict=True):
+        if {m.name: (m.size, m.crc32) for m in members} != written:
             raise ReciprocalError(f"{tar.name}: sample {key} does not read back as it was written")
-        records.append(dataclasses.replace(sample.record, offset=offset, size=size, members=members))
+        records.append(dataclasses.replace(record, offset=offset, size=size, members=members))
     return tuple(records)
 
 
-def verify_shard(record: ShardRecord, tar: Path, stored: StoredConfig) -> None:
-    """Decode every stored video of a local tar and compare its size and its number of frames with the record.
-
-    Raises:
-        ReciprocalError: naming the sample and the member.
-    """
-    with tar.open("rb") as file:
-        for sample in record.samples:
-            for modality in stored.modalities:
-                member = sample.member(extension(modality))
-                file.seek(member.offset)
-                found = _video_shape(file.read(member.size))
-                expected = (
-                    sample.num_frames - (modality != "rgb"),
-                    sample.height * (2 if modality == "flow" else 1),  # u above v
-                    sample.width,
-                )
-                if found != expected:
-                    raise ReciprocalError(f"{record.path}: {sample.key}.{member.name} decodes to (frames, height, width) {found} instead of {expected}")
-
-
-def _video_shape(data: bytes) -> tuple[int, int, int]:
-    try:
-        with av.open(io.BytesIO(data), "r") as container:
-            stream = container.streams.video[0]
-            stream.thread_count = 1
-            shapes = [(frame.height, frame.width) for frame in container.decode(stream)]
-    except av.FFmpegError as error:
-        raise ReciprocalError(f"a stored video cannot be decoded: {error}") from error
-    if len(set(shapes)) != 1:
-        raise ReciprocalError(f"a stored video decodes to pictures of the sizes {sorted(set(shapes))}")
-    return len(shapes), *shapes[0]
+_DECISIVE = ("annotations/__init__.py", "build.py", "clip.py", "clock.py", "decode.py", "encode.py", "flow.py", "plan.py", "stages.py", "tvl1/*.py")
 
 
 def code_version() -> str:
     """What made the bytes: a hash of the code that decides them, and the versions of the libraries under it."""
     digest = hashlib.sha256()
     here = Path(__file__).resolve().parent
-    for path in [*sorted(here.glob("*.py")), here.parent / "pipeline/sample.py", here.parent / "pipeline/shards.py"]:
+    for path in [*sorted(p for pattern in _DECISIVE for p in here.glob(pattern)), here.parent / "pipeline/sample.py", here.parent / "pipeline/shards.py"]:
         digest.update(path.read_bytes())
     return f"{digest.hexdigest()[:12]} opencv-{cv2.__version__} av-{av.__version__} numpy-{np.__version__}"

@@ -6,9 +6,13 @@ design notes. Quality ``crf`` at speed ``cpu-used 8``: encoding costs a hundredt
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
 
 import av
 import numpy as np
@@ -49,74 +53,99 @@ def _options(codec: VideoCodec) -> dict[str, str]:
     }
 
 
-def _encode(frames: list[av.VideoFrame], fps: float, codec: VideoCodec, *, full_range: bool) -> bytes:
-    buffer = io.BytesIO()
-    # bitexact: no creation time and no library version in the file. faststart would need a second pass and a
-    # reader of a whole member gains nothing from it.
-    with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libvpx-vp9", rate=stored_rate(fps), options=_options(codec))
-        stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
-        context = stream.codec_context
+class VideoWriter:
+    """Writes one stored video, pictures at a time; closing it finishes the file.
+
+    Args:
+        target: local file to write, or a binary buffer.
+        kind: ``rgb``: colour frames (RGB, or RGB differences around 128), stored as BT.601 limited range, and tagged so,
+            because that is what every decoder assumes for a video of this size when it does not read the tag.
+            ``gray``: 8-bit codes that decoders give back over the whole range 0..255. The codes are the luma plane
+            itself, in a video tagged full range with neutral colour: nothing is scaled on the way in, and a decoder that
+            asks for grey or RGB scales nothing on the way out.
+        size: (width, height), both even.
+    """
+
+    def __init__(self, target: Path | io.BytesIO, kind: Literal["rgb", "gray"], size: tuple[int, int], fps: float, codec: VideoCodec) -> None:
+        self._kind, self._size, self._rate, self._count = kind, size, stored_rate(fps), 0
+        if size[0] % 2 or size[1] % 2:
+            raise ValueError(f"expected even width and height, got {size}")
+        # bitexact: no creation time and no library version in the file. faststart would need a second pass and a
+        # reader of a whole member gains nothing from it.
+        self._container = av.open(target if isinstance(target, io.BytesIO) else str(target), "w", format="mp4", container_options={"fflags": "+bitexact"})
+        self._stream = self._container.add_stream("libvpx-vp9", rate=self._rate, options=_options(codec))
+        self._stream.width, self._stream.height, self._stream.pix_fmt = *size, "yuv420p"
+        context = self._stream.codec_context
         context.gop_size = codec.gop
-        context.color_range = ColorRange.JPEG if full_range else ColorRange.MPEG
+        context.color_range = ColorRange.JPEG if kind == "gray" else ColorRange.MPEG
         context.colorspace = Colorspace.ITU601
         context.color_primaries = ColorPrimaries.SMPTE170M
         context.color_trc = ColorTrc.SMPTE170M
-        for index, frame in enumerate(frames):
-            frame.pts, frame.time_base = index, 1 / stored_rate(fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return buffer.getvalue()
+        self._neutral = np.full((size[1] // 2, size[0]), 128, np.uint8)  # U and V, in PyAV's planar layout
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def write(self, pictures: np.ndarray) -> None:
+        """Append (T, H, W, 3) uint8 (``rgb``) or (T, H, W) uint8 (``gray``); T >= 1. ValueError: another shape or dtype, naming it."""
+        _check(pictures, 4 if self._kind == "rgb" else 3, self._size)
+        for picture in pictures:
+            frame = self._rgb(picture) if self._kind == "rgb" else self._gray(picture)
+            frame.pts, frame.time_base = self._count, 1 / self._rate
+            self._count += 1
+            self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def abandon(self) -> None:
+        """Give the file up: what it holds is of no use, so no error of closing it matters."""
+        with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+            self._container.close()
+
+    def _rgb(self, picture: np.ndarray) -> av.VideoFrame:
+        return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
+            format="yuv420p", src_colorspace=Colorspace.ITU601, dst_colorspace=Colorspace.ITU601, src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG, interpolation=EXACT_COLOUR
+        )
+
+    def _gray(self, picture: np.ndarray) -> av.VideoFrame:
+        frame = av.VideoFrame.from_ndarray(np.concatenate([picture, self._neutral]), format="yuv420p")
+        frame.color_range = ColorRange.JPEG
+        frame.colorspace = Colorspace.ITU601
+        return frame
 
 
 def encode_rgb(frames_rgb_THWC: np.ndarray, fps: float, codec: VideoCodec) -> bytes:
-    """Encode colour frames (RGB, or RGB differences around 128).
-
-    Stored as BT.601 limited range, and tagged so. BT.601 because that is what every decoder assumes for a video of
-    this size when it does not read the tag.
-
-    Args:
-        frames_rgb_THWC: (T, H, W, 3) uint8, T >= 1, H and W even.
-
-    Raises:
-        ValueError: another shape or dtype, naming it.
-    """
+    """Encode colour frames (T, H, W, 3) uint8, T >= 1, H and W even, at once; see ``VideoWriter``. ValueError: another shape or dtype."""
     _check(frames_rgb_THWC, 4)
-    frames = []
-    for rgb in frames_rgb_THWC:
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        frames.append(
-            frame.reformat(
-                format="yuv420p", src_colorspace=Colorspace.ITU601, dst_colorspace=Colorspace.ITU601, src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG, interpolation=EXACT_COLOUR
-            )
-        )
-    return _encode(frames, fps, codec, full_range=False)
+    return _encode(frames_rgb_THWC, "rgb", fps, codec)
 
 
 def encode_gray(codes_THW: np.ndarray, fps: float, codec: VideoCodec) -> bytes:
-    """Encode pictures of 8-bit codes so that decoders give the codes back over the whole range 0..255.
-
-    The codes are the luma plane itself, in a video tagged full range with neutral colour: nothing is scaled on the
-    way in, and a decoder that asks for grey or RGB scales nothing on the way out.
-
-    Args:
-        codes_THW: (T, H, W) uint8, T >= 1, H and W even.
-
-    Raises:
-        ValueError: another shape or dtype, naming it.
-    """
+    """Encode pictures of 8-bit codes (T, H, W) uint8, T >= 1, H and W even, at once; see ``VideoWriter``. ValueError: another shape or dtype."""
     _check(codes_THW, 3)
-    height, width = codes_THW.shape[1:]
-    neutral = np.full((height // 2, width), 128, np.uint8)  # U and V, in PyAV's planar layout
-    frames = [av.VideoFrame.from_ndarray(np.concatenate([codes, neutral]), format="yuv420p") for codes in codes_THW]
-    for frame in frames:
-        frame.color_range = ColorRange.JPEG
-        frame.colorspace = Colorspace.ITU601
-    return _encode(frames, fps, codec, full_range=True)
+    return _encode(codes_THW, "gray", fps, codec)
 
 
-def _check(frames: np.ndarray, ndim: int) -> None:
+def _encode(pictures: np.ndarray, kind: Literal["rgb", "gray"], fps: float, codec: VideoCodec) -> bytes:
+    buffer = io.BytesIO()
+    with VideoWriter(buffer, kind, (pictures.shape[2], pictures.shape[1]), fps, codec) as writer:
+        writer.write(pictures)
+    return buffer.getvalue()
+
+
+def _check(frames: np.ndarray, ndim: int, size: tuple[int, int] | None = None) -> None:
     shape = "(T, H, W, 3)" if ndim == 4 else "(T, H, W)"
     ok = frames.ndim == ndim and frames.dtype == np.uint8 and (ndim == 3 or frames.shape[-1] == 3)
     if not ok or frames.shape[0] < 1 or frames.shape[1] % 2 or frames.shape[2] % 2:
         raise ValueError(f"expected uint8 {shape} with T >= 1 and even H and W, got {frames.dtype} {frames.shape}")
+    if size and (frames.shape[2], frames.shape[1]) != size:
+        raise ValueError(f"expected pictures of {size[0]}x{size[1]}, got {frames.shape[2]}x{frames.shape[1]}")

@@ -17,7 +17,10 @@ class StoredConfig:
     fps: float = 0.0
     """Constant frame rate of stored videos; 0 keeps the source's average rate."""
     modalities: tuple[Literal["rgb", "flow", "diff"], ...] = ("rgb", "flow", "diff")
-    flow_engine: Literal["opencv"] = "opencv"
+    flow_engine: Literal["opencv", "numba", "torch"] = "numba"
+    """Which implementation of TV-L1: OpenCV's, ours for the CPU, or ours for the GPU. Commands set it by --flow-engine."""
+    flow_mode: Literal["tvl1", "tvl1-fast"] = "tvl1"
+    """tvl1: the exact algorithm. tvl1-fast: less exact and faster, labelled so in every record."""
     flow_bound: float = 20.0
     """Flow is clipped to +-bound pixels before it is quantised to 8 bits."""
     gop: int = 16

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import hashlib
 import io
 import json
 import tarfile
@@ -17,13 +20,17 @@ from pipeline.errors import ReciprocalError, RejectedSource, StorageError
 from pipeline.sample import dequantise_flow, sample_key
 from pipeline.shards import split_members
 from pipeline.storage import LocalStorage
-from preprocessing import build
+from preprocessing import clip, stages
 from preprocessing.annotations import Annotations, Source
-from preprocessing.build import build_shard, committed_record, make_sample, verify_shard
+from preprocessing.build import Recipe, build_shard, committed_record
+from preprocessing.clip import check_video
 from preprocessing.decode import decode_video
-from preprocessing.flow import OpenCVTVL1, to_gray
+from preprocessing.flow import FlowEngine, flow_engine, to_gray
 from preprocessing.plan import ShardPlan, plan_shards
+from preprocessing.sources import open_sources
+from preprocessing.stages import Sample, make_samples
 from preprocessing.synthetic import SyntheticConfig, draw_clip, write_h264
+from preprocessing.work import StageTimes
 
 PLAIN = StoredConfig(short_side=32, modalities=("rgb", "diff"))
 CLASSES = ("stripes_rise", "stripes_sink")
@@ -44,7 +51,13 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def plan(videos: Path) -> ShardPlan:
     rows = (("A/one.mp4", 0), ("A/page.mp4", 0), ("B/two.mp4", 1), ("B/gone.mp4", 1))
-    return plan_shards(Annotations(classes=CLASSES, sources=tuple(Source(path=p, label=n, split="train") for p, n in rows)), videos, 8)[0]
+    return planned(tuple(Source(path=p, label=n, split="train") for p, n in rows), videos)
+
+
+def planned(sources: tuple[Source, ...], videos: Path) -> ShardPlan:
+    """The one shard of these sources."""
+    (plan,) = plan_shards(Annotations(classes=CLASSES, sources=sources), open_sources(str(videos)).sizes({s.path for s in sources}), 8)
+    return plan
 
 
 class Watched(LocalStorage):
@@ -63,7 +76,19 @@ class Watched(LocalStorage):
 
 
 def run(plan: ShardPlan, videos: Path, storage: LocalStorage, stored: StoredConfig = PLAIN, **kwargs):
-    return build_shard(plan, root=videos, classes=CLASSES, stored=stored, storage=storage, **kwargs)
+    return build_shard(plan, store=open_sources(str(videos)), recipe=Recipe.of(CLASSES, stored), storage=storage, **kwargs)
+
+
+def make_one(source: Source, videos: Path, stored: StoredConfig, folder: Path) -> tuple[Sample, dict[str, bytes]] | RejectedSource:
+    """One source's sample and its members' bytes, or its reject."""
+    out = []
+
+    def take(_, made):
+        out.append(made if isinstance(made, RejectedSource) else (made, {n: m if isinstance(m, bytes) else m.read_bytes() for n, m in made.members.items()}))
+
+    make_samples([source], open_sources(str(videos)), CLASSES, stored, folder, take=take, times=StageTimes())
+    assert not list(folder.iterdir())
+    return out[0]
 
 
 def test_every_input_ends_as_sample_or_reject(plan, videos, tmp_path):
@@ -72,7 +97,7 @@ def test_every_input_ends_as_sample_or_reject(plan, videos, tmp_path):
     assert {s.source for s in record.samples} == {"A/one.mp4", "B/two.mp4"}
     assert {(r.source, r.label, r.reason) for r in record.rejects} == {("A/page.mp4", 0, "not_video"), ("B/gone.mp4", 1, "missing")}
     assert storage.written == ["train/shard-000000.tar", "train/shard-000000.idx", "train/shard-000000.json"]
-    assert committed_record(plan, PLAIN, storage) == record
+    assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) == record
 
 
 def test_the_tar_is_a_webdataset(plan, videos, tmp_path):
@@ -102,15 +127,16 @@ def test_the_tar_is_a_webdataset(plan, videos, tmp_path):
         assert all(m.mtime == 0 for m in archive)
 
 
-def test_stored_flow_is_the_flow_of_the_stored_size(videos):
+def test_stored_flow_is_the_flow_of_the_stored_size(videos, tmp_path):
     stored = StoredConfig(short_side=32, modalities=("rgb", "flow"), flow_bound=10.0)
-    sample = make_sample(Source(path="A/one.mp4", label=0, split="train"), videos, CLASSES, stored)
-    flow = OpenCVTVL1().flow(to_gray(decode_video(videos / "A/one.mp4", short_side=32).frames_rgb_THWC))
-    with av.open(io.BytesIO(sample.members["flow.mp4"])) as container:
+    sample, members = make_one(Source(path="A/one.mp4", label=0, split="train"), videos, stored, tmp_path)
+    flow = flow_engine("numba").flow(to_gray(decode_video(videos / "A/one.mp4", short_side=32).frames_rgb_THWC))
+    with av.open(io.BytesIO(members["flow.mp4"])) as container:
         codes = np.stack([f.to_ndarray(format="gray") for f in container.decode(video=0)])
     back = dequantise_flow(codes, 10.0)
     assert back.shape == flow.shape
     assert np.abs(back - np.clip(flow, -10, 10)).mean() < 0.12
+    assert sample.record.flow_mean_px == pytest.approx(float(np.hypot(flow[:, 0], flow[:, 1]).mean()), abs=1e-4)
     assert sample.record.flow_saturation == pytest.approx(float((np.abs(flow) > 10).mean()), abs=1e-6)
     step = 20 / 255
     assert 0.15 * step < sample.record.flow_error_px < 0.35 * step  # rounding alone has a mean error of a quarter of a step
@@ -131,24 +157,24 @@ def test_no_record_no_shard(plan, videos, tmp_path, ending):
     with pytest.raises(StorageError, match="injected"):
         run(plan, videos, Watched(tmp_path / "out", fail_at=ending))
     storage = Watched(tmp_path / "out")
-    assert committed_record(plan, PLAIN, storage) is None
-    assert run(plan, videos, storage) == committed_record(plan, PLAIN, storage)  # and a second attempt mends it
+    assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) is None
+    assert run(plan, videos, storage) == committed_record(plan, Recipe.of(CLASSES, PLAIN), storage)  # and a second attempt mends it
 
 
 def test_a_record_counts_only_with_its_parameters_sources_and_tar(plan, videos, tmp_path):
     storage = Watched(tmp_path / "out")
     run(plan, videos, storage)
-    assert committed_record(plan, StoredConfig(short_side=32, modalities=("rgb", "diff"), crf=30), storage) is None
-    other = ShardPlan(split=plan.split, name=plan.name, sources=plan.sources, sources_sha256="0" * 64)
-    assert committed_record(other, PLAIN, storage) is None
+    assert committed_record(plan, Recipe.of(CLASSES, StoredConfig(short_side=32, modalities=("rgb", "diff"), crf=30)), storage) is None
+    other = dataclasses.replace(plan, sources_sha256="0" * 64)
+    assert committed_record(other, Recipe.of(CLASSES, PLAIN), storage) is None
     tar = tmp_path / "out/train/shard-000000.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:-512])
-    assert committed_record(plan, PLAIN, storage) is None
+    assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) is None
     tar.write_bytes(whole)
-    assert committed_record(plan, PLAIN, storage) is not None
+    assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) is not None
     (tmp_path / "out/train/shard-000000.json").write_text("{}")
-    assert committed_record(plan, PLAIN, storage) is None
+    assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) is None
 
 
 def test_a_source_that_kills_the_decoder_is_rejected_unread(plan, videos, tmp_path):
@@ -158,14 +184,13 @@ def test_a_source_that_kills_the_decoder_is_rejected_unread(plan, videos, tmp_pa
 
 
 def test_reading_back_finds_a_video_that_is_not_what_the_record_says(plan, videos, tmp_path, monkeypatch):
-    real = build.encode_rgb
+    class Forgetful(clip.VideoWriter):
+        def write(self, pictures):
+            super().write(pictures[:-1])
 
-    def drop_last(frames, fps, codec):
-        return real(frames[:-1], fps, codec)
-
-    monkeypatch.setattr(build, "encode_rgb", drop_last)
+    monkeypatch.setattr(clip, "VideoWriter", Forgetful)
     storage = Watched(tmp_path / "out")
-    with pytest.raises(ReciprocalError, match=r"one-\w+.rgb.mp4 decodes to .*\(7|rgb.mp4 decodes to"):
+    with pytest.raises(ReciprocalError, match=r"train/shard-000000: [AB]/\w+.mp4: rgb.mp4 decodes to .*instead of"):
         run(plan, videos, storage)
     assert storage.written == []
 
@@ -174,39 +199,72 @@ def test_a_fault_behind_the_decoder_names_the_source(plan, videos, tmp_path, mon
     def broken(frames):
         raise ValueError("injected")
 
-    monkeypatch.setattr(build, "quantise_diff", broken)
+    monkeypatch.setattr(stages, "quantise_diff", broken)
     with pytest.raises(ReciprocalError, match=r"train/shard-000000: [AB]/\w+.mp4: ValueError: injected"):
         run(plan, videos, Watched(tmp_path / "out"))
 
 
-def test_a_shard_of_rejects_alone_is_a_shard(videos, tmp_path):
-    plan = plan_shards(Annotations(classes=CLASSES, sources=(Source(path="A/page.mp4", label=0, split="train"),)), videos, 8)[0]
+@pytest.mark.parametrize("where", [(clip.VideoWriter, "write"), (clip.VideoWriter, "close")], ids=["while encoding", "at the end"])
+def test_a_full_disk_is_the_storages_fault_and_not_the_videos(plan, videos, tmp_path, monkeypatch, where):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*where, full)
     storage = Watched(tmp_path / "out")
+    with pytest.raises(StorageError, match=r"no space left in the folder for temporary files.*TMPDIR"):
+        run(plan, videos, storage)
+    assert storage.written == []
+
+
+def test_blocks_do_not_show(videos, tmp_path, monkeypatch):
+    source, stored = Source(path="A/one.mp4", label=0, split="train"), StoredConfig(short_side=32)
+    whole = make_one(source, videos, stored, tmp_path)
+    for size in (2, 3, 5):
+        monkeypatch.setattr(FlowEngine, "block_frames", size)
+        cut = make_one(source, videos, stored, tmp_path)
+        assert (cut[0].record, cut[1]) == (whole[0].record, whole[1]), f"blocks of {size} frames"
+
+
+def test_a_shard_of_rejects_alone_has_a_record_and_no_tar(videos, tmp_path):
+    plan = planned((Source(path="A/page.mp4", label=0, split="train"),), videos)
+    storage = Watched(tmp_path / "out")
+    storage.write("train/shard-000000.tar", b"of an earlier attempt")
     record = run(plan, videos, storage)
-    assert (len(record.samples), len(record.rejects)) == (0, 1)
-    assert committed_record(plan, PLAIN, storage) == record
+    assert (len(record.samples), len(record.rejects), record.size, record.sha256) == (0, 1, 0, hashlib.sha256(b"").hexdigest())
+    assert list(storage.list("train/")) == ["train/shard-000000.json"]
+    assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) == record
 
 
 def test_parts_of_one_file_are_different_samples(videos, tmp_path):
     parts = tuple(Source(path="A/one.mp4", label=0, split="train", start_s=s, end_s=e) for s, e in ((0.0, 0.15), (0.15, 0.35), (5.0, 6.0)))
-    plan = plan_shards(Annotations(classes=CLASSES, sources=parts), videos, 8)[0]
-    record = run(plan, videos, Watched(tmp_path / "out"))
+    record = run(planned(parts, videos), videos, Watched(tmp_path / "out"))
     assert {s.key for s in record.samples} == {sample_key("A/one.mp4#0-0.15"), sample_key("A/one.mp4#0.15-0.35")}
     assert [(r.source, r.reason) for r in record.rejects] == [("A/one.mp4#5-6", "no_frames")]
 
 
-def test_make_sample_raises_the_reject(videos):
-    with pytest.raises(RejectedSource, match="missing: no such file"):
-        make_sample(Source(path="A/none.mp4", label=0, split="train"), videos, CLASSES, PLAIN)
+def test_a_source_without_a_sample_leaves_nothing_behind(videos, tmp_path):
+    made = make_one(Source(path="A/none.mp4", label=0, split="train"), videos, PLAIN, tmp_path)
+    assert isinstance(made, RejectedSource)
+    assert str(made).startswith("missing")
 
 
-def test_verify_reads_the_file_itself(plan, videos, tmp_path):
+def test_the_record_tells_where_a_sample_came_from(plan, videos, tmp_path):
+    record = run(plan, videos, Watched(tmp_path / "out"), StoredConfig(short_side=32))
+    for sample in record.samples:
+        with av.open(str(videos / sample.source)) as source:
+            stream = source.streams.video[0]
+            assert (sample.source_width, sample.source_height, sample.decoded_frames) == (stream.width, stream.height, sum(1 for _ in source.decode(stream)))
+    assert record.flow == flow_engine("numba").describe()
+    assert record.parameter_hash != Recipe.of(CLASSES, StoredConfig(short_side=32, flow_engine="opencv")).parameter_hash
+
+
+def test_check_video_decodes(plan, videos, tmp_path):
     record = run(plan, videos, Watched(tmp_path / "out"))
-    tar = tmp_path / "out/train/shard-000000.tar"
-    verify_shard(record, tar, PLAIN)
-    member = record.samples[0].member("rgb.mp4")
-    data = bytearray(tar.read_bytes())
-    data[member.offset : member.offset + member.size] = bytes(member.size)
-    tar.write_bytes(data)
+    sample, data = record.samples[0], (tmp_path / "out/train/shard-000000.tar").read_bytes()
+    member = sample.member("rgb.mp4")
+    video = data[member.offset : member.offset + member.size]
+    check_video(video, "rgb", sample.num_frames, sample.width, sample.height)
+    with pytest.raises(ReciprocalError, match=r"decodes to \(frames, height, width\)"):
+        check_video(video, "diff", sample.num_frames, sample.width, sample.height)
     with pytest.raises(ReciprocalError, match="cannot be decoded"):
-        verify_shard(record, tar, PLAIN)
+        check_video(bytes(len(video)), "rgb", sample.num_frames, sample.width, sample.height)

@@ -8,13 +8,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import RejectedSource
-from preprocessing.decode import REASONS, constant_rate, decode_video, resize_rgb, stored_size
+from preprocessing.clock import constant_rate
+from preprocessing.decode import REASONS, VideoReader, decode_video, resize_rgb, stored_size
 
 
 def levels(frames: np.ndarray) -> list[int]:
@@ -74,6 +76,33 @@ def test_part_of_a_file(make_video, gray_levels, name):
     assert levels(decode_video(path, short_side=48, start_s=1.8).frames_rgb_THWC) == list(range(45, 50))
     with pytest.raises(RejectedSource, match=r"no_frames: no picture from 9"):
         decode_video(path, short_side=48, start_s=9.0, end_s=10.0)
+
+
+def test_frames_come_one_at_a_time(make_video, gray_levels):
+    path = make_video("long.mkv", gray_levels(50))
+    with VideoReader(path, short_side=48) as video:
+        frames = iter(video)
+        first = [next(frames).copy() for _ in range(3)]
+        assert video.decoded_frames <= 5, "decoding must not run ahead of what is asked for"
+        assert video.source_size == (64, 48)
+        assert video.fps == pytest.approx(25)
+    assert levels(np.stack(first)) == [0, 1, 2]
+
+
+def test_a_stream_that_changes_its_size_keeps_that_of_its_first_picture(tmp_path, gray_levels):
+    pictures = [*gray_levels(6), *np.full((6, 48, 96, 3), 90, np.uint8)]  # a broadcast that switches to wide pictures
+    with av.open(str(tmp_path / "both.mkv"), "w") as target:
+        stream = target.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj444p"
+        for i, picture in enumerate(pictures):
+            packet = av.Packet(cv2.imencode(".jpg", picture)[1].tobytes())
+            packet.pts = packet.dts = 40 * i
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 1000), stream, True
+            target.mux(packet)
+    frames = decode_video(tmp_path / "both.mkv", short_side=48).frames_rgb_THWC
+    assert frames.shape == (12, 48, 64, 3)
+    assert levels(frames[:6]) == list(range(6))
+    assert np.abs(frames[6:].astype(int) - 90).mean() < 3
 
 
 def test_max_frames_counts_returned_frames(make_video, gray_levels):
@@ -177,6 +206,12 @@ def test_a_file_cut_off_behind_its_index_is_truncated(make_video, gray_levels):
     with pytest.raises(RejectedSource) as caught:
         decode_video(data[: data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2], short_side=32)
     assert caught.value.reason in {"truncated", "decode_error"}
+    half = data[: data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 2]
+    with pytest.raises(RejectedSource) as caught:  # lists that name a part of every file must not hide it
+        decode_video(half, short_side=32, start_s=0.0, end_s=10.0)
+    assert caught.value.reason in {"truncated", "decode_error"}
+    assert len(decode_video(half, short_side=32, start_s=0.0, end_s=0.2).frames_rgb_THWC) == 5  # what is asked for is there
+    assert len(decode_video(data, short_side=32, start_s=1.0, end_s=10.0).frames_rgb_THWC) == 25
 
 
 GOOD_ODD = {  # frames as FFmpeg's own count in the list that comes with the files

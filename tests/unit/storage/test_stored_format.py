@@ -36,6 +36,20 @@ def test_same_samples_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
 
+def test_bytes_are_those_of_webdatasets_own_writer(tmp_path: Path) -> None:
+    files = []
+    for key, members in SAMPLES:  # half of the members as files: they are never read whole
+        for name, data in members.items():
+            (tmp_path / f"{key}.{name}").write_bytes(data)
+        files.append((key, {n: (tmp_path / f"{key}.{n}") if n.endswith("mp4") else d for n, d in members.items()}))
+    write_tar(tmp_path / "ours.tar", files)
+    options = {"encoder": False, "user": "reciprocal", "group": "reciprocal", "mode": 0o444, "mtime": 0, "compress": False}
+    with webdataset.TarWriter(str(tmp_path / "theirs.tar"), **options) as writer:
+        for key, members in SAMPLES:
+            writer.write({"__key__": key, **dict(sorted(members.items()))})
+    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+
+
 def test_webdataset_reads_what_we_wrote(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", SAMPLES)
     read = [{k: v for k, v in s.items() if not k.startswith("__")} | {"key": s["__key__"]} for s in webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False)]
