@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,16 +29,16 @@ def _poison_setup() -> None:
     """Runs in every worker: a file whose name says so takes the process down, as a crash inside a decoder does."""
     import os
 
-    from preprocessing import build
+    from preprocessing import stages
 
-    real = build.decode_video
+    real = stages.VideoReader
 
-    def decode_or_die(source, **kwargs):
+    def read_or_die(source, **kwargs):
         if "poison" in str(source):
             os._exit(139)
         return real(source, **kwargs)
 
-    build.decode_video = decode_or_die
+    stages.VideoReader = read_or_die
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,7 +70,7 @@ def ready(toy: Path, tmp_path: Path) -> Path:
 
 
 def config(work: Path, tmp_path: Path, **changes) -> PreprocessConfig:
-    fields = {"format": "ucf101", "source": str(work / "videos"), "annotations": str(work), "out": f"file://{tmp_path}/out", "samples_per_shard": 3, "max_rejects": 2, "stored": PLAIN}
+    fields = {"format": "ucf101", "source": str(work / "videos"), "annotations": str(work), "out": f"file://{tmp_path}/out", "samples_per_shard": 3, "max_rejects": "1", "stored": PLAIN}
     return PreprocessConfig(**{**fields, **changes})
 
 
@@ -92,7 +93,8 @@ def test_a_whole_run_and_what_a_second_one_does(ready, tmp_path, capsys):
     for entry in manifest.shards:
         assert hashlib.sha256((tmp_path / "out" / f"{entry.path}.tar").read_bytes()).hexdigest() == entry.sha256
     text = capsys.readouterr().out
-    assert "10 videos = 8 samples + 2 rejected" in text
+    assert "10 videos = 8 samples + 2 rejected (1 missing, 1 for other reasons)" in text
+    assert "1 of 10 videos are missing, in 1 classes" in text
     assert manifest.digest in text
 
     before = snapshot(tmp_path / "out")
@@ -110,7 +112,7 @@ def test_a_whole_run_and_what_a_second_one_does(ready, tmp_path, capsys):
         preprocess(config(ready, tmp_path, stored=StoredConfig(short_side=32, modalities=("rgb", "diff"), crf=30)))
     with pytest.raises(UserError, match=r"made of other videos \(or of another --samples-per-shard\)"):
         preprocess(config(ready, tmp_path, samples_per_shard=6))
-    with pytest.raises(UserError, match=r"is data set 'out' with 2 classes, not 'new'"):
+    with pytest.raises(UserError, match=r"made as data set 'out' with 2 classes, not 'new'"):
         preprocess(config(ready, tmp_path, name="new"))
     assert {k: v[0] for k, v in snapshot(tmp_path / "out").items()} == {k: v[0] for k, v in before.items()}
 
@@ -122,8 +124,8 @@ def test_a_whole_run_and_what_a_second_one_does(ready, tmp_path, capsys):
 
 
 def test_an_interrupted_run_goes_on(ready, tmp_path, capsys):
-    with pytest.raises(ReciprocalError, match=r"rejected sources, only 0 more were allowed|more than 0: mend them"):
-        preprocess(config(ready, tmp_path, max_rejects=0))
+    with pytest.raises(ReciprocalError, match=r"(?s)1 of 9 videos are rejected, more than --max-rejects 0: mend them, or allow more.*not_video: \w+/\w+.mp4"):
+        preprocess(config(ready, tmp_path, max_rejects="0"))
     assert not (tmp_path / "out/manifest.json").exists()
     done = len(list((tmp_path / "out").rglob("shard*.json")))
     capsys.readouterr()
@@ -136,10 +138,41 @@ def test_an_interrupted_run_goes_on(ready, tmp_path, capsys):
 def test_a_video_that_was_missing_is_noticed_when_it_comes_back(toy, ready, tmp_path):
     preprocess(config(ready, tmp_path))
     shutil.copytree(toy / "videos", ready / "videos", dirs_exist_ok=True)
-    with pytest.raises(UserError, match="made of other videos"):
+    with pytest.raises(UserError, match=r"made of other videos.*if rejected videos were mended or have arrived: --retry-rejected"):
         preprocess(config(ready, tmp_path))
-    manifest = preprocess(config(ready, tmp_path, overwrite=True))
+    before = snapshot(tmp_path / "out")
+    manifest = preprocess(config(ready, tmp_path, retry_rejected=True))
     assert (manifest.num_samples, manifest.num_rejects) == (10, 0)
+    after = snapshot(tmp_path / "out")
+    kept = {path for path in before if before[path] == after[path]}
+    assert len([path for path in kept if path.endswith(".tar")]) >= 2, "shards without a reject were built again"
+    fresh = preprocess(config(ready, tmp_path, out=f"file://{tmp_path}/fresh", name="out"))
+    assert {k: v[0] for k, v in snapshot(tmp_path / "fresh").items()} == {k: v[0] for k, v in after.items()}
+    assert fresh.digest == manifest.digest
+
+
+def test_a_dry_run_measures_and_writes_nothing(ready, tmp_path, capsys):
+    assert preprocess(config(ready, tmp_path, dry_run=True, dry_run_clips=3)) is None
+    text = capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert "9 there, 1 missing" in text
+    assert re.search(r"core-hours\s+│\s+0\.\d+ ± 0\.\d+", text), text
+    assert re.search(r"storage\s+│\s+0\.\d+ GB", text)
+
+
+def test_missing_videos_alone_fill_shards_without_a_worker(tmp_path, toy):
+    rows = [f"class_{i % 4},id{i:09d}" for i in range(400)]
+    lists = tmp_path / "list.csv"
+    present = sorted((toy / "videos").rglob("*.mp4"))[:2]
+    relative = [p.relative_to(toy / "videos").as_posix() for p in present]
+    lines = [*(f"{row.split(',')[1]}.mp4,{row.split(',')[0]}" for row in rows), *(f"{path},class_{i}" for i, path in enumerate(relative))]
+    lists.write_text("path,label\n" + "\n".join(lines) + "\n")
+    manifest = preprocess(config(toy, tmp_path, format="csv", annotations=str(lists), samples_per_shard=20))
+    assert (manifest.num_inputs, manifest.num_samples, manifest.num_rejects) == (402, 2, 400)
+    assert manifest.reject_reasons() == {"missing": 400}
+    stored = snapshot(tmp_path / "out")
+    assert sum(path.endswith(".json") for path in stored) == len(manifest.shards) + 1
+    assert sum(path.endswith(".tar") for path in stored) <= 2
 
 
 def test_a_video_that_kills_its_worker_is_found_and_rejected(ready, tmp_path):
@@ -147,7 +180,7 @@ def test_a_video_that_kills_its_worker_is_found_and_rejected(ready, tmp_path):
     path = lines[2].rsplit(" ", 1)[0]
     (ready / "videos" / path).rename(ready / "videos" / path.replace(".mp4", "_poison.mp4"))
     (ready / "trainlist01.txt").write_text("\n".join([*lines[:2], lines[2].replace(".mp4", "_poison.mp4"), *lines[3:]]) + "\n")
-    manifest = preprocess(config(ready, tmp_path, max_rejects=3))
+    manifest = preprocess(config(ready, tmp_path, max_rejects="2"))
     assert (manifest.num_inputs, manifest.num_samples, manifest.num_rejects) == (10, 7, 3)
     rejects = [x for r in read_records(open_storage(f"file://{tmp_path}/out"), manifest, "train") for x in r.rejects]
     assert [(x.source, x.reason) for x in rejects if "poison" in x.source] == [(path.replace(".mp4", "_poison.mp4"), "crashed")]
@@ -170,8 +203,11 @@ def test_folder_format_with_flow(toy, tmp_path):
 def test_refused_before_ray_is_touched(ready, tmp_path):
     with pytest.raises(ConfigError, match=r"out = '/somewhere': give s3://BUCKET/PREFIX or file:///FOLDER"):
         config(ready, tmp_path, out="/somewhere")
-    with pytest.raises(ConfigError, match="source = 's3://b/videos': videos are read from a file system"):
-        config(ready, tmp_path, source="s3://b/videos")
+    with pytest.raises(ConfigError, match=r"max_rejects = '5 percent': give a number \(100\) or a share"):
+        config(ready, tmp_path, max_rejects="5 percent")
+    with pytest.raises(ReciprocalError, match=r"1 of 10 videos are missing, more than --max-missing 5%"):
+        preprocess(config(ready, tmp_path, max_missing="5%"))
+    assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match=r"annotations = .* the folder format has none"):
         config(ready, tmp_path, format="folder")
     (tmp_path / "file").touch()

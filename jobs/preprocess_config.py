@@ -1,0 +1,83 @@
+"""What the preprocessing command can be told, and the rules for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+from typing import Literal
+
+from pipeline.config.base import require
+from pipeline.config.preprocess import StoredConfig
+
+_LIMIT = re.compile(r"(?P<share>\d+(\.\d+)?%|0?\.\d+|1\.0+)|(?P<count>\d+)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """What to read, where to write, and how samples are stored."""
+
+    format: Literal["folder", "csv", "ucf101", "hmdb51", "kinetics", "moments"]
+    """folder: SOURCE/[SPLIT/]CLASS/FILE. csv: path,label[,split][,start_s][,end_s]. The others: the lists as their data sets publish them."""
+    source: str
+    """Where the videos are: a folder that every node sees, s3://BUCKET/PREFIX, or a .tar, .tar.gz or .zip in one of them. Archives are read as they lie."""
+    out: str
+    """Where the data set goes: s3://BUCKET/PREFIX or file:///FOLDER."""
+    annotations: str = ""
+    """Folder or file of the lists; default: --source."""
+    split_index: int = 1
+    """Which of the published splits (ucf101, hmdb51: 1, 2 or 3)."""
+    any_classes: bool = False
+    """Accept class names that are not those of Kinetics-400 or Moments in Time (kinetics, moments)."""
+    name: str = ""
+    """The data set's name in the manifest; default: the last part of --out."""
+    flow_engine: Literal["auto", "opencv", "numba", "torch"] = "auto"
+    """Which implementation of TV-L1; auto: torch where the cluster has a GPU, else numba."""
+    samples_per_shard: int = 64
+    max_rejects: str = "10%"
+    """Videos that may be rejected before the run fails: a number, or a share (5% or 0.05). Missing ones count apart."""
+    max_missing: str = "100%"
+    """Listed videos that may be missing, a number or a share; at least one must be there."""
+    retry_rejected: bool = False
+    """Build the shards again that have rejects: after files were mended or have arrived."""
+    dry_run: bool = False
+    """Print the plan and what it will cost, from a timed sample of these videos, and stop."""
+    dry_run_clips: int = 8
+    """Videos in the timed sample."""
+    gpu_share: float = 0.5
+    """Part of a GPU that a task takes (torch engine): with two tasks on one, it works while the other waits for its decoder."""
+    overwrite: bool = False
+    """Replace a finished data set. Runs that are reading it will fail."""
+    stored: StoredConfig = dataclasses.field(default_factory=StoredConfig)
+
+    def __post_init__(self) -> None:
+        require(self.out.startswith(("s3://", "file://")), "out", self.out, "give s3://BUCKET/PREFIX or file:///FOLDER")
+        require(not (self.format == "folder" and self.annotations), "annotations", self.annotations, "the folder format has none: leave it out, or use --format ucf101")
+        require(1 <= self.split_index <= 99, "split_index", self.split_index, "must be in 1..99")
+        require(self.samples_per_shard >= 1, "samples_per_shard", self.samples_per_shard, "must be at least 1")
+        require(0 < self.gpu_share <= 1, "gpu_share", self.gpu_share, "must be in (0, 1]")
+        require(self.dry_run_clips >= 1, "dry_run_clips", self.dry_run_clips, "must be at least 1")
+        for field in ("max_rejects", "max_missing"):
+            require(bool(_LIMIT.fullmatch(getattr(self, field))), field, getattr(self, field), "give a number (100) or a share (5% or 0.05)")
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name."""
+        return self.name or self.out.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def lists(self) -> str:
+        """Where the annotation files are; empty: at the source."""
+        return self.annotations if self.annotations.startswith("s3://") else str(Path(self.annotations.removeprefix("file://")).expanduser()) if self.annotations else ""
+
+
+def limit(text: str, total: int) -> int:
+    """A limit as a number: ``100``, or a share of ``total``, rounded up: ``5%``, ``0.05``."""
+    found = _LIMIT.fullmatch(text)
+    if found is None:
+        raise ValueError(text)
+    if found["count"]:
+        return int(found["count"])
+    share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    return math.ceil(share * total - 1e-9)
