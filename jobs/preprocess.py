@@ -30,7 +30,7 @@ from jobs.preprocess_estimate import estimate
 from jobs.preprocess_existing import existing_manifest, finished_shards, remove_leftovers
 from jobs.preprocess_summary import RunLog, print_plan, print_summary
 from jobs.preprocess_tally import Outcome, Tally, shortest_names
-from jobs.preprocess_tasks import Job, resources_for, run_shards
+from jobs.preprocess_tasks import Job, recipe_for, resources_for, run_shards
 from jobs.ray_runtime import connect
 from pipeline.config.base import as_dict
 from pipeline.config.preprocess import StoredConfig
@@ -38,8 +38,9 @@ from pipeline.config.stack import ray_address
 from pipeline.errors import ReciprocalError
 from pipeline.manifest import MANIFEST, Manifest
 from pipeline.storage import open_storage
+from pipeline.storage.scratch import remove_abandoned
 from preprocessing.annotations import Annotations, read_annotations
-from preprocessing.build import Recipe, build_shard, code_version
+from preprocessing.build import build_shard, code_version
 from preprocessing.plan import ShardPlan, plan_shards
 from preprocessing.sources import open_sources
 
@@ -60,13 +61,14 @@ def preprocess(config: PreprocessConfig) -> Manifest | None:
     num_missing = sum(len(plan.missing) for plan in plans)
     print_plan(annotations, plans, time.perf_counter() - start_s)
     _within("missing", num_missing, config.max_missing, len(annotations.sources))
-    recipe = Recipe.of(annotations.classes, resolve_engine(config))
+    recipe = recipe_for(annotations.classes, resolve_engine(config), config.gpu_share)
     job = Job(store=store, recipe=recipe, storage=open_storage(config.out))
     if config.dry_run:
         connect()
         estimate(plans, job, resources_for(recipe, config.gpu_share), config)
         return None
     job.storage.probe(write=True)
+    remove_abandoned()
     tally = Tally()
     for outcome in finished_shards(plans, recipe, job.storage, retry_rejected=config.retry_rejected):
         tally.add(outcome)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import ray
@@ -18,6 +16,7 @@ from jobs.preprocess_config import PreprocessConfig
 from jobs.preprocess_summary import stage_line
 from jobs.preprocess_tasks import Job, Resources, remote_options
 from pipeline.errors import ReciprocalError, RejectedSource
+from pipeline.storage.scratch import scratch_folder
 from preprocessing.annotations import Source
 from preprocessing.plan import ShardPlan
 from preprocessing.stages import Sample, make_samples
@@ -50,8 +49,8 @@ def time_clip(source: Source, job: Job) -> ClipCost:
             made.append((None, sample.record.num_frames, sum(512 + -(-size // 512) * 512 for size in sizes)))
 
     start_s = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="reciprocal-") as folder:
-        make_samples([source], job.store, job.recipe.classes, job.recipe.stored, Path(folder), take=take, times=times)
+    with scratch_folder() as folder:
+        make_samples([source], job.store, job.recipe.classes, job.recipe.stored, folder, take=take, times=times)
     reject, frames, stored_bytes = made[0]
     return ClipCost(source=source.name, reject=reject, frames=frames, stored_bytes=stored_bytes, seconds=time.perf_counter() - start_s, times=times)
 

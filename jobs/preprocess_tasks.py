@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,15 @@ import ray.exceptions
 
 from jobs.preprocess_progress import ProgressView, Reporter, make_board
 from jobs.preprocess_tally import Outcome
+from pipeline.config.preprocess import StoredConfig
 from pipeline.errors import ReciprocalError, StorageError
 from pipeline.storage import Storage
+from pipeline.storage.scratch import scratch_folder
 from preprocessing.annotations import Source
 from preprocessing.build import Recipe, build_shard
 from preprocessing.plan import ShardPlan
 from preprocessing.sources import SourceStore
-from preprocessing.stages import make_samples
+from preprocessing.stages import engine_for, make_samples
 from preprocessing.work import StageTimes
 
 log = logging.getLogger(__name__)
@@ -59,9 +60,22 @@ def _build(plan: ShardPlan, job: Job, crashed: dict[str, str], board: Any) -> Ou
 # No retry: dying is the answer. One source a task, so that its worker dies alone.
 @ray.remote(max_retries=0)
 def _survives(source: Source, job: Job) -> bool:
-    with tempfile.TemporaryDirectory(prefix="reciprocal-") as folder:
-        make_samples([source], job.store, job.recipe.classes, job.recipe.stored, Path(folder), take=lambda *_: None, times=StageTimes())
+    with scratch_folder() as folder:
+        make_samples([source], job.store, job.recipe.classes, job.recipe.stored, folder, take=lambda *_: None, times=StageTimes())
     return True
+
+
+@ray.remote
+def _describe(stored: StoredConfig) -> dict[str, Any]:
+    return engine_for(stored).describe()
+
+
+def recipe_for(classes: Sequence[str], stored: StoredConfig, gpu_share: float) -> Recipe:
+    """The recipe with the engine as the tasks will have it: a GPU's engine describes itself where there is a GPU."""
+    if stored.flow_engine != "torch" or "flow" not in stored.modalities or not ray.is_initialized():
+        return Recipe.of(classes, stored)
+    resources = resources_for(Recipe(classes=tuple(classes), stored=stored, flow={"engine": "torch"}, parameter_hash=""), gpu_share)
+    return Recipe.of(classes, stored, ray.get(_describe.options(**remote_options(resources)).remote(stored)))
 
 
 def resources_for(recipe: Recipe, gpu_share: float) -> Resources:
@@ -154,7 +168,8 @@ def _find_crashing(survives: Any, plan: ShardPlan, job: Any) -> dict[str, str]:
 
 def _single_host() -> bool:
     here = ray.util.get_node_ip_address()
-    return all(node["NodeManagerAddress"] in (here, "127.0.0.1") for node in ray.nodes() if node["Alive"])
+    # The local stack's nodes have loopback addresses of their own.
+    return all(node["NodeManagerAddress"] == here or node["NodeManagerAddress"].startswith("127.") for node in ray.nodes() if node["Alive"])
 
 
 def local_environment() -> dict[str, str]:

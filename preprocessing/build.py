@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,11 +25,11 @@ from pipeline.config.preprocess import StoredConfig
 from pipeline.errors import ManifestError, NotFoundError, ReciprocalError, RejectedSource
 from pipeline.shards import Reject, SampleRecord, ShardRecord, TarBuilder, dali_index, file_sha256, scan_tar
 from pipeline.storage import Storage
+from pipeline.storage.scratch import scratch_folder
 from preprocessing.annotations import Source
-from preprocessing.flow import flow_engine
 from preprocessing.plan import ShardPlan
 from preprocessing.sources import SourceStore
-from preprocessing.stages import Sample, make_samples
+from preprocessing.stages import Sample, engine_for, make_samples
 from preprocessing.work import StageTimes, disk_error
 
 log = logging.getLogger(__name__)
@@ -49,9 +48,10 @@ class Recipe:
     parameter_hash: str
 
     @classmethod
-    def of(cls, classes: Sequence[str], stored: StoredConfig) -> Recipe:
-        """The recipe of a configuration with the engine that is installed here."""
-        flow = flow_engine(stored.flow_engine, stored.flow_mode).describe() if "flow" in stored.modalities else None
+    def of(cls, classes: Sequence[str], stored: StoredConfig, flow: dict | None = None) -> Recipe:
+        """The recipe of a configuration with the engine that is installed here, or with ``flow``, what another machine's says of itself."""
+        if flow is None and "flow" in stored.modalities:
+            flow = engine_for(stored).describe()
         return cls(classes=tuple(classes), stored=stored, flow=flow, parameter_hash=parameter_hash(stored, flow))
 
 
@@ -82,13 +82,15 @@ def build_shard(
         ReciprocalError: a source broke something behind the decoder, or the tar did not read back as written.
     """
     cv2.setNumThreads(1)  # a task is one core
+    if recipe.flow is not None and plan.present and (here := engine_for(recipe.stored).describe()) != recipe.flow:
+        raise ReciprocalError(f"{plan.path}: the flow engine of this machine is {here}, the plan's is {recipe.flow}: install the same versions on all nodes")
     times = times if times is not None else StageTimes()
     crashed = crashed or {}
     samples: list[_Written] = []
     refused: dict[str, RejectedSource] = {s.name: store.refusal(s.path) for s in plan.missing}
     refused |= {s.name: RejectedSource("crashed", crashed[s.name]) for s in plan.present if s.name in crashed}
-    with tempfile.TemporaryDirectory(prefix="reciprocal-", ignore_cleanup_errors=True) as name:
-        folder, tar = Path(name), Path(name) / f"{plan.name}.tar"
+    with scratch_folder() as folder:
+        tar = folder / f"{plan.name}.tar"
         try:
             with TarBuilder(tar) as builder:
 

@@ -258,6 +258,15 @@ def test_the_record_tells_where_a_sample_came_from(plan, videos, tmp_path):
     assert record.parameter_hash != Recipe.of(CLASSES, StoredConfig(short_side=32, flow_engine="opencv")).parameter_hash
 
 
+def test_a_node_with_another_engine_stores_nothing(plan, videos, tmp_path):
+    stored = StoredConfig(short_side=32)
+    other = Recipe.of(CLASSES, stored, {**flow_engine("numba").describe(), "version": "0"})
+    storage = Watched(tmp_path / "out")
+    with pytest.raises(ReciprocalError, match=r"the flow engine of this machine is .*install the same versions on all nodes"):
+        build_shard(plan, store=open_sources(str(videos)), recipe=other, storage=storage)
+    assert storage.written == []
+
+
 def test_check_video_decodes(plan, videos, tmp_path):
     record = run(plan, videos, Watched(tmp_path / "out"))
     sample, data = record.samples[0], (tmp_path / "out/train/shard-000000.tar").read_bytes()
