@@ -17,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 
 import av
-import cv2
 import numpy as np
 from av.video.reformatter import Interpolation
 
@@ -47,7 +46,10 @@ MAX_KEPT_BYTES = 2 << 30  # of small frames held by decode_video
 MAX_ASPECT = 10.0
 _TRUNCATED_BELOW = 0.9  # share of the announced pictures; edit lists hide a few in sound files
 # FFmpeg's fast conversion repeats chroma samples and rounds down: up to 40 levels off at coloured edges.
-EXACT_COLOUR = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+# Bit-exact: the same picture on every machine, whatever vector instructions it has.
+_EXACT = Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+_ENLARGE = Interpolation.BILINEAR | _EXACT
+_SHRINK = Interpolation.AREA | Interpolation.FULL_CHR_H_INP | _EXACT
 _MAX_DAMAGE = 0.05  # share of damaged packets: a clip that lost a picture is still a clip
 
 
@@ -64,18 +66,6 @@ def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     scale = short_side / min(width, height)
     fit = [short_side if side == min(width, height) else max(short_side, 2 * round(side * scale / 2)) for side in (width, height)]
     return fit[0], fit[1]
-
-
-def resize_rgb(rgb_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scale one picture to (width, height).
-
-    Shrinking averages all source pixels under a target pixel (area). Bilinear or cubic sampling would skip pixels, and
-    what they skip flickers from frame to frame: the flow would follow the flicker. Enlarging is bilinear.
-    """
-    if (rgb_HWC.shape[1], rgb_HWC.shape[0]) == size:
-        return rgb_HWC
-    shrinks = size[0] < rgb_HWC.shape[1]
-    return cv2.resize(rgb_HWC, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 class VideoReader:
@@ -170,7 +160,10 @@ class VideoReader:
             self._turns = round(frame.rotation / 90) % 4
             self.source_size = (height, width) if self._turns % 2 else (width, height)
         # A stream may change its size on the way; the sample keeps that of its first picture.
-        small = resize_rgb(frame.to_ndarray(format="rgb24", interpolation=EXACT_COLOUR), self._size)
+        # Shrinking averages all source pixels under a target pixel (area). Bilinear or cubic sampling would skip pixels, and
+        # what they skip flickers from frame to frame: the flow would follow the flicker. Enlarging is bilinear.
+        how = _SHRINK if self._size[0] < width else _ENLARGE
+        small = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1], interpolation=how)
         # The display matrix turns by multiples of 90 degrees, counter-clockwise; other angles are left as they are.
         return np.ascontiguousarray(np.rot90(small, self._turns))
 

@@ -16,10 +16,10 @@ from typing import Literal
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
-from preprocessing.decode import EXACT_COLOUR
-
+# Chroma of 2x2 pixels is their average; bit-exact, so that the stored bytes do not depend on the machine's vector instructions.
+_AVERAGED_CHROMA = Interpolation.AREA | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 # Largest denominator of a stored frame rate: 1001 is what broadcast rates need.
 _MAX_DENOMINATOR = 1001
 
@@ -68,6 +68,7 @@ class VideoWriter:
 
     def __init__(self, target: Path | io.BytesIO, kind: Literal["rgb", "gray"], size: tuple[int, int], fps: float, codec: VideoCodec) -> None:
         self._kind, self._size, self._rate, self._count = kind, size, stored_rate(fps), 0
+        self._error: BaseException | None = None
         if size[0] % 2 or size[1] % 2:
             raise ValueError(f"expected even width and height, got {size}")
         # bitexact: no creation time and no library version in the file. faststart would need a second pass and a
@@ -99,12 +100,22 @@ class VideoWriter:
             frame = self._rgb(picture) if self._kind == "rgb" else self._gray(picture)
             frame.pts, frame.time_base = self._count, 1 / self._rate
             self._count += 1
-            self._container.mux(self._stream.encode(frame))
+            self._mux(frame)
 
     def close(self) -> None:
         """Finish the file."""
-        self._container.mux(self._stream.encode())
+        self._mux(None)
         self._container.close()
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        # FFmpeg's MP4 writer crashes the process when it is used after a failure, and blocks may be on their way when the disk is full.
+        if self._error is not None:
+            raise self._error
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except BaseException as error:
+            self._error = error
+            raise
 
     def abandon(self) -> None:
         """Give the file up: what it holds is of no use, so no error of closing it matters."""
@@ -113,7 +124,7 @@ class VideoWriter:
 
     def _rgb(self, picture: np.ndarray) -> av.VideoFrame:
         return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
-            format="yuv420p", src_colorspace=Colorspace.ITU601, dst_colorspace=Colorspace.ITU601, src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG, interpolation=EXACT_COLOUR
+            format="yuv420p", src_colorspace=Colorspace.ITU601, dst_colorspace=Colorspace.ITU601, src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG, interpolation=_AVERAGED_CHROMA
         )
 
     def _gray(self, picture: np.ndarray) -> av.VideoFrame:

@@ -14,10 +14,14 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import RejectedSource
 
+# These read other files, addresses or devices, which the file names: nothing but the video itself may end up in a sample.
+_INDIRECT = {"concat", "dash", "hls", "image2", "imf", "lavfi", "rtsp", "sdp", "tty"}
+_FORMATS = ",".join(name for name in sorted(av.formats_available) if not _INDIRECT & set(name.split(",")) and av.ContainerFormat(name).is_input)
+
 
 def open_container(source: str | Path | bytes) -> InputContainer:
     try:
-        return av.open(io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}", "r", metadata_errors="replace")
+        return av.open(io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}", "r", metadata_errors="replace", options={"format_whitelist": _FORMATS})
     except av.FFmpegError as error:
         raise RejectedSource("not_video", f"FFmpeg cannot open it: {error.strerror or error}") from error
     except OSError as error:
@@ -63,6 +67,8 @@ def packet_times(container: InputContainer, stream: VideoStream, start_s: float,
     """
     tick_s, origin_s, slack_s = _units(stream)
     times: list[float] = []
+    if container.format.name == "avi" and stream.codec_context.has_b_frames:
+        return np.array([np.nan, np.nan])  # AVI keeps decoding times alone, and these pictures are shown in another order
     try:
         if start_s > 0 and stream.time_base is not None:
             container.seek(int((start_s + origin_s) / tick_s), stream=stream)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
@@ -14,6 +18,7 @@ from pipeline.sample import dequantise_flow, quantise_diff, quantise_flow
 from preprocessing.encode import VideoCodec, encode_gray, encode_rgb, stored_rate
 
 CODEC = VideoCodec(gop=8, crf=20)
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def by_ffmpeg(data: bytes, pixel_format: str) -> np.ndarray:
@@ -138,3 +143,23 @@ def test_rates_and_wrong_input():
         encode_rgb(np.zeros((2, 15, 16, 3), np.uint8), 25, CODEC)
     with pytest.raises(ValueError, match=r"got float64 \(2, 16, 16\)"):
         encode_gray(np.zeros((2, 16, 16)), 25, CODEC)
+
+
+@pytest.mark.parametrize("limit", [0, 20_000], ids=["from the start", "on the way"])
+def test_a_full_disk_is_an_error_and_no_crash(tmp_path, limit):
+    """Blocks of pictures may follow the one that failed; FFmpeg's own writer takes the process down then, and a video would be blamed."""
+    code = (
+        "import resource, signal, sys\nfrom pathlib import Path\nimport numpy as np\nfrom preprocessing.encode import VideoCodec, VideoWriter\n"
+        "target, limit = Path(sys.argv[1]), int(sys.argv[2])\n"
+        "if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+        "else: target.symlink_to('/dev/full')\n"
+        "writer = VideoWriter(target, 'rgb', (64, 64), 25.0, VideoCodec())\n"
+        "pictures = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), dtype=np.uint8)\n"
+        "for step in [lambda: writer.write(pictures)] * 4 + [writer.close, writer.abandon]:\n"
+        "    try: step()\n"
+        "    except OSError as error: print(error.errno)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.mp4"), str(limit)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {str(errno.EFBIG if limit else errno.ENOSPC)}
+    assert len(done.stdout.split()) >= 3

@@ -1,0 +1,224 @@
+"""Videos that are odd in ways the shared files are not, and an independent reading of any video to compare with."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+NAMES = (
+    "name with spaces.mp4", "quotes ' and \".mp4", "-leading-dash.mp4", "ünïcode 日本.mp4", "dots.in..the.name.mp4", "new\nline.mp4", "percent%20%03d%n.mp4",
+    "back\\slash.mp4", "[brackets] {braces} $HOME `x` *?.mp4", "concat:a|b.mp4", "comma, semicolon; tab\t.mp4", "n" * 230 + ".mp4",
+)  # fmt: skip
+NOT_UTF8 = os.fsdecode(b"latin1-\xe9\xff.mp4")
+
+# Why each of the shared files ends as it does; those that are not here are samples.
+SHARED_REJECTS = {
+    "audio_only.mp4": "not_video",
+    "extreme_aspect_320x8.mp4": "bad_shape",
+    "html_error_page_named.mp4": "not_video",
+    "midstream_bitflips.mp4": "decode_error",  # a good part of its packets do not decode
+    "one_frame.mp4": "too_short",
+    "truncated_no_moov.mp4": "not_video",  # the index is behind the cut: there is nothing to start from
+    "zero_bytes.mp4": "empty",
+    "zero_frames_init_segment_only.mp4": "no_frames",
+    "mmaction2_test.wav": "not_video",
+    "mp4parse_bbb_sunflower_QCIF_30fps_h263_noaudio_1f.3gp": "too_short",
+    "mp4parse_hevc_white_frame.mp4": "too_short",
+    "mp4parse_metadata.mp4": "too_short",
+    "mp4parse_no_timescale.mp4": "decode_error",
+    "mp4parse_sine-3s-xhe-aac-44khz-mono.mp4": "not_video",
+    "mp4parse_tiny_av1.mp4": "too_short",
+    "mp4parse_chunk_out_of_range.mp4": "not_video",
+    "mp4parse_zero_empty_stsc.mp4": "decode_error",
+}
+
+
+def moving(count: int, width: int = 96, height: int = 64, *, speed: float = 3.0) -> Iterator[np.ndarray]:
+    """Pictures of a coloured pattern that moves: each differs from each other one."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    for t in range(count):
+        red = 127 + 90 * np.sin((x + speed * t) * (6.3 / 32))
+        green = 127 + 90 * np.sin((y - speed * t / 2) * (6.3 / 24) + 1)
+        blue = np.full_like(red, 40 + 175 * (t % 97) / 97)
+        yield np.stack([red, green, blue], -1).astype(np.uint8)
+
+
+def write_video(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    *,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    rate: Fraction | int = 25,
+    ticks: Iterable[int] | None = None,
+    container_format: str | None = None,
+    options: dict[str, str] | None = None,
+    bit_rate: int = 0,
+) -> Path:
+    """Encode RGB pictures with one thread; ``ticks`` gives each its time in milliseconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times = None if ticks is None else iter(ticks)
+    with av.open(str(path.absolute()), "w", format=container_format) as container:
+        stream = None
+        for rgb in frames:
+            if stream is None:
+                stream = container.add_stream(codec, rate=rate, options={"threads": "1", **(options or {})})
+                stream.width, stream.height, stream.pix_fmt = rgb.shape[1], rgb.shape[0], pix_fmt
+                if bit_rate:
+                    stream.bit_rate = bit_rate
+                if times is not None:
+                    stream.codec_context.time_base = Fraction(1, 1000)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = next(times), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        assert stream is not None
+        container.mux(stream.encode())
+    return path
+
+
+def generated(folder: Path) -> dict[str, str]:
+    """Write odd files into ``folder``; name to what must become of it: ``sample``, or the reason of its reject."""
+    fast = {"preset": "ultrafast", "crf": "12"}
+    good = write_video(folder / NAMES[0], moving(10), options=fast)
+    expected = {name: "sample" for name in (*NAMES, NOT_UTF8)}
+    for name in (*NAMES[1:], NOT_UTF8):
+        shutil.copyfile(good, folder / name)
+
+    def made(name: str, outcome: str, frames: Iterable[np.ndarray], **how) -> None:
+        write_video(folder / name, frames, **{"options": fast if how.get("codec", "libx264") == "libx264" else None, **how})
+        expected[name] = outcome
+
+    made("uhd_3840x2160.mp4", "sample", (np.tile(f, (45, 60, 1))[:2160, :3840] for f in moving(5, 64, 48)))
+    made("gray.mkv", "sample", moving(8), codec="ffv1", pix_fmt="gray")
+    made("alpha.mkv", "sample", moving(8), codec="ffv1", pix_fmt="bgra")
+    made("rgb48.mkv", "sample", moving(6), codec="ffv1", pix_fmt="gbrp16le")
+    flat = (np.broadcast_to(np.array(colour, np.uint8), (64, 96, 3)) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)))
+    made("animated.gif", "sample", flat, codec="gif", pix_fmt="rgb8", rate=10)
+    made("mpeg2_with_b_frames.mpg", "sample", moving(20), codec="mpeg2video", options={"bf": "2", "b": "4M"})
+    made("starts_late.mkv", "sample", moving(12), codec="ffv1", pix_fmt="bgr0", ticks=range(50_000, 50_480, 40))
+    made("two_frames.mkv", "sample", moving(2), codec="ffv1", pix_fmt="bgr0")
+    made("a_day_between_two_frames.mkv", "bad_clock", moving(30), codec="ffv1", pix_fmt="bgr0", ticks=[*range(0, 29 * 40, 40), 86_400_000])
+    made("one_frame_a_minute.mkv", "bad_clock", moving(3), codec="ffv1", pix_fmt="bgr0", ticks=[0, 60_000, 120_000])
+    made("tall_32x640.mkv", "bad_shape", moving(4, 32, 640), codec="ffv1", pix_fmt="bgr0")
+    made("picture.png", "too_short", moving(1), codec="png", pix_fmt="rgb24", container_format="image2")
+
+    parts = [io.BytesIO(), io.BytesIO()]
+    for part, (width, height) in zip(parts, ((96, 64), (64, 96)), strict=True):
+        path = write_video(folder / "part.ts", moving(12, width, height), options={**fast, "bf": "0"}, container_format="mpegts")
+        part.write(path.read_bytes())
+        path.unlink()
+    (folder / "size_changes.ts").write_bytes(parts[0].getvalue() + parts[1].getvalue())
+    expected["size_changes.ts"] = "sample"
+
+    noise = np.random.default_rng(0).bytes(300_000)
+    texts = {
+        "text.avi": b"hello\n" * 500, "noise.mp4": noise, "zip.mp4": b"PK\3\4" + noise[:5000], "header_then_noise.mp4": good.read_bytes()[:200] + noise,
+        # Formats of FFmpeg that name other files or addresses: nothing but the file itself may be read.
+        "playlist.mp4": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n",
+        "session.sdp": b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+        "concat.mp4": b"ffconcat version 1.0\nfile uhd_3840x2160.mp4\n", "concat_outside.mp4": b"ffconcat version 1.0\nfile ../../secret.mp4\n",
+    }  # fmt: skip
+    for name, content in texts.items():
+        (folder / name).write_bytes(content)
+        expected[name] = "not_video"
+    return expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """All pictures of a video, scaled, in the order they are shown, and their times in seconds."""
+
+    frames_rgb_THWC: np.ndarray
+    times_s: np.ndarray
+
+
+def read_independently(path: Path, size: tuple[int, int]) -> Reading:
+    """Decode with the ffmpeg program, or where there is none with PyAV, plainly; every picture as it comes, turned upright, scaled to
+    ``size`` (width, height) by area where it shrinks."""
+    pictures = _ffmpeg_pictures(path) if shutil.which("ffmpeg") and shutil.which("ffprobe") else _pyav_pictures(path)
+    small, times = [], []
+    for time_s, rgb in pictures:
+        shrinks = size[0] < rgb.shape[1]
+        small.append(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+        times.append(time_s)
+    return Reading(np.stack(small), np.array(times))
+
+
+def _ffmpeg_pictures(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    url = f"file:{path.absolute()}"
+    probe = subprocess.run(
+        ["ffprobe", "-v", "quiet", "-select_streams", "v:0", "-show_entries", "frame=best_effort_timestamp_time", "-of", "csv=p=0", url],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    times = iter([float(line.strip(",")) if line.strip(",") != "N/A" else float("nan") for line in probe.stdout.split() if line.strip(",")])
+    command = ["ffmpeg", "-v", "quiet", "-nostdin", "-threads", "1", "-i", url, "-map", "0:v:0", "-fps_mode", "passthrough"]
+    with subprocess.Popen([*command, "-sws_flags", "bilinear+accurate_rnd+full_chroma_int", "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "-"], stdout=subprocess.PIPE) as child:
+        stream = child.stdout
+        assert stream is not None
+        while stream.readline() == b"P6\n":
+            width, height = map(int, stream.readline().split())
+            stream.readline()
+            yield next(times, float("nan")), np.frombuffer(stream.read(width * height * 3), np.uint8).reshape(height, width, 3)
+
+
+def _pyav_pictures(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    with av.open(f"file:{path.absolute()}", metadata_errors="replace") as container:
+        for frame in container.decode(video=0):
+            rgb = frame.to_ndarray(format="rgb24")
+            yield (float("nan") if frame.time is None else frame.time), np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
+
+
+def stored_frames(video: bytes) -> np.ndarray:
+    """Pictures of a stored member, uint8 RGB (T, H, W, 3)."""
+    with av.open(io.BytesIO(video)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def disagreement(stored_THWC: np.ndarray, fps: float, reading: Reading) -> str:
+    """What is wrong with a stored video, against an independent reading of its source; empty where nothing is.
+
+    Stored picture k must be the source's k-th, or, where the source's rate is not constant, the last one shown at or before k / fps:
+    among all pictures of the source none may be nearer. Brightness is compared by pixel, colour by block: stored videos keep colour
+    at half the resolution.
+    """
+    luma = np.array([0.299, 0.587, 0.114], np.float32)
+    stored, source = stored_THWC.astype(np.float32), reading.frames_rgb_THWC.astype(np.float32)
+    picks = _expected_picks(len(stored), fps, reading.times_s)
+    if picks is None:
+        return f"{len(stored)} pictures at {fps:g} fps of {len(source)} in {np.ptp(reading.times_s):g} s"
+    for k, (picture, pick) in enumerate(zip(stored, picks, strict=True)):
+        errors = (((source - picture) @ luma) ** 2).mean(axis=(1, 2))
+        if errors[pick] > 1.1 * errors.min() + 2:
+            return f"picture {k} is picture {int(errors.argmin())} of the source in place of {pick}"
+        if (psnr := 10 * np.log10(255**2 / max(errors[pick], 1e-3))) < 27:
+            return f"picture {k} is {psnr:.1f} dB from the source's"
+        if (off := np.abs(_blocks(picture) - _blocks(source[pick])).max()) > 12:
+            return f"picture {k}: a colour is {off:.1f} of 255 off"
+    return ""
+
+
+def _expected_picks(count: int, fps: float, times_s: np.ndarray) -> np.ndarray | None:
+    """Which picture of the source is shown when; None where ``count`` is not the number of pictures that its times ask for."""
+    intervals = np.diff(times_s)
+    usual = float(np.median(intervals))
+    if np.isnan(times_s).any() or (intervals <= 0).any() or np.abs(intervals - usual).max() <= max(0.0015, 0.05 * usual):
+        return np.arange(len(times_s)) if count == len(times_s) else None
+    picks = np.searchsorted(times_s - times_s[0], np.arange(count) / fps + min(0.002, 0.1 / fps), side="right") - 1
+    return picks if abs(count - (np.ptp(times_s) + usual) * fps) <= 1 else None
+
+
+def _blocks(picture: np.ndarray) -> np.ndarray:
+    """Mean colours of 16 blocks."""
+    height, width = picture.shape[0] // 4 * 4, picture.shape[1] // 4 * 4
+    return picture[:height, :width].reshape(4, height // 4, 4, width // 4, 3).mean(axis=(1, 3))
