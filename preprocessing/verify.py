@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import tarfile
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from pipeline.manifest import Manifest, ShardEntry
 from pipeline.sample import check_key
 from pipeline.shards import Member, SampleRecord, ShardRecord, dali_index, member_extensions
 from pipeline.storage import Storage
+from pipeline.storage.scratch import scratch_folder
 from preprocessing.verify_faults import Fault, FaultList
 from preprocessing.verify_media import Window, check_videos
 
@@ -73,8 +73,8 @@ def verify_shard_at(storage: Storage, entry: ShardEntry, manifest: Manifest, dec
         if record is not None and index is not None and index != dali_index(record):
             faults.add("index", f"expected the {len(dali_index(record))} bytes that follow from the record, found {len(index)} others", member="idx")
     num_bytes = num_decoded = num_frames = 0
-    with tempfile.TemporaryDirectory(prefix="reciprocal-verify-") as folder:
-        tar = Path(folder) / "shard.tar"
+    with scratch_folder() as folder:
+        tar = folder / "shard.tar"
         if empty:
             # Nothing was written: no tar, no index. If they are there all the same, the listing names them as strays.
             faults.differ("record", "sha256 of no samples", _EMPTY_SHA256, entry.sha256)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 log = logging.getLogger(__name__)
-_PREFIX, _UNLOCKED_PREFIX = "reciprocal-", "reciprocal.new-"
+_PREFIX, _UNLOCKED_PREFIX = "reciprocal-scratch-", "reciprocal-new-"
 _MAKING_S = 3600.0  # from its name's birth to its lock a folder needs microseconds
 
 

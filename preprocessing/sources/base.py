@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import errno
-import os
 import re
 import tempfile
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from pipeline.errors import RejectedSource, StorageError
+from pipeline.storage.scratch import scratch_folder
 
 VIDEO_EXTENSIONS = (
     ".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".m2ts", ".mts", ".ogv",
@@ -128,18 +128,13 @@ def temporary_copy(path: str, fill: Callable[[BinaryIO], None]) -> Iterator[Path
         StorageError: it cannot be written, for example because the disk is full.
     """
     extension = _EXTENSION.search(PurePosixPath(path).name)
-    name = None
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            with tempfile.NamedTemporaryFile(prefix="reciprocal-", suffix=extension[0] if extension else "", delete=False) as file:
-                name = file.name
-                fill(file)  # type: ignore[arg-type]
+            copy = stack.enter_context(scratch_folder()) / f"video{extension[0] if extension else ''}"
+            with copy.open("wb") as file:
+                fill(file)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             fix = "; free some room, or set TMPDIR to a folder with more" if full else ""
             raise StorageError(f"cannot copy {path} to {tempfile.gettempdir()}: {error}{fix}") from error
-        yield Path(name)
-    finally:
-        if name is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
+        yield copy

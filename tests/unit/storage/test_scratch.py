@@ -55,11 +55,11 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(
 
 
 def test_folders_in_the_making_and_foreign_things_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "reciprocal.new-a").mkdir()
-    (tmp_path / "reciprocal.new-b").mkdir()
-    os.utime(tmp_path / "reciprocal.new-b", (0, time.time() - 7200))
+    (tmp_path / "reciprocal-new-a").mkdir()
+    (tmp_path / "reciprocal-new-b").mkdir()
+    os.utime(tmp_path / "reciprocal-new-b", (0, time.time() - 7200))
     (tmp_path / "other").mkdir()
-    (tmp_path / "reciprocal-file").write_text("not a folder")
-    (tmp_path / "reciprocal-link").symlink_to(tmp_path / "other")
+    (tmp_path / "reciprocal-scratch-file").write_text("not a folder")
+    (tmp_path / "reciprocal-scratch-link").symlink_to(tmp_path / "other")
     assert remove_abandoned() == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "reciprocal-file", "reciprocal-link", "reciprocal.new-a"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "reciprocal-new-a", "reciprocal-scratch-file", "reciprocal-scratch-link"]

@@ -1,0 +1,80 @@
+"""What preprocessing survives: its parts killed at random moments, a bucket that fails, full disks, two commands at once.
+
+After the same command has been run again the data set must be byte-identical to an undisturbed one. Many more kills:
+``python tests/integration/soak_preprocess.py --kills 20``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fault_proxy import FaultProxy, Faults
+from tests.support.preprocess_bench import Bench, disturb, s3_behind, started_bench
+
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with started_bench(tmp_path_factory.mktemp("bench")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("target", ["worker", "driver", "node", "s3"])
+def test_a_part_that_is_killed_costs_no_byte(bench: Bench, target: str) -> None:
+    outcome = disturb(bench, target, random.Random(f"ci {target}"))
+    assert outcome.killed, f"too late\n{outcome.output}"
+    assert outcome.faults == [], outcome.output
+    assert outcome.came_through or target == "driver", f"it took a re-run\n{outcome.output}"
+
+
+def test_two_commands_at_once_at_a_bucket_that_fails_in_every_way(bench: Bench) -> None:
+    """Two, as when an operator starts the command again while tasks of a lost one still run: both write the same bytes."""
+    faults = Faults(reset=0.03, slow_down=0.12, cut_upload=0.05, cut_answer=0.05, lose_answer=0.05, delay=0.1, delay_s=(0.1, 1.0), bytes_per_s=300_000)
+    out = bench.new_out()
+    with FaultProxy(bench.stack.s3_endpoint, faults, seed=1) as proxy:
+        with s3_behind(bench, proxy.endpoint):
+            done = [run.wait() for run in [bench.start(out), bench.start(out)]]
+        counts = dict(proxy.counts)
+    assert [run.code for run in done] == [0, 0], "\n".join(run.output for run in done)
+    assert sum(counts.get(kind, 0) for kind in Faults.KINDS) >= 20, counts
+    assert bench.faults_of(out) == []
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """A file system of that size in place of ``folder``; the test is skipped where this user may not mount one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a full disk needs the right to mount a small one: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_full_disks(bench: Bench) -> None:
+    target = bench.folder / "disk"
+    with small_disk(target, "96k"):
+        full = bench.run(f"file://{target}/out")
+        assert full.code == 1, full.output
+        assert "No space left" in full.output
+        assert "Traceback" not in full.output
+        assert not (target / "out/manifest.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=64m", str(target)], check=True)
+        with small_disk(bench.temporary, "24k"):
+            full = bench.run(f"file://{target}/out")
+            assert full.code == 1, full.output
+            assert "no space left in the folder for temporary files" in full.output
+            assert "Traceback" not in full.output
+        done = bench.run(f"file://{target}/out")
+        assert done.code == 0, done.output
+        assert bench.faults_of(f"file://{target}/out") == []
+    assert bench.leftovers() == []

@@ -1,0 +1,289 @@
+"""A proxy in front of an S3 server (or any HTTP/1.1 server) that does what bad networks and busy servers do, on purpose.
+
+    with FaultProxy("http://127.0.0.1:9000", Faults(slow_down=0.1, cut_answer=0.05), seed=3) as proxy:
+        ... use proxy.endpoint in place of the server's ...
+        proxy.faults = Faults()              # from now on: none
+        proxy.script.extend(["slow_down", "cut_answer", None])   # the next three requests, whatever the shares say
+        proxy.down()                         # connections are refused; proxy.up() takes them again, at the same port
+        proxy.counts                         # Counter of what it did: "requests", and one entry a fault
+
+Which request gets which fault is drawn from (seed, number of the request). With several clients at once their order is not fixed, so
+a seed fixes how many faults come and of which kind, not whom they meet.
+
+Requests pass as they are, the Host header included: S3 signatures cover it, so a client signs for the proxy's address and a server
+that checks signatures against the header it gets (the local gateway does) accepts it. Requests whose body is sent chunked are refused
+with 501; S3 clients announce a length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import re
+import socket
+import struct
+import threading
+import time
+from collections import Counter, deque
+from urllib.parse import urlsplit
+
+_PIECE = 1 << 16
+_SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Faults:
+    """Shares of requests, each 0..1, their sum at most 1; the rest passes."""
+
+    reset: float = 0.0
+    """The connection is reset when the request has arrived, before the server hears of it."""
+    slow_down: float = 0.0
+    """Answered 503 SlowDown; the server never hears of it."""
+    cut_upload: float = 0.0
+    """The server gets part of the request's body, then both connections are reset. Requests without a body are reset."""
+    cut_answer: float = 0.0
+    """The client gets part of the answer's body, then the connection closes. Answers without a body are lost."""
+    lose_answer: float = 0.0
+    """The server does what was asked, and the client never hears of it."""
+    stall: float = 0.0
+    """Nothing happens for ``stall_s``; then the connection is reset."""
+    delay: float = 0.0
+    """Passed on after a time drawn from ``delay_s``."""
+    stall_s: float = 3600.0
+    delay_s: tuple[float, float] = (0.5, 2.0)
+    bytes_per_s: float = 0.0
+    """Speed of answers' bodies, for every request; 0: as fast as they come."""
+    methods: frozenset[str] = frozenset()
+    """Faults meet these methods alone; empty: all."""
+    path: str = ""
+    """Faults meet requests whose path and query match this pattern (re.search); empty: all."""
+
+    KINDS = ("reset", "slow_down", "cut_upload", "cut_answer", "lose_answer", "stall", "delay")
+
+    def draw(self, chance: float) -> str | None:
+        """The fault that a uniform number in [0, 1) stands for."""
+        for kind in self.KINDS:
+            chance -= getattr(self, kind)
+            if chance < 0:
+                return kind
+        return None
+
+
+class FaultProxy:
+    """See the module. Threads are daemons; ``close`` ends every connection."""
+
+    def __init__(self, upstream: str, faults: Faults | None = None, seed: int = 0) -> None:
+        parts = urlsplit(upstream)
+        self._upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self.faults, self._seed = faults or Faults(), seed
+        self.script: deque[str | None] = deque()
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._closed = threading.Event()
+        self._listener = self._listen(0)
+        self.port: int = self._listener.getsockname()[1]
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> FaultProxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening and reset every connection."""
+        self._closed.set()
+        self.down()
+
+    def down(self) -> None:
+        """Refuse connections and reset those that are open, as a server that was killed."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        self._listener.close()
+        with self._lock:
+            open_now = list(self._open)
+        for connection in open_now:
+            _reset(connection)
+
+    def up(self) -> None:
+        """Listen again, at the same port."""
+        self._listener = self._listen(self.port)
+
+    def _listen(self, port: int) -> socket.socket:
+        listener = socket.create_server(("127.0.0.1", port), backlog=128)  # sets SO_REUSEADDR
+        threading.Thread(target=self._accept, args=(listener,), name="fault-proxy", daemon=True).start()
+        return listener
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            self.counts["connections"] += 1
+            threading.Thread(target=self._serve, args=(client,), name="fault-proxy-client", daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with self._lock:
+            self._open.add(client)
+        try:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            reader = _Reader(client)
+            while self._one_request(client, reader):
+                pass
+        except OSError:
+            _reset(client)  # either side went away: the other hears of it
+        finally:
+            with self._lock:
+                self._open.discard(client)
+            with contextlib.suppress(OSError):
+                client.close()
+
+    def _next_fault(self, method: str, path: str) -> str | None:
+        faults = self.faults
+        with self._lock:
+            number = self.counts["requests"]
+            self.counts["requests"] += 1
+            meets = (not faults.methods or method in faults.methods) and re.search(faults.path, path) is not None
+            if not meets:
+                return None
+            fault = self.script.popleft() if self.script else faults.draw(random.Random(f"{self._seed} {number}").random())
+            if fault is not None:
+                self.counts[fault] += 1
+            return fault
+
+    def _one_request(self, client: socket.socket, reader: _Reader) -> bool:
+        """Serve one request; whether the connection may carry another."""
+        head = reader.head()
+        if not head:
+            return False
+        line, headers = _parse(head)
+        method, path = line.split(" ")[:2]
+        length = int(headers.get("content-length", 0))
+        if "transfer-encoding" in headers:
+            client.sendall(b"HTTP/1.1 501 Not Implemented\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return False
+        fault = self._next_fault(method, path)
+        chance = random.Random(f"{self._seed} {self.counts['requests']} where")
+        if headers.get("expect", "").lower() == "100-continue":
+            client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if fault == "delay":
+            self._closed.wait(chance.uniform(*self.faults.delay_s))
+        elif fault == "stall":
+            self._closed.wait(self.faults.stall_s)
+            raise ConnectionResetError("stalled long enough")
+        elif fault == "reset" or (fault == "cut_upload" and not length):
+            raise ConnectionResetError("on purpose")
+        elif fault == "slow_down":
+            reader.body(length, lambda piece: None)
+            client.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % len(_SLOW_DOWN) + (b"" if method == "HEAD" else _SLOW_DOWN))
+            return True
+        with socket.create_connection(self._upstream, timeout=120) as server:
+            server.sendall(_for_upstream(head))
+            if fault == "cut_upload":
+                reader.body(int(length * chance.uniform(0, 0.95)), server.sendall)
+                _reset(server)
+                raise ConnectionResetError("on purpose")
+            reader.body(length, server.sendall)
+            return self._answer(client, _Reader(server), method, fault, chance)
+
+    def _answer(self, client: socket.socket, reader: _Reader, method: str, fault: str | None, chance: random.Random) -> bool:
+        head = reader.head()
+        while head.startswith(b"HTTP/1.1 1"):  # 100 Continue
+            head = reader.head()
+        if not head or fault == "lose_answer":
+            raise ConnectionResetError("no answer, or lost on purpose")
+        line, headers = _parse(head)
+        has_body = method != "HEAD" and line.split(" ")[1] not in ("204", "304")
+        length = int(headers["content-length"]) if "content-length" in headers else None
+        sent, allowed = 0, None
+        if fault == "cut_answer":
+            if not has_body or length == 0:
+                raise ConnectionResetError("on purpose")
+            allowed = int((length or 2000) * chance.uniform(0, 0.95))
+        start_s = time.monotonic()
+
+        def forward(piece: bytes) -> None:
+            nonlocal sent
+            part = piece if allowed is None else piece[: max(0, allowed - sent)]
+            step = len(part) if not self.faults.bytes_per_s else max(1, int(self.faults.bytes_per_s / 20))
+            for offset in range(0, len(part), step or 1):
+                client.sendall(part[offset : offset + step])
+                sent += len(part[offset : offset + step])
+                if self.faults.bytes_per_s:
+                    self._closed.wait(max(0.0, start_s + sent / self.faults.bytes_per_s - time.monotonic()))
+            if allowed is not None and sent >= allowed:
+                raise _EnoughError
+
+        client.sendall(_without_hop_headers(head, keep=length is not None or not has_body))
+        try:
+            if has_body:
+                reader.body(length, forward)
+        except _EnoughError:
+            return False  # an orderly close in mid-body: the client sees too few bytes
+        return length is not None or not has_body
+
+
+class _EnoughError(Exception):
+    """The share of the body that was to be sent has been sent."""
+
+
+class _Reader:
+    """Buffered reading of heads and bodies from a socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._buffer = connection, b""
+
+    def head(self) -> bytes:
+        """Bytes up to and with the empty line; empty where the connection ended."""
+        while b"\r\n\r\n" not in self._buffer:
+            piece = self._connection.recv(_PIECE)
+            if not piece:
+                return b""
+            self._buffer += piece
+        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        return head + b"\r\n\r\n"
+
+    def body(self, length: int | None, forward) -> None:
+        """Hand over ``length`` bytes, or all up to the end of the connection."""
+        left = float("inf") if length is None else length
+        while left > 0:
+            piece = self._buffer or self._connection.recv(_PIECE)
+            self._buffer = b""
+            if not piece:
+                if length is None:
+                    return
+                raise ConnectionResetError("the other side ended in mid-body")
+            if len(piece) > left:
+                piece, self._buffer = piece[: int(left)], piece[int(left) :]
+            left -= len(piece)
+            forward(piece)
+
+
+def _parse(head: bytes) -> tuple[str, dict[str, str]]:
+    first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+    return first, {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _for_upstream(head: bytes) -> bytes:
+    """One connection a request, and no 100 Continue: the proxy has said it. Neither header is signed."""
+    lines = [line for line in head[:-4].split(b"\r\n") if not line.lower().startswith((b"expect:", b"connection:"))]
+    return b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n"
+
+
+def _without_hop_headers(head: bytes, *, keep: bool) -> bytes:
+    lines = [line for line in head[:-4].split(b"\r\n") if not line.lower().startswith(b"connection:")]
+    return b"\r\n".join([*lines, *([] if keep else [b"Connection: close"])]) + b"\r\n\r\n"
+
+
+def _reset(connection: socket.socket) -> None:
+    """Close with RST in place of FIN."""
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # close() alone would leave a thread that is blocked in recv() asleep.
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RD)
+    with contextlib.suppress(OSError):
+        connection.close()
