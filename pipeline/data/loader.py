@@ -18,20 +18,15 @@ import numpy as np
 import torch
 
 from pipeline.config.data import ClipConfig, DataConfig
+from pipeline.data.assemble import Assembler
 from pipeline.data.batch import Batch
-from pipeline.data.clips import sample_plans
-from pipeline.data.decoders import Decoder, Device, Row, make_decoder
-from pipeline.data.fetch import Damaged, DamageLedger, Fetcher, FetchMetrics, Request
+from pipeline.data.decoders import Decoder, Device, make_decoder
+from pipeline.data.fetch import DamageLedger, Fetcher, FetchMetrics, Request
 from pipeline.data.index import SplitIndex, load_index
 from pipeline.data.order import FILLER, epoch_order, global_batch, num_steps, rank_batch_size, rank_slice
 from pipeline.data.prefetch import Prefetcher
-from pipeline.data.reference import stack_motion
-from pipeline.errors import ReciprocalError
 from pipeline.manifest import Manifest
-from pipeline.sample import extension
 from pipeline.storage import Storage
-
-_CHANNELS = {"rgb": 3, "flow": 2, "diff": 3}
 
 
 @dataclasses.dataclass
@@ -61,12 +56,11 @@ class Loader:
         device: torch.device,
     ) -> None:
         self.index = index
-        self._storage, self._decoder, self._data, self._clip = storage, decoder, data, clip
+        self._storage, self._decoder, self._data = storage, decoder, data
         self._train, self._seed, self._rank, self._world_size = train, seed, rank, world_size
-        self._num_views = 1 if train else num_views
-        self._device = device
         self._fetch_metrics, self._times = FetchMetrics(), _Times()
         self._ledger = DamageLedger(data.damaged_budget)
+        self._assembler = Assembler(index, decoder, self._ledger, clip=clip, train=train, seed=seed, num_views=num_views, device=device)
         self._running: Prefetcher[Batch] | None = None
 
     def num_steps(self, epoch: int = 0) -> int:
@@ -135,53 +129,13 @@ class Loader:
         arrived = fetcher.iterate(Request(self.index.tar(i), self.index.record(i)) for step in steps for i in part(step) if i != FILLER)
         for step in steps:
             indices = part(step)
-            yield self._batch(indices, [next(arrived) for i in indices if i != FILLER], epoch, step)
-
-    def _batch(self, part: np.ndarray, fetched: list[dict[str, bytes] | Damaged], epoch: int, step: int) -> Batch:
-        began = time.perf_counter()
-        views, size = self._num_views, len(part) * self._num_views
-        labels, weights, keys = np.zeros(size, np.int64), np.zeros(size, np.float32), [""] * size
-        rows: list[Row] = []
-        for n, (i, members) in enumerate(zip(part, fetched, strict=False)):  # fillers stand at the end
-            place = slice(n * views, (n + 1) * views)
-            labels[place] = self.index.labels[i]
-            keys[place] = [self.index.key(i)] * views
-            if isinstance(members, Damaged):
-                self._ledger.add(members)
-                continue
-            weights[place] = 1
-            num_frames, height, width = (int(x) for x in self.index.sizes[i])
-            named = {m: members[extension(m)] for m in self.index.modalities}
-            plans = sample_plans(
-                self.index.key(i), num_frames, height, width, self._clip, train=self._train, seed=self._seed, epoch=epoch, num_views=views
-            )
-            rows += [(named, plan, height) for plan in plans]
-        good = np.flatnonzero(weights)
-        try:
-            clips = self._decoder.decode(rows) if rows else {}
-        except ReciprocalError as error:
-            where = f"epoch {epoch}, step {step}: {', '.join(k for k in keys if k)}"
-            raise type(error)(*error.args[:-1], f"{error.args[-1]} ({where})") from error
-        inputs = {m: self._stack(m, clips.get(m), good, size) for m in self.index.modalities}
-        self._times.decode_s += time.perf_counter() - began
-        self._times.batches += 1
-        self._times.samples += len(fetched)
-        return Batch(inputs, self._tensor(labels), self._tensor(weights), tuple(keys), epoch, step)
-
-    def _stack(self, modality: str, clips: torch.Tensor | None, good: np.ndarray, size: int) -> torch.Tensor:
-        clip = self._clip
-        if clips is not None:
-            clips = clips if modality == "rgb" else stack_motion(clips, clip)
-            if len(good) == size:
-                return clips
-        channels = _CHANNELS[modality] * (1 if modality == "rgb" else clip.stack)
-        full = torch.zeros(size, clip.num_frames, channels, clip.crop, clip.crop, device=self._device)
-        if clips is not None:
-            full[torch.from_numpy(good).to(self._device)] = clips
-        return full
-
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+            fetched = [next(arrived) for i in indices if i != FILLER]
+            began = time.perf_counter()
+            batch = self._assembler.batch(indices, fetched, epoch, step)
+            self._times.decode_s += time.perf_counter() - began
+            self._times.batches += 1
+            self._times.samples += len(fetched)
+            yield batch
 
 
 def make_loader(

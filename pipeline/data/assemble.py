@@ -1,0 +1,100 @@
+"""From the bytes of some samples to a Batch: plans, decoding, motion stacks, fillers and stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pipeline.config.data import ClipConfig
+from pipeline.data.batch import Batch
+from pipeline.data.clips import sample_plans
+from pipeline.data.decoders import Decoder, Row
+from pipeline.data.fetch import Damaged, DamageLedger
+from pipeline.data.index import SplitIndex
+from pipeline.data.reference import stack_motion
+from pipeline.errors import ReciprocalError
+from pipeline.sample import extension
+
+_CHANNELS = {"rgb": 3, "flow": 2, "diff": 3}
+
+
+class Assembler:
+    """Makes batches of one split with one decoder; it keeps no state between batches but the ledger of damage.
+
+    Args:
+        train: one random clip a sample, else ``num_views`` fixed ones.
+        device: where the decoder's tensors lie.
+    """
+
+    def __init__(
+        self,
+        index: SplitIndex,
+        decoder: Decoder,
+        ledger: DamageLedger,
+        *,
+        clip: ClipConfig,
+        train: bool,
+        seed: int,
+        num_views: int,
+        device: torch.device,
+    ) -> None:
+        self._index, self._decoder, self._ledger, self._clip = index, decoder, ledger, clip
+        self._train, self._seed, self._device = train, seed, device
+        self._num_views = 1 if train else num_views
+
+    def batch(self, part: np.ndarray, fetched: Sequence[dict[str, bytes] | Damaged], epoch: int, step: int) -> Batch:
+        """The batch of some samples.
+
+        Args:
+            part: indices of the samples; ``FILLER`` at the end for rows of weight 0.
+            fetched: what arrived for each of them, fillers left out.
+
+        Raises:
+            DamagedSampleError: more damaged samples than the budget allows.
+            ReciprocalError: bytes that are right cannot be decoded; lists the batch's keys.
+        """
+        views, size = self._num_views, len(part) * self._num_views
+        labels, weights, keys = np.zeros(size, np.int64), np.zeros(size, np.float32), [""] * size
+        rows: list[Row] = []
+        for n, (i, members) in enumerate(zip(part, fetched, strict=False)):  # fillers stand at the end
+            place = slice(n * views, (n + 1) * views)
+            labels[place] = self._index.labels[i]
+            keys[place] = [self._index.key(i)] * views
+            if isinstance(members, Damaged):
+                self._ledger.add(members)
+                continue
+            weights[place] = 1
+            rows += self._rows(i, members, epoch)
+        good = np.flatnonzero(weights)
+        try:
+            clips = self._decoder.decode(rows) if rows else {}
+        except ReciprocalError as error:
+            where = f"epoch {epoch}, step {step}: {', '.join(k for k in keys if k)}"
+            raise type(error)(*error.args[:-1], f"{error.args[-1]} ({where})") from error
+        inputs = {m: self._stack(m, clips.get(m), good, size) for m in self._index.modalities}
+        return Batch(inputs, self._tensor(labels), self._tensor(weights), tuple(keys), epoch, step)
+
+    def _rows(self, i: int, members: dict[str, bytes], epoch: int) -> list[Row]:
+        num_frames, height, width = (int(x) for x in self._index.sizes[i])
+        named = {m: members[extension(m)] for m in self._index.modalities}
+        plans = sample_plans(
+            self._index.key(i), num_frames, height, width, self._clip, train=self._train, seed=self._seed, epoch=epoch, num_views=self._num_views
+        )
+        return [(named, plan, height) for plan in plans]
+
+    def _stack(self, modality: str, clips: torch.Tensor | None, good: np.ndarray, size: int) -> torch.Tensor:
+        clip = self._clip
+        if clips is not None:
+            clips = clips if modality == "rgb" else stack_motion(clips, clip)
+            if len(good) == size:
+                return clips
+        channels = _CHANNELS[modality] * (1 if modality == "rgb" else clip.stack)
+        full = torch.zeros(size, clip.num_frames, channels, clip.crop, clip.crop, device=self._device)
+        if clips is not None:
+            full[torch.from_numpy(good).to(self._device)] = clips
+        return full
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
