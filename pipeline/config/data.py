@@ -20,10 +20,20 @@ class ClipConfig:
     """Motion frames joined along channels at each step: t, t+1, ... (edges repeated)."""
     crop: int = 224
     """Side of the square crop the model sees, in pixels."""
+    train_crop: Literal["area", "corners", "fixed"] = "area"
+    """Boxes of training clips. area: random area and ratio (Inception); corners: sides of 1, 7/8, 3/4 and 0.66 of the short side at
+    one of 13 places (TSN's multi-scale corner crops); fixed: a test view's square (see ``resize``) at a random place."""
     min_area: float = 0.5
-    """Training crops cover a share of the frame drawn from [min_area, 1], ratio from [3/4, 4/3]."""
+    """With train_crop=area: crops cover a share of the frame drawn from [min_area, 1], ratio from [3/4, 4/3]."""
     flip: bool = True
     """Training clips are mirrored with probability 1/2; u is negated with them."""
+    brightness: float = 0.0
+    """Colour jitter of training clips, for RGB alone, one draw a clip: brightness, contrast and saturation are multiplied by
+    numbers drawn from [1 - x, 1 + x]; see ``pipeline.data.jitter``."""
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    """Hues are turned by an angle drawn from [-hue, hue], in whole turns (0.5: any hue)."""
     resize: int = 0
     """Short side of test views before the centre crop; 0: crop * 8/7, the usual 256 for 224."""
     norm: Literal["imagenet", "inception", "caffe"] = "imagenet"
@@ -37,7 +47,14 @@ class ClipConfig:
         require(self.crop >= 16, "clip.crop", self.crop, "must be at least 16 pixels")
         require(self.resize == 0 or self.resize >= self.crop, "clip.resize", self.resize, "must be 0 or at least clip.crop")
         require(0 < self.min_area <= 1, "clip.min_area", self.min_area, "must be in (0, 1]")
+        for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
+            require(0 <= getattr(self, name) <= most, f"clip.{name}", getattr(self, name), f"must be in [0, {most:g}]")
         require(self.flow_std > 0, "clip.flow_std", self.flow_std, "must be positive")
+
+    @property
+    def jitters(self) -> bool:
+        """Whether training clips get a colour jitter."""
+        return bool(self.brightness or self.contrast or self.saturation or self.hue)
 
     @property
     def test_resize(self) -> int:
@@ -58,6 +75,9 @@ class DataConfig:
     """Split of the validation during training; an empty split (or name) means none."""
     batch_size: int = 32
     """Global batch, over all ranks."""
+    micro_batch: int = 0
+    """Samples that a rank takes through the model at once; gradients of the pieces of its part add up, so that a few GPUs train
+    with the batch of many. 0: its whole part."""
     damaged_budget: int = 10
     """Distinct samples that one rank may find unreadable (black clips of weight 0) before the run fails."""
     fetch_threads: int = 8
@@ -70,12 +90,14 @@ class DataConfig:
     """Batches prepared ahead."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where DALI decodes and augments; auto takes the GPU where there is one."""
-    loader: Literal["dali", "reference"] = "dali"
-    """dali, or PyAV and numpy, which also reads H.264 shards without a GPU."""
+    loader: Literal["auto", "dali", "ffmpeg", "reference"] = "auto"
+    """auto: dali on a GPU, ffmpeg on the CPU, where it is several times as fast. ffmpeg: FFmpeg decodes and compiled kernels crop, resize
+    and normalise; reads H.264 too. reference: the same values from plain PyAV, torch and numpy; slow, the oracle of both."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "fetch_threads", "prefetch"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
+        require(self.micro_batch >= 0, "data.micro_batch", self.micro_batch, "must be 0 (a rank's whole part) or more")
         require(self.fetch_deadline_s > 0, "data.fetch_deadline_s", self.fetch_deadline_s, "must be positive")
         require(self.decode_threads >= 0, "data.decode_threads", self.decode_threads, "must be 0 (all of this rank's cores) or more")
         require(self.damaged_budget >= 0, "data.damaged_budget", self.damaged_budget, "must be 0 or more")

@@ -89,7 +89,7 @@ class RunConfig:
 # May change when a run goes on: they decide where and how fast, not what is computed.
 _FREE_ON_RESUME = {
     "run": ("num_workers", "cpus_per_worker", "use_gpu", "spread", "max_failures", "keep_checkpoints", "log_steps", "run_id", "output", "experiment"),
-    "data": ("fetch_threads", "decode_threads", "prefetch", "damaged_budget", "manifest_digest", "device"),
+    "data": ("micro_batch", "fetch_threads", "decode_threads", "prefetch", "damaged_budget", "manifest_digest", "device"),
 }
 
 

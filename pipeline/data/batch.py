@@ -9,7 +9,7 @@ import torch
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One rank's rows of one step. A row is one clip: one view of one sample.
+    """One rank's rows of one step, or a piece of them. A row is one clip: one view of one sample.
 
     With K views the rows of a sample are contiguous: rows ``i*K .. i*K+K-1`` belong to the rank's sample i.
 
@@ -19,6 +19,9 @@ class Batch:
         labels: (B,) int64; 0 for fillers.
         weights: (B,) float32: 1, or 0 for fillers (key ``""``) and damaged samples (key kept), whose inputs are all zero.
         keys: B sample keys.
+
+    A step may come in several pieces (``data.micro_batch``): ``piece`` of ``pieces``, in order, on every rank as many. ``offset`` is the
+    place of its first sample in the global batch, whatever the number of ranks.
 
     Raises:
         ValueError: shapes or dtypes disagree; the message prints them.
@@ -30,6 +33,9 @@ class Batch:
     keys: tuple[str, ...]
     epoch: int
     step: int
+    piece: int = 0
+    pieces: int = 1
+    offset: int = 0
 
     def __post_init__(self) -> None:
         rows = len(self.keys)

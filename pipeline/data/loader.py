@@ -23,7 +23,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.decoders import Decoder, Device, make_decoder
 from pipeline.data.fetch import DamageLedger, Fetcher, FetchMetrics, Request
 from pipeline.data.index import SplitIndex, load_index
-from pipeline.data.order import FILLER, epoch_order, global_batch, num_steps, rank_batch_size, rank_slice
+from pipeline.data.order import FILLER, epoch_order, global_batch, num_steps, passes, rank_batch_size, rank_slice
 from pipeline.data.prefetch import Prefetcher
 from pipeline.manifest import Manifest
 from pipeline.storage import Storage
@@ -64,12 +64,14 @@ class Loader:
         self._running: Prefetcher[Batch] | None = None
 
     def num_steps(self, epoch: int = 0) -> int:
-        """Batches of an epoch: the same for every rank and every epoch."""
+        """Steps of an epoch: the same for every rank and every epoch."""
         del epoch
         return num_steps(len(self.index), self._data.batch_size)
 
     def iter_epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches ``start_step``, ``start_step + 1``, ... of an epoch; nothing where ``start_step`` is its end.
+
+        With ``data.micro_batch`` below the rank's part, each step comes in ``Batch.pieces`` pieces.
 
         Closing the iterator (or leaving it to an error) stops its threads. Starting another one stops this one.
 
@@ -122,20 +124,24 @@ class Loader:
     def _produce(self, epoch: int, start_step: int, fetcher: Fetcher) -> Iterator[Batch]:
         order = epoch_order(len(self.index), self._seed, epoch, shuffle=self._train)
 
-        def part(step: int) -> np.ndarray:
-            return rank_slice(global_batch(order, step, self._data.batch_size), self._rank, self._world_size)
+        def pieces(step: int) -> list[tuple[int, np.ndarray]]:
+            part = rank_slice(global_batch(order, step, self._data.batch_size), self._rank, self._world_size)
+            return passes(part, self._data.micro_batch)
 
         steps = range(start_step, self.num_steps(epoch))
-        arrived = fetcher.iterate(Request(self.index.tar(i), self.index.record(i)) for step in steps for i in part(step) if i != FILLER)
+        wanted = (i for step in steps for _, indices in pieces(step) for i in indices if i != FILLER)
+        arrived = fetcher.iterate(Request(self.index.tar(i), self.index.record(i)) for i in wanted)
+        first = self._rank * rank_batch_size(self._data.batch_size, self._world_size)
         for step in steps:
-            indices = part(step)
-            fetched = [next(arrived) for i in indices if i != FILLER]
-            began = time.perf_counter()
-            batch = self._assembler.batch(indices, fetched, epoch, step)
-            self._times.decode_s += time.perf_counter() - began
-            self._times.batches += 1
-            self._times.samples += len(fetched)
-            yield batch
+            cut = pieces(step)
+            for number, (start, indices) in enumerate(cut):
+                fetched = [next(arrived) for i in indices if i != FILLER]
+                began = time.perf_counter()
+                batch = self._assembler.batch(indices, fetched, epoch, step)
+                self._times.decode_s += time.perf_counter() - began
+                self._times.batches += 1
+                self._times.samples += len(fetched)
+                yield dataclasses.replace(batch, piece=number, pieces=len(cut), offset=first + start)
 
 
 def make_loader(
@@ -177,7 +183,8 @@ def make_loader(
         index = load_index(storage, manifest, split, modalities)
     elif (index.split, index.modalities) != (split, tuple(modalities)):
         raise ValueError(f"the index is of {index.split} {index.modalities}, asked for {split} {tuple(modalities)}")
-    decoder = make_decoder(data, clip, index, max_rows=part * (1 if train else num_views), device=device, device_id=device_id)
+    piece = min(part, data.micro_batch or part)
+    decoder = make_decoder(data, clip, index, max_rows=piece * (1 if train else num_views), device=device, device_id=device_id)
     on_gpu = data.loader == "dali" and device == "gpu"
     return Loader(
         storage,

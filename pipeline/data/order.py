@@ -2,7 +2,8 @@
 
 Global batch k of an epoch is a slice of one permutation; rank r of W takes the r-th of W equal parts of it. The
 last batch is filled with -1 up to the full size. A run may stop after any step and go on with another W: the
-global batches stay what they were.
+global batches stay what they were. Where fewer ranks cannot hold their larger part at once, they take it in pieces and add up
+the gradients (``passes``).
 """
 
 from __future__ import annotations
@@ -70,3 +71,20 @@ def rank_slice(indices: np.ndarray, rank: int, world_size: int) -> np.ndarray:
         raise ValueError(f"rank {rank} is outside 0..{world_size - 1}")
     part = rank_batch_size(len(indices), world_size)
     return indices[rank * part : (rank + 1) * part]
+
+
+def passes(part: np.ndarray, micro_batch: int) -> list[tuple[int, np.ndarray]]:
+    """A rank's part of a global batch, cut into pieces that go through the model one after the other.
+
+    Fewer ranks with smaller pieces see the same pieces as more ranks do: part r of W ranks is piece r of one rank whose pieces
+    have that size.
+
+    Args:
+        part: from ``rank_slice``.
+        micro_batch: samples of a piece, the last may have less; 0: one piece.
+
+    Returns:
+        Place in ``part`` and indices of each piece, in order; their number is the same on every rank.
+    """
+    size = micro_batch or len(part)
+    return [(start, part[start : start + size]) for start in range(0, len(part), size)]

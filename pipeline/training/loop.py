@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import time
@@ -16,9 +17,10 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.models import ActionModel, freeze_batchnorm
 from pipeline.training.checkpoint import Position, RunFacts, load_main, read_samples, read_state, save_main, save_samples
-from pipeline.training.collective import average_buffers, world_size
+from pipeline.training.collective import average_buffers, gather_objects, world_size
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.step import Stepper
+from pipeline.training.timing import StepTimes, communication_s, judge
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class Tracker(Protocol):
     """Who hears of curves. Called on rank 0 alone."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
+    def set_tags(self, tags: Mapping[str, str]) -> None: ...
 
 
 Validate = Callable[[ActionModel, int], dict[str, float]]  # collective; metrics named by protocol
@@ -89,7 +92,7 @@ def train(
             seen = read_samples(folder) if rank == 0 and config.run.log_samples else []
             log.info("going on at epoch %d, step %d of %d", position.epoch, position.step, steps)
     wrapped = _distribute(model, device)
-    stepper = Stepper(wrapped, model, optimizer, scheduler, config, device, rank)
+    stepper = Stepper(wrapped, model, optimizer, scheduler, config, device)
 
     def save() -> None:
         average_buffers(model)
@@ -102,22 +105,32 @@ def train(
 
         reporter.save(metrics, write)
 
+    times, keys = StepTimes(), []
     for epoch in range(position.epoch, epochs):
         _train_mode(model, config)
-        clock = _Clock()
-        for batch in _timed(loader.iter_epoch(epoch, position.step), clock):
-            stepper(batch.to(device), position.global_step)
+        lap = _Lap(times)
+        for batch in _timed(loader.iter_epoch(epoch, position.step), times):
+            with times.spent("copy_s"):
+                batch = batch.to(device, non_blocking=True)
+            with times.spent("step_s"):
+                complete = stepper(batch, position.global_step)
+            keys += [k for k, w in zip(batch.keys, batch.weights.tolist(), strict=True) if w > 0] if config.run.log_samples else []
+            if not complete:
+                continue
             if config.run.log_samples:
-                seen.append(json.dumps({"epoch": epoch, "step": batch.step, "keys": [k for k, w in zip(batch.keys, batch.weights.tolist(), strict=True) if w > 0]}))
+                seen.append(json.dumps({"epoch": epoch, "step": batch.step, "keys": keys}))
+                keys = []
+            times.steps += 1
             position.step, position.global_step = position.step + 1, position.global_step + 1
             if position.global_step % config.run.log_steps == 0 or position.step == steps:
-                metrics = metrics | _curve(stepper, clock, config.data.batch_size)
+                metrics = metrics | _curve(stepper, lap.end(), config.data.batch_size)
                 if tracker:
                     tracker.log_metrics(metrics, position.global_step)
                 if rank == 0:
                     log.info("epoch %d step %d/%d loss %.4f top1 %.3f %.1f clips/s", epoch, position.step, steps, metrics["train/loss"], metrics["train/top1"], metrics["train/clips_per_s"])
             if config.run.checkpoint_steps and position.global_step % config.run.checkpoint_steps == 0 and position.step < steps:
                 save()
+                lap = _Lap(times)  # a checkpoint's time is nobody's rate
         position.epoch, position.step = epoch + 1, 0
         if position.epoch % config.run.checkpoint_epochs == 0 or position.epoch == epochs:
             if validate:
@@ -126,7 +139,25 @@ def train(
                 if tracker:
                     tracker.log_metrics(metrics, position.global_step)
             save()
+    if times.steps:
+        _tell(times, loader, wrapped, rank, tracker, position.global_step)
     return metrics
+
+
+def _tell(times: StepTimes, loader: Loader, wrapped: torch.nn.Module, rank: int, tracker: Tracker | None, step: int) -> None:
+    """Collective: say where the time of all ranks went."""
+    own = {**dataclasses.asdict(times), **loader.metrics(), "exchange_s": communication_s(wrapped)}
+    ranks = gather_objects(own)
+    if rank != 0:
+        return
+    mean = {name: sum(r.get(name, 0.0) for r in ranks) / len(ranks) for name in own}
+    verdict = judge(
+        StepTimes(times.steps, mean["wait_s"], mean["copy_s"], mean["step_s"]), mean, decode_share=mean.get("decode_share", 1.0), exchange_s=mean["exchange_s"]
+    )
+    log.info("the run is %s", verdict)
+    if tracker:
+        tracker.log_metrics({f"time/{name}_share": share for name, share in verdict.shares.items()}, step)
+        tracker.set_tags({"verdict": str(verdict)})
 
 
 def _distribute(model: ActionModel, device: torch.device) -> torch.nn.Module:
@@ -134,7 +165,7 @@ def _distribute(model: ActionModel, device: torch.device) -> torch.nn.Module:
         return model
     ids = [device.index or 0] if device.type == "cuda" else None
     # Running statistics are not looked at in training; they are averaged when they are (average_buffers), not at every step.
-    return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
+    return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
 
 def _train_mode(model: ActionModel, config: TrainConfig) -> None:
@@ -143,41 +174,41 @@ def _train_mode(model: ActionModel, config: TrainConfig) -> None:
         freeze_batchnorm(model)
 
 
-class _Clock:
-    """Seconds of the last stretch, and how many of them went to waiting for data."""
+class _Lap:
+    """A stretch of the run: its length, and what the trainer did in it."""
 
-    def __init__(self) -> None:
-        self.start, self.waited_s, self.steps = time.perf_counter(), 0.0, 0
+    def __init__(self, times: StepTimes) -> None:
+        self._times, self._start_s, self._before = times, time.perf_counter(), dataclasses.replace(times)
 
-    def lap(self) -> tuple[float, float, int]:
+    def end(self) -> tuple[float, StepTimes]:
+        """Seconds and times since the last end; the next lap begins."""
         now = time.perf_counter()
-        lap = (now - self.start, self.waited_s, self.steps)
-        self.start, self.waited_s, self.steps = now, 0.0, 0
+        lap = now - self._start_s, self._times - self._before
+        self._start_s, self._before = now, dataclasses.replace(self._times)
         return lap
 
 
-def _timed(batches: Iterator[Batch], clock: _Clock) -> Iterator[Batch]:
+def _timed(batches: Iterator[Batch], times: StepTimes) -> Iterator[Batch]:
     try:
         while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            clock.waited_s += time.perf_counter() - start
+            with times.spent("wait_s"):
+                batch = next(batches, None)
             if batch is None:
                 return
-            clock.steps += 1
             yield batch
     finally:
         if hasattr(batches, "close"):
             batches.close()  # ends the loader's threads even when a step raised
 
 
-def _curve(stepper: Stepper, clock: _Clock, batch_size: int) -> dict[str, float]:
-    means = stepper.sums.means()
-    seconds, waited, steps = clock.lap()
+def _curve(stepper: Stepper, lap: tuple[float, StepTimes], batch_size: int) -> dict[str, float]:
+    seconds, times = lap
     rates = stepper.scheduler.get_last_lr()
     return {
-        **{f"train/{name}": value for name, value in means.items()},
+        **{f"train/{name}": value for name, value in stepper.sums.means().items()},
         "train/lr": rates[-1],
-        "train/clips_per_s": batch_size * steps / max(seconds, 1e-9),
-        "train/data_wait_share": waited / max(seconds, 1e-9),
+        "train/clips_per_s": batch_size * times.steps / max(seconds, 1e-9),
+        "train/data_wait_share": times.wait_s / max(seconds, 1e-9),
+        "train/copy_share": times.copy_s / max(seconds, 1e-9),
+        "train/step_share": times.step_s / max(seconds, 1e-9),
     }

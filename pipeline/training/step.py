@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from typing import Any
@@ -47,36 +48,67 @@ class Stepper:
         model: the model, or its DistributedDataParallel wrapper.
         core: the bare model.
         config: of the run.
-        rank: this process; dropout differs between ranks, the drawn supervision steps do not.
+
+    Dropout differs between pieces and ranks, the drawn supervision steps do not.
     """
 
-    def __init__(self, model: torch.nn.Module, core: ActionModel, optimizer: torch.optim.Optimizer, scheduler: Any, config: TrainConfig, device: torch.device, rank: int) -> None:
+    def __init__(self, model: torch.nn.Module, core: ActionModel, optimizer: torch.optim.Optimizer, scheduler: Any, config: TrainConfig, device: torch.device) -> None:
         self.model, self.core, self.optimizer, self.scheduler = model, core, optimizer, scheduler
-        self.config, self.device, self.rank = config, device, rank
+        self.config, self.device = config, device
+        self._loss = self._weight = self._correct = torch.zeros((), device=device)  # of the step's pieces so far
         self.sums = Sums.zero(device)
 
-    def __call__(self, batch: Batch, global_step: int) -> None:
-        """One update from this rank's part of global batch ``global_step``.
+    def __call__(self, batch: Batch, global_step: int) -> bool:
+        """Take one piece of global batch ``global_step`` through the model; update after its last one.
+
+        Gradients of the pieces add up as sums over clips and are divided by the weight of the whole global batch, which is known
+        at the end: a damaged clip, wherever it is, leaves the others' weights as they are.
+
+        Returns:
+            Whether the step is complete.
 
         Raises:
             ReciprocalError: the loss is not finite; names the step and the keys of the batch.
         """
-        seed = self.config.run.seed
-        torch.manual_seed(derived_seed("step", seed, global_step, self.rank))
+        seed, complete = self.config.run.seed, batch.piece == batch.pieces - 1
+        # By its place in the global batch: the same dropout on fewer ranks with as large pieces.
+        torch.manual_seed(derived_seed("step", seed, global_step, batch.offset))
         drawn = self.core.draw_steps(torch.Generator().manual_seed(derived_seed("supervision", seed, global_step)))
-        total_weight = sum_over_ranks(batch.weights.sum())
-        with autocast(self.config.run.precision, self.device):
-            outputs = self.model(batch.inputs, steps=drawn)
-        loss = supervised_loss(outputs, batch.labels, batch.weights, total_weight, self.config.optim.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss * world_size()).backward()  # DDP takes the mean over ranks; the loss is already divided by the global weight
+        if batch.piece == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+            self._loss, self._weight = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        size = self.config.data.batch_size
+        with contextlib.nullcontext() if complete else self._alone():
+            with autocast(self.config.run.precision, self.device):
+                outputs = self.model(batch.inputs, steps=drawn)
+            loss = supervised_loss(outputs, batch.labels, batch.weights, torch.tensor(float(size), device=self.device), self.config.optim.label_smoothing)
+            (loss * world_size()).backward()  # DDP takes the mean over ranks
+        with torch.no_grad():
+            self._loss += loss.detach()
+            self._weight += batch.weights.sum()
+            guess = fuse(branch_probabilities(outputs)).argmax(1)
+            self._correct = ((guess == batch.labels) * batch.weights).sum() + (self._correct if batch.piece else 0)
+        if complete:
+            self._update(batch, global_step)
+        return complete
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        """Gradients stay on their rank: they travel once a step, with its last piece."""
+        return self.model.no_sync() if isinstance(self.model, torch.nn.parallel.DistributedDataParallel) else contextlib.nullcontext()
+
+    def _update(self, batch: Batch, global_step: int) -> None:
+        size, own_weight = self.config.data.batch_size, self._weight.clone()
+        scale = size / sum_over_ranks(self._weight).clamp(min=1e-12)
+        for parameter in self.core.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
         limit = self.config.optim.clip_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.core.parameters(), limit)
         if not torch.isfinite(norm):
-            raise ReciprocalError(f"loss {loss.item():.3g} or gradient norm {norm.item():.3g} is not finite at step {global_step}, samples {', '.join(batch.keys[:4])}...: lower optim.lr or optim.clip_norm")
+            loss = (self._loss * scale).item()
+            raise ReciprocalError(f"loss {loss:.3g} or gradient norm {norm.item():.3g} is not finite at step {global_step}, samples {', '.join(batch.keys[:4])}...: lower optim.lr or optim.clip_norm")
         self.optimizer.step()
         self.scheduler.step()
         with torch.no_grad():
-            guess = fuse(branch_probabilities(outputs)).argmax(1)
-            correct = ((guess == batch.labels) * batch.weights).sum()
-            self.sums.values += torch.stack([loss.detach().double(), batch.weights.sum().double(), correct.double(), norm.double(), torch.ones((), dtype=torch.float64, device=self.device)])
+            one = torch.ones((), dtype=torch.float64, device=self.device)
+            self.sums.values += torch.stack([(self._loss * scale).double(), own_weight.double(), self._correct.double(), norm.double(), one])

@@ -1,0 +1,175 @@
+"""A step in pieces is the same step; a run that loses ranks ends where an undisturbed one does."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from pipeline.config.base import as_dict
+from pipeline.config.data import ClipConfig, DataConfig
+from pipeline.config.model import CRNConfig
+from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
+from pipeline.data.batch import Batch
+from pipeline.data.loader import make_loader
+from pipeline.manifest import read_manifest
+from pipeline.models import build_model
+from pipeline.storage import open_storage
+from pipeline.training.checkpoint import RunFacts
+from pipeline.training.local import LocalReporter
+from pipeline.training.loop import train
+from pipeline.training.optim import build_optimizer, build_scheduler
+from pipeline.training.step import Stepper
+
+Weights = dict[str, torch.Tensor]
+
+
+def tiny_config(uri: str, *, micro_batch: int = 0, dropout: float = 0.0, **run: object) -> TrainConfig:
+    return TrainConfig(
+        model=CRNConfig(width=0.125, backbone_stages=3, hidden=8, adapted=8, num_steps=4, dropout=dropout),
+        clip=ClipConfig(num_frames=4, crop=32, resize=32, flow_std=2.0),
+        data=DataConfig(uri=uri, batch_size=4, micro_batch=micro_batch, val_split="", loader="reference"),
+        optim=OptimConfig(lr=1e-2, backbone_lr=1e-2, epochs=1, warmup_steps=2),
+        run=RunConfig(**{"freeze_batchnorm": True, "log_steps": 2, **run}),
+    )
+
+
+class Stop(Exception):
+    """The process dies."""
+
+
+class StoppingReporter(LocalReporter):
+    """Dies right after its n-th checkpoint."""
+
+    def __init__(self, storage, stop_after: int) -> None:
+        super().__init__(storage)
+        self._left = stop_after
+
+    def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+        super().save(metrics, write)
+        self._left -= 1
+        if self._left == 0:
+            raise Stop
+
+
+def run(config: TrainConfig, folder: Path, rank: int = 0, world_size: int = 1, stop_after: int = 0) -> None:
+    torch.set_num_threads(1)
+    storage = open_storage(config.data.uri)
+    manifest = read_manifest(storage)
+    facts = RunFacts(
+        config=as_dict(config), identity=config.identity(), manifest_digest=manifest.digest, dataset="tiny", classes=manifest.classes,
+        stored=manifest.parameters, code_version="test", run_id="r",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop)
+    with make_loader(
+        storage, manifest, "train", data=config.data, clip=config.clip, modalities=config.model.modalities, train=True, seed=0, rank=rank, world_size=world_size
+    ) as loader:
+        train(config, facts, model, loader, StoppingReporter(open_storage(f"file://{folder}"), stop_after), device=torch.device("cpu"), rank=rank)
+
+
+def weights(folder: Path) -> Weights:
+    with LocalReporter(open_storage(f"file://{folder}")).latest() as checkpoint:
+        assert checkpoint is not None
+        return safetensors.torch.load_file(checkpoint / "model.safetensors")
+
+
+def difference(a: Weights, b: Weights) -> float:
+    assert a.keys() == b.keys()
+    return max((a[k].double() - b[k].double()).abs().max().item() for k in a)
+
+
+def _rank(rank: int, world_size: int, port: int, config: TrainConfig, folder: str, stop_after: int) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+    try:
+        # Every rank reads and writes a folder of its own, as if each node had a copy of the checkpoint; rank 0's holds the weights.
+        run(config, Path(folder) / f"rank{rank}", rank, world_size, stop_after)
+    except Stop:
+        pass
+    finally:
+        dist.destroy_process_group()
+
+
+def on_ranks(world_size: int, config: TrainConfig, folder: Path, stop_after: int = 0) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_rank, args=(world_size, port, config, str(folder), stop_after), nprocs=world_size)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(("micro_batch", "dropout"), [(0, 0.0), (1, 0.5)])
+def test_four_ranks_then_two_equal_one(tiny_set: str, tmp_path: Path, micro_batch: int, dropout: float) -> None:
+    """Stopped after step 2 of 5 on four ranks, resumed on two. Pieces as large as a rank's part of the four have the same dropout, too."""
+    config = tiny_config(tiny_set, micro_batch=micro_batch, dropout=dropout, checkpoint_steps=1)
+    run(config, tmp_path / "single")
+    on_ranks(4, config, tmp_path / "broken", stop_after=2)
+    stopped = weights(tmp_path / "broken/rank0")
+    for rank in (1,):  # rank 0 alone writes weights: the second of the two ranks resumes from the same checkpoint
+        target = tmp_path / f"broken/rank{rank}"
+        for path in sorted((tmp_path / "broken/rank0").rglob("*")):
+            if path.is_file():
+                copy = target / path.relative_to(tmp_path / "broken/rank0")
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(path.read_bytes())
+    on_ranks(2, config, tmp_path / "broken")
+    end, whole = weights(tmp_path / "broken/rank0"), weights(tmp_path / "single")
+    worst, way = difference(end, whole), difference(stopped, whole)
+    print(f"4 ranks, then 2, against 1 (micro_batch {micro_batch}, dropout {dropout}): largest weight difference {worst:.2e}; from step 2 to the end {way:.2e}")
+    # Sums over four clips in another order, through five steps of SGD in float32.
+    assert worst < 1e-6 < way
+
+
+def test_pieces_of_a_step_add_up(tiny_set: str, tmp_path: Path) -> None:
+    """4 clips at once, 3 + 1, and one by one: the same weights after 5 steps, the last of which holds no filler."""
+    folders = {}
+    for micro_batch in (0, 3, 1):
+        folders[micro_batch] = tmp_path / str(micro_batch)
+        run(tiny_config(tiny_set, micro_batch=micro_batch), folders[micro_batch])
+    for micro_batch in (3, 1):
+        worst = difference(weights(folders[0]), weights(folders[micro_batch]))
+        print(f"pieces of {micro_batch}: largest weight difference {worst:.2e}")
+        assert worst < 1e-6
+
+
+def test_a_clip_of_weight_0_takes_nothing_from_the_others(tiny_set: str) -> None:
+    """Gradients of pieces (a), (b, damaged) are those of the plain mean over a and b."""
+    config = tiny_config(tiny_set)
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, clip_norm=0, warmup_steps=0))
+    torch.manual_seed(3)
+    inputs = {"rgb": torch.randn(3, 4, 3, 32, 32), "flow": torch.randn(3, 4, 2, 32, 32)}
+    labels = torch.tensor([0, 2, 1])
+
+    def gradients(pieces: list[list[int]], batch_size: int) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = build_model(config.model, num_classes=4, crop=32).eval()
+        model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        optimizer = build_optimizer(model.parameter_groups(), config.optim)
+        whole = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=batch_size))
+        stepper = Stepper(model, model, optimizer, build_scheduler(optimizer, config.optim, 10), whole, torch.device("cpu"))
+        offset = 0
+        for number, rows in enumerate(pieces):
+            batch = Batch(
+                {m: x[rows] for m, x in inputs.items()}, labels[rows], torch.tensor([0.0 if r == 2 else 1.0 for r in rows]),
+                tuple("abc"[r] for r in rows), 0, 0, number, len(pieces), offset,
+            )  # fmt: skip
+            assert stepper(batch, 0) == (number == len(pieces) - 1)
+            offset += len(rows)
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    with_damage, plain = gradients([[0], [1, 2]], 3), gradients([[0, 1]], 2)
+    scale = max(g.abs().max().item() for g in plain)
+    worst = max((a - b).abs().max().item() for a, b in zip(with_damage, plain, strict=True))
+    assert scale > 1e-3
+    assert worst < 1e-5 * scale
