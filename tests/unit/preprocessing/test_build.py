@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -140,6 +141,36 @@ def test_stored_flow_is_the_flow_of_the_stored_size(videos, tmp_path):
     assert sample.record.flow_saturation == pytest.approx(float((np.abs(flow) > 10).mean()), abs=1e-6)
     step = 20 / 255
     assert 0.15 * step < sample.record.flow_error_px < 0.35 * step  # rounding alone has a mean error of a quarter of a step
+
+
+def members_by_key(records: list, root: Path) -> dict[str, dict[str, bytes]]:
+    return {s.key: split_members(s, (root / f"{r.path}.tar").read_bytes()[s.offset : s.offset + s.size]) for r in records for s in r.samples}
+
+
+def test_same_clip_same_bits_in_another_shard_batch_and_number_of_threads(videos, tmp_path, monkeypatch):
+    """Alone in a shard or beside others, flow in blocks of 3 or 16 pairs, one shard at a time or three at once."""
+    for number in range(3):
+        write_h264(videos / f"A/more{number}.mp4", *draw_clip(SyntheticConfig(out=videos, min_frames=9, max_frames=12), 0, "train", number + 1))
+    names = ("A/one.mp4", "B/two.mp4", *(f"A/more{number}.mp4" for number in range(3)))
+    sources = tuple(Source(path=n, label=int(n[0] == "B"), split="train") for n in names)
+    stored = StoredConfig(short_side=32, modalities=("rgb", "flow", "diff"))
+    sizes, store = open_sources(str(videos)).sizes(set(names)), open_sources(str(videos))
+
+    def built(root: Path, samples_per_shard: int, threads: int) -> dict[str, dict[str, bytes]]:
+        recipe = Recipe.of(CLASSES, stored)
+        plans = plan_shards(Annotations(classes=CLASSES, sources=sources), sizes, samples_per_shard)
+        with ThreadPoolExecutor(threads) as pool:
+            records = list(pool.map(lambda p: build_shard(p, store=store, recipe=recipe, storage=LocalStorage(str(root))), plans))
+        assert len(records) == -(-len(names) // samples_per_shard)
+        return members_by_key(records, root)
+
+    first = built(tmp_path / "first", 5, 1)
+    monkeypatch.setattr(FlowEngine, "block_frames", 3)
+    second = built(tmp_path / "second", 2, 3)
+    assert first.keys() == second.keys()
+    assert len(first) == 5
+    for key in first:
+        assert first[key] == second[key], key
 
 
 def test_same_inputs_same_bytes(plan, videos, tmp_path):
