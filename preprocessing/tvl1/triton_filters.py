@@ -4,7 +4,7 @@ Like the iteration's, every program works on one tile of one picture and rounds 
 """
 
 # A kernel is Triton's dialect in Python's clothes, which a type checker cannot follow.
-# pyright: reportGeneralTypeIssues=false, reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportOperatorIssue=false
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ neighbours inside a tile through shared memory only (``tl.gather``), eight times
 """
 
 # A kernel is Triton's dialect in Python's clothes, which a type checker cannot follow.
-# pyright: reportGeneralTypeIssues=false, reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportOperatorIssue=false
 
 from __future__ import annotations
 
