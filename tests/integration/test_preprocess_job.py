@@ -205,8 +205,8 @@ def test_refused_before_ray_is_touched(ready, tmp_path):
         config(ready, tmp_path, out="/somewhere")
     with pytest.raises(ConfigError, match=r"max_rejects = '5 percent': give a number \(100\) or a share"):
         config(ready, tmp_path, max_rejects="5 percent")
-    with pytest.raises(ReciprocalError, match=r"1 of 10 videos are missing, more than --max-missing 5%"):
-        preprocess(config(ready, tmp_path, max_missing="5%"))
+    with pytest.raises(ReciprocalError, match=r"1 of 10 videos are missing, more than --max-missing 0%"):
+        preprocess(config(ready, tmp_path, max_missing="0%"))
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match=r"annotations = .* the folder format has none"):
         config(ready, tmp_path, format="folder")

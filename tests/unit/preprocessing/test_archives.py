@@ -163,7 +163,7 @@ def test_hostile_tar(tmp_path, caplog, name):
     assert "2 members of archives are left out (unsafe_path, a link" in caplog.text
     for path in ("deep/a/x.mp4\n", "deep/a/caf\udce9.mp4"):
         with store.local(path) as file:
-            assert re.fullmatch(r"reciprocal-\w+(\.mp4)?", file.name)
+            assert re.fullmatch(r"reciprocal-scratch-\w+/video(\.mp4)?", f"{file.parent.name}/{file.name}")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["home", "videos"]
     assert [p.name for p in (tmp_path / "videos" / "deep").iterdir()] == [name]
 

@@ -207,7 +207,9 @@ def test_triton_kernels_compile_for_hopper(name, monkeypatch, tmp_path):
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": torch_level.WARPS, "enable_fp_fusion": False})
     ptx = compiled.asm["ptx"]
     assert compiled.asm["cubin"]
-    assert "convert_layout" not in compiled.asm["ttgir"]
+    # A mask or an index may change its layout (newer Tritons do so); a field that did would travel through shared memory.
+    moved = re.findall(r"convert_layout .*: tensor<[\dx]*f32", compiled.asm["ttgir"])
+    assert not moved
     pixels_a_thread = torch_level.TILE_H * torch_level.TILE_W // (32 * torch_level.WARPS)
     # three primal steps of 6, two dual steps of 4, and the squared change
     assert ptx.count("fma.rn.f32") == (27 * pixels_a_thread if name == "iterate" else 0)
