@@ -110,7 +110,9 @@ def prepare(config: TrainConfig) -> tuple[TrainConfig, Manifest]:
     storage = open_storage(config.data.uri)
     storage.probe(write=False)
     manifest = read_manifest(storage)
-    check_data(storage, manifest, data=config.data, clip=config.clip, modalities=config.model.modalities, world_size=config.run.num_workers)
+    plan = check_data(storage, manifest, data=config.data, clip=config.clip, modalities=config.model.modalities, world_size=config.run.num_workers)
+    for line in plan.summary():
+        log.info("%s", line)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, manifest_digest=manifest.digest))
     output = config.run.output or default_output(config.data.uri)
     run = dataclasses.replace(config.run, output=output, run_id=config.run.run_id or default_run_id(config, manifest.digest))

@@ -1,183 +1,170 @@
-"""One ranged GET a sample, several in flight, handed over in order; damage is found here, before any decoder.
+"""One ranged GET a sample, many in flight, handed over in order; damage is found here, before any decoder.
 
-Checksums are compared on arrival because decoders answer damage badly: some crash, some return grey pictures, and
-DALI gives up its whole pipeline.
+    with Fetcher(storage, 32, 180.0, metrics, burst=8) as fetcher:
+        for members in fetcher.iterate(requests):      # {"rgb.mp4": b"...", ...} or Damaged
+            ...
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 
-from pipeline.errors import DamagedSampleError, StorageError
-from pipeline.shards import SampleRecord, split_members
+from pipeline.data.cache import DiskCache
+from pipeline.data.damage import Damaged, DamageLedger
+from pipeline.data.depth import Depth
+from pipeline.data.read import FetchMetrics, Request, read_sample
+from pipeline.errors import StorageError
 from pipeline.storage import Storage
+
+__all__ = ["DamageLedger", "Damaged", "FetchMetrics", "Fetcher", "Request", "read_sample"]
 
 log = logging.getLogger(__name__)
 
 _JOIN_S = 5.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """A sample to read: its record (the members that are wanted) and its tar's path."""
-
-    tar: str
-    record: SampleRecord
-
-
-@dataclasses.dataclass(frozen=True)
-class Damaged:
-    """What stands in for a sample that differs from its record after a second GET."""
-
-    key: str
-    tar: str
-    detail: str
-
-
-@dataclasses.dataclass
-class FetchMetrics:
-    """Sums since the loader was made."""
-
-    requests: int = 0
-    bytes: int = 0
-    fetch_wait_s: float = 0.0
-    """Time that decoding waited for bytes."""
-
-
-class DamageLedger:
-    """Distinct damaged samples seen by one rank, against the budget.
-
-    A sample counts once, however many epochs meet it. Thread-safe.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self._lock = threading.Lock()
-        self._seen: dict[str, Damaged] = {}
-
-    def __len__(self) -> int:
-        return len(self._seen)
-
-    def keys(self) -> tuple[str, ...]:
-        """Keys of the damaged samples, in the order they were met."""
-        return tuple(self._seen)
-
-    def add(self, damaged: Damaged) -> None:
-        """Count and log a damaged sample.
-
-        Raises:
-            DamagedSampleError: this one is more than the budget allows; the message lists all.
-        """
-        with self._lock:
-            if damaged.key in self._seen:
-                return
-            self._seen[damaged.key] = damaged
-            count = f"{len(self)} of {self.budget} allowed"
-            log.warning("damaged sample %s in %s (%s): weight 0; %s", damaged.key, damaged.tar, damaged.detail, count)
-            if len(self) > self.budget:
-                listed = "; ".join(f"{d.key} in {d.tar} ({d.detail})" for d in self._seen.values())
-                raise DamagedSampleError(
-                    f"{len(self)} damaged samples, data.damaged_budget allows {self.budget}: {listed}. "
-                    "Restore these shards or preprocess them again"
-                )
-
-
-def read_sample(storage: Storage, request: Request, metrics: FetchMetrics, lock: threading.Lock) -> dict[str, bytes] | Damaged:
-    """Members of one sample by extension, checked; a second GET where the first differs, then ``Damaged``.
-
-    Raises:
-        StorageError: the storage failed; the message names shard and key.
-    """
-    record, detail = request.record, ""
-    for _ in range(2):
-        try:
-            data = storage.read_range(request.tar, record.offset, record.size)
-        except (StorageError, OSError) as error:
-            kind = type(error) if isinstance(error, StorageError) else StorageError
-            raise kind(f"sample {record.key} in {storage.uri}/{request.tar}: {error}") from error
-        with lock:
-            metrics.requests += 1
-            metrics.bytes += len(data)
-        try:
-            return split_members(record, data)
-        except ValueError as error:
-            detail = str(error)
-    return Damaged(record.key, request.tar, detail)
+_BUFFER_BYTES = 256 << 20
 
 
 class Fetcher:
-    """Reads requests with ``threads`` GETs in flight and yields their results in order.
+    """Reads requests with as many GETs in flight as the decoder's appetite asks for, and yields their results in order.
+
+    Beside the samples of a batch, twice as many are read ahead as there are GETs in flight, within ``buffer_bytes``.
 
     Args:
         storage: root of the data set.
-        threads: GETs in flight.
-        deadline_s: longest wait for one sample.
+        threads: most GETs in flight.
+        deadline_s: longest that ``burst`` samples together may be waited for; each GET, its repetitions included, ends by then too.
         metrics: where requests, bytes and waiting are added.
+        buffer_bytes: most bytes in flight or ready, unless one sample alone is larger.
+        burst: samples that the consumer takes at once.
+        cache: looked into before the storage, and filled from it.
 
-    The threads are daemons: a GET that never returns must not keep a failed process alive.
+    Threads are made as they are needed. They are daemons: a GET that never returns must not keep a failed process alive.
     """
 
-    def __init__(self, storage: Storage, threads: int, deadline_s: float, metrics: FetchMetrics) -> None:
-        self._storage, self._deadline_s, self._metrics = storage, deadline_s, metrics
-        self._changed = threading.Condition()
-        self._metrics_lock = threading.Lock()
-        self._todo: dict[int, Request] = {}
+    def __init__(
+        self,
+        storage: Storage,
+        threads: int,
+        deadline_s: float,
+        metrics: FetchMetrics,
+        *,
+        buffer_bytes: int = _BUFFER_BYTES,
+        burst: int = 1,
+        cache: DiskCache | None = None,
+    ) -> None:
+        self._storage = storage.within(deadline_s, self._retried)
+        self._deadline_s, self._metrics, self._cache = deadline_s, metrics, cache
+        self._buffer_bytes, self._burst = buffer_bytes, burst
+        self._lock = threading.Lock()
+        self._work, self._arrival = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._depth = Depth(threads, burst)
+        self._todo: deque[tuple[int, Request]] = deque()
         self._done: dict[int, dict[str, bytes] | Damaged | BaseException] = {}
-        self._closed = False
-        # Twice as many as threads, so that none idles while the oldest of them is still on its way.
-        self._window = 2 * threads
-        self._threads = [threading.Thread(target=self._work, name=f"fetch-{i}", daemon=True) for i in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._in_flight = self._idle = self._num_taken = self._wanted = 0
+        self._batch_wait_s = 0.0
+        self._closed = self._failed = False
+        self._threads: list[threading.Thread] = []
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._todo or self._closed)
+    def __enter__(self) -> Fetcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _retried(self) -> None:
+        with self._lock:
+            self._metrics.retries += 1
+            if self._closed:
+                raise StorageError("given up, because the loader was closed")
+
+    def _run(self) -> None:
+        while True:  # a thread is counted as idle from before it starts, so that no two are made for one GET
+            with self._lock:
+                self._work.wait_for(lambda: self._closed or (self._todo and self._in_flight < self._depth.value))
+                self._idle -= 1
                 if self._closed:
                     return
-                number = min(self._todo)
-                request = self._todo.pop(number)
+                number, request = self._todo.popleft()
+                self._in_flight += 1
+                self._metrics.fetch_depth_max = max(self._metrics.fetch_depth_max, self._in_flight)
+            began_s = time.perf_counter()
             result: dict[str, bytes] | Damaged | BaseException
             try:
-                result = read_sample(self._storage, request, self._metrics, self._metrics_lock)
+                result = read_sample(self._storage, request, self._metrics, self._lock, self._cache)
             except Exception as error:  # raised again where the sample is asked for
                 result = error
-            with self._changed:
-                self._done[number] = result
-                self._changed.notify_all()
+            with self._lock:
+                self._in_flight -= 1
+                self._idle += 1
+                self._depth.arrived(time.perf_counter() - began_s)
+                if not self._closed:
+                    self._done[number] = result
+                if isinstance(result, BaseException):  # it ends the iteration: what comes behind it is not wanted any more
+                    self._failed = True
+                    self._todo.clear()
+                if number == self._wanted:
+                    self._arrival.notify()
+            del number, request, result  # an idle thread must not keep a sample's bytes
 
     def iterate(self, requests: Iterable[Request]) -> Iterator[dict[str, bytes] | Damaged]:
         """Yield the result of each request, in order; may be called once.
 
         Raises:
-            StorageError: the storage failed, or a sample did not arrive within the deadline; shard and key are named.
+            StorageError: the storage failed, or samples did not arrive within the deadline; shard and key are named.
         """
-        waiting: list[tuple[int, Request]] = []
+        ahead: deque[tuple[int, Request]] = deque()
+        held = 0
         source = enumerate(requests)
-        for number, request in source:
-            waiting.append((number, request))
-            self._post(number, request)
-            if len(waiting) >= self._window:
-                yield self._take(*waiting.pop(0))
-        for number, request in waiting:
+        upcoming = next(source, None)
+        while ahead or upcoming:
+            while upcoming and self._has_room(len(ahead), held, upcoming[1].record.size):
+                held += upcoming[1].record.size
+                self._metrics.fetch_held_max = max(self._metrics.fetch_held_max, held)
+                ahead.append(upcoming)
+                self._post(*upcoming)
+                upcoming = next(source, None)
+            number, request = ahead.popleft()
+            held -= request.record.size
             yield self._take(number, request)
 
+    def _has_room(self, num_ahead: int, held: int, size: int) -> bool:
+        return num_ahead == 0 or (num_ahead < self._burst + 2 * self._depth.value and held + size <= self._buffer_bytes)
+
     def _post(self, number: int, request: Request) -> None:
-        with self._changed:
-            self._todo[number] = request
-            self._changed.notify_all()
+        with self._lock:
+            if not (self._failed or self._closed):
+                self._todo.append((number, request))
+                self._start()
+
+    def _start(self) -> None:
+        """Wake or make as many threads as may begin a GET."""
+        startable = min(len(self._todo), self._depth.value - self._in_flight)
+        self._work.notify(max(0, startable))
+        for _ in range(startable - self._idle):
+            thread = threading.Thread(target=self._run, name=f"fetch-{len(self._threads)}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+            self._idle += 1
+        self._metrics.fetch_depth = self._depth.value
 
     def _take(self, number: int, request: Request) -> dict[str, bytes] | Damaged:
-        began = time.perf_counter()
-        with self._changed:
-            arrived = self._changed.wait_for(lambda: number in self._done or self._closed, timeout=self._deadline_s)
+        began_s = time.perf_counter()
+        with self._lock:
+            queued, self._wanted = len(self._todo), number
+            if self._num_taken % self._burst == 0:
+                self._batch_wait_s = 0.0
+            arrived = self._arrival.wait_for(lambda: number in self._done or self._closed, timeout=max(0.0, self._deadline_s - self._batch_wait_s))
             result = self._done.pop(number, None)
-        self._metrics.fetch_wait_s += time.perf_counter() - began
+            now_s = time.perf_counter()
+            self._batch_wait_s += now_s - began_s
+            self._num_taken += 1
+            self._metrics.fetch_wait_s += now_s - began_s
+            self._depth.taken(now_s, now_s - began_s, queued)
+            self._start()
         if isinstance(result, BaseException):
             raise result
         if result is None:
@@ -187,11 +174,12 @@ class Fetcher:
 
     def close(self) -> None:
         """Stop the threads, waiting a few seconds for GETs in flight."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._todo.clear()
             self._done.clear()
-            self._changed.notify_all()
+            self._work.notify_all()
+            self._arrival.notify_all()
         until = time.monotonic() + _JOIN_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))

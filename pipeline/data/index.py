@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import ManifestError
 from pipeline.manifest import Manifest, ShardEntry, read_records
-from pipeline.sample import extension
+from pipeline.sample import extension, stored_modalities
 from pipeline.shards import Member, SampleRecord
 from pipeline.storage import Storage
 
@@ -44,7 +44,7 @@ class SplitIndex:
     fps: np.ndarray
     """(N,) float64."""
     members: np.ndarray
-    """(N, M, 3) int64: offset, size, crc32 of each wanted member."""
+    """(N, M, 3) int64: offset, size, crc32 of each member that ``stored_modalities(modalities)`` names."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,7 +59,7 @@ class SplitIndex:
 
     def record(self, i: int) -> SampleRecord:
         """Sample ``i`` with the members of the wanted modalities."""
-        names = [extension(m) for m in self.modalities]
+        names = [extension(m) for m in stored_modalities(self.modalities)]
         members = [Member(name=n, offset=int(o), size=int(s), crc32=int(c)) for n, (o, s, c) in zip(names, self.members[i], strict=True)]
         members.sort(key=lambda m: m.offset)
         num_frames, height, width = (int(x) for x in self.sizes[i])
@@ -77,6 +77,16 @@ class SplitIndex:
             members=tuple(members),
         )
 
+    def range_bytes(self) -> np.ndarray:
+        """Bytes of the ranged GET of each sample: (N,) int64, the sizes of the records."""
+        offsets, ends = self.members[..., 0], self.members[..., 0] + self.members[..., 1]
+        return ends.max(1) - offsets.min(1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in vars(self).values() if isinstance(array, np.ndarray))
+
     def class_counts(self) -> np.ndarray:
         """Samples of each class: (classes,) int64."""
         return np.bincount(self.labels, minlength=len(self.classes))
@@ -86,7 +96,7 @@ def _shard_columns(storage: Storage, manifest: Manifest, modalities: Sequence[st
     # One shard at a time: parsed records are ten times as large as the arrays that are kept of them.
     (record,) = read_records(storage, dataclasses.replace(manifest, shards=(entry,)), entry.split)
     samples = record.samples
-    members = [[s.member(extension(m)) for m in modalities] for s in samples]
+    members = [[s.member(extension(m)) for m in stored_modalities(modalities)] for s in samples]
     return {
         "keys": np.array([s.key.encode() for s in samples]),
         "sources": np.array([s.source.encode("utf-8", "surrogateescape") for s in samples]),
@@ -99,7 +109,7 @@ def _shard_columns(storage: Storage, manifest: Manifest, modalities: Sequence[st
 
 def check_modalities(manifest: Manifest, modalities: Sequence[str]) -> None:
     """Raise ManifestError where the data set stores less than ``modalities``."""
-    missing = [m for m in modalities if m not in manifest.modalities]
+    missing = [m for m in stored_modalities(modalities) if m not in manifest.modalities]
     if missing or not modalities:
         raise ManifestError(
             f"data set {manifest.dataset!r} stores {', '.join(manifest.modalities)}; asked for {', '.join(modalities) or 'none'}: "

@@ -1,37 +1,112 @@
-"""Refuse what cannot work, on the driver, before any worker or GPU is taken."""
+"""Refuse what cannot work, on the driver, before any worker or GPU is taken; and say what the run will ask of the storage."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import shutil
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.config.data import ClipConfig, DataConfig
-from pipeline.data.index import check_modalities, load_index
+from pipeline.config.model import CHANNELS
+from pipeline.data.cache import stored_total
+from pipeline.data.damage import Damaged
+from pipeline.data.index import SplitIndex, check_modalities, load_index
 from pipeline.data.order import num_steps, rank_batch_size
+from pipeline.data.read import FetchMetrics, Request, read_sample
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.manifest import Manifest
 from pipeline.storage import Storage
 
+log = logging.getLogger(__name__)
+
 _MAX_ENLARGING = 2.0
+_READ_S = 60.0  # for a first sample: who waits longer has a server that is not there
+_MAKING = 2  # batches beside those prefetched: one in the making, one with the trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class DataPlan:
+    """What an epoch of a run asks of storage, disk and memory. Requests and bytes are exact where nothing fails or is cached."""
+
+    samples: dict[str, int]
+    """By split: the training split, and the validation split where there is one."""
+    requests: dict[str, int]
+    """Ranged GETs of one epoch over the split, all ranks together."""
+    bytes: dict[str, int]
+    """Of those GETs."""
+    steps: int
+    """Global batches of a training epoch."""
+    rank_batch: int
+    """Samples of a training batch on one rank."""
+    batch_bytes: int
+    """Memory of all batches that a rank holds at once: prefetched ones, one in the making, one with the trainer."""
+    index_bytes: int
+    """Memory of the splits' indices on each rank."""
+    cache_share: float
+    """Share of all these bytes that data.cache_gb has room for; 0 without a cache."""
+
+    def summary(self) -> tuple[str, str]:
+        """Two lines for the log."""
+        splits = ", ".join(f"{split} {count} samples ({self.requests[split]} GETs, {_size(self.bytes[split])})" for split, count in self.samples.items())
+        cache = f"{self.cache_share:.0%} of these bytes fit into each node's cache" if self.cache_share else "no cache"
+        return (
+            f"an epoch: {splits}; {self.steps} steps",
+            f"a rank: {self.rank_batch} samples a step, {_size(self.batch_bytes)} of batches, {_size(self.index_bytes)} of index; {cache}",
+        )
 
 
 def check_data(
     storage: Storage, manifest: Manifest, *, data: DataConfig, clip: ClipConfig, modalities: Sequence[str], world_size: int
-) -> dict[str, int]:
-    """Check a data set against what a run wants of it. Reads the records of the training split.
-
-    Returns:
-        Samples of the training and validation splits by name, and ``steps``: global batches of a training epoch.
+) -> DataPlan:
+    """Check a data set against what a run wants of it. Reads the records, and one sample, of each split the run reads.
 
     Raises:
         ConfigError: the batch does not divide by the ranks, the manifest is not the one the config names, a split's name
-            is unknown, or the crop asks for more than twice the stored pixels.
-        ManifestError: a modality is not stored, the training split is empty, or a class has no training sample.
+            is unknown, the crop asks for more than twice the stored pixels, or the cache's disk is too small.
+        ManifestError: a modality is not stored, the training split is empty, a class has no training sample, or samples
+            that were read as a trial are not the ones the records describe.
+        StorageSetupError: credentials or bucket do not allow reading.
+        StorageError: a sample cannot be read; names shard and key.
     """
-    rank_batch_size(data.batch_size, world_size)
+    rank_batch = rank_batch_size(data.batch_size, world_size)
     if data.manifest_digest and data.manifest_digest != manifest.digest:
         fix = f"the manifest at {storage.uri} is {manifest.digest}: give that digest, or the folder of the version meant"
         raise ConfigError("data.manifest_digest", data.manifest_digest, fix)
     check_modalities(manifest, modalities)
+    _check_crop(manifest, clip)
+    sizes = manifest.split_sizes()
+    for field, split in (("data.train_split", data.train_split), ("data.val_split", data.val_split)):
+        if split and split not in sizes:
+            none = "" if field == "data.train_split" else ', or "" for no validation'
+            raise ConfigError(field, split, f"use one of the manifest's splits: {', '.join(sizes)}{none}")
+    names = [split for split in (data.train_split, data.val_split) if split]
+    indices = {split: load_index(storage, manifest, split, modalities) for split in names if sizes[split] or split == data.train_split}
+    index = indices[data.train_split]
+    empty = [name for name, count in zip(manifest.classes, index.class_counts(), strict=True) if count == 0]
+    if empty:
+        shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+        raise ManifestError(f"{len(empty)} of {len(manifest.classes)} classes have no sample in split {data.train_split!r}: {shown}")
+    num_bytes = {split: int(indices[split].range_bytes().sum()) if split in indices else 0 for split in names}
+    cache_share = _check_cache(data, sum(num_bytes.values())) if data.cache_dir else 0.0
+    for found in indices.values():
+        _read_one(storage, found, min(_READ_S, data.fetch_deadline_s))
+    channels = sum(CHANNELS[m] * (1 if m == "rgb" else clip.stack) for m in modalities)
+    return DataPlan(
+        samples={split: sizes[split] for split in names},
+        requests={split: sizes[split] for split in names},
+        bytes=num_bytes,
+        steps=num_steps(len(index), data.batch_size),
+        rank_batch=rank_batch,
+        batch_bytes=(data.prefetch + _MAKING) * min(rank_batch, data.micro_batch or rank_batch) * clip.num_frames * channels * clip.crop**2 * 4,
+        index_bytes=sum(found.nbytes for found in indices.values()),
+        cache_share=cache_share,
+    )
+
+
+def _check_crop(manifest: Manifest, clip: ClipConfig) -> None:
     short_side = manifest.parameters.get("short_side")
     if short_side and clip.test_resize > _MAX_ENLARGING * short_side:
         largest = int(_MAX_ENLARGING * short_side * clip.crop / clip.test_resize)
@@ -40,15 +115,36 @@ def check_data(
             f"use at most {largest}, or preprocess again with a larger stored.short_side"
         )
         raise ConfigError("clip.crop", clip.crop, fix)
-    sizes = manifest.split_sizes()
-    for field, split in (("data.train_split", data.train_split), ("data.val_split", data.val_split)):
-        if split and split not in sizes:
-            none = "" if field == "data.train_split" else ', or "" for no validation'
-            raise ConfigError(field, split, f"use one of the manifest's splits: {', '.join(sizes)}{none}")
-    index = load_index(storage, manifest, data.train_split, modalities)
-    empty = [name for name, count in zip(manifest.classes, index.class_counts(), strict=True) if count == 0]
-    if empty:
-        shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
-        raise ManifestError(f"{len(empty)} of {len(manifest.classes)} classes have no sample in split {data.train_split!r}: {shown}")
-    report = {split: sizes[split] for split in (data.train_split, data.val_split) if split}
-    return {**report, "steps": num_steps(len(index), data.batch_size)}
+
+
+def _check_cache(data: DataConfig, num_bytes: int) -> float:
+    """The share of ``num_bytes`` that the cache may keep. Its disk is looked at where this machine has the folder: nodes may differ."""
+    limit = data.cache_gb * 1e9
+    folder = Path(data.cache_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("data.cache_dir", data.cache_dir, "is not a folder: give one, or nothing for no cache")
+    if folder.is_dir():
+        room = shutil.disk_usage(folder).free + stored_total(folder)
+        if room < min(limit, num_bytes):
+            fix = f"{data.cache_dir} has room for {room / 1e9:.1f} GB of the {min(limit, num_bytes) / 1e9:.1f} GB it would get: give at most {room / 1e9:.1f}, or another data.cache_dir"
+            raise ConfigError("data.cache_gb", data.cache_gb, fix)
+    return min(1.0, limit / max(1, num_bytes))
+
+
+def _read_one(storage: Storage, index: SplitIndex, deadline_s: float) -> None:
+    """Read a sample as a worker does; where it is damaged, which a run may survive, another one of another place."""
+    details, timed = [], storage.within(deadline_s)
+    for i in dict.fromkeys((len(index) // 2, 0, len(index) - 1)):
+        found = read_sample(timed, Request(index.tar(i), index.record(i)), FetchMetrics(), threading.Lock())
+        if not isinstance(found, Damaged):
+            return
+        details.append(f"{found.key} in {found.tar} ({found.detail})")
+        log.warning("read as a trial, a sample is damaged: %s", details[-1])
+    raise ManifestError(f"{storage.uri}: samples are not what their records say: {'; '.join(details)}; restore these shards or preprocess them again")
+
+
+def _size(num_bytes: int) -> str:
+    for unit, power in (("TB", 12), ("GB", 9), ("MB", 6)):
+        if num_bytes >= 10**power:
+            return f"{num_bytes / 10**power:.1f} {unit}"
+    return f"{num_bytes / 1000:.1f} KB"

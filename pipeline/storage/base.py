@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.errors import NotFoundError, StorageError, StorageSetupError
@@ -61,6 +61,15 @@ class Storage(abc.ABC):
         except NotFoundError:
             return False
         return True
+
+    def within(self, deadline_s: float, on_retry: Callable[[], None] | None = None) -> Storage:
+        """This storage, for requests that shall end within ``deadline_s`` whatever the server does; files know no such limit.
+
+        Args:
+            on_retry: called before a request is repeated; what it raises ends the request.
+        """
+        del deadline_s, on_retry
+        return self
 
     def probe(self, *, write: bool) -> None:
         """Fail early: reach the storage, and with ``write`` store and remove a marker.

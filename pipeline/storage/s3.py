@@ -28,28 +28,32 @@ from pipeline.storage.s3_retry import Deadline, deadline_s, persist
 
 T = TypeVar("T")
 _CLIENT_LOCK = threading.Lock()
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 _PART_BYTES = 16 << 20  # what a cut connection costs; S3 takes 10,000 parts
 _MAX_PARTS = 10_000
 _PART_THREADS = 4
 _PROBE_S = 10.0
+_READ_TIMEOUT_S, _TIMED_READ_TIMEOUT_S, _TIMED_TRIES = 60.0, 30.0, 6  # timed: within a deadline of the caller's
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _UNREACHABLE = (botocore.exceptions.EndpointConnectionError, botocore.exceptions.ConnectTimeoutError, botocore.exceptions.ProxyConnectionError)
 
 
 def _client(read_timeout_s: float) -> Any:
     # A client must not cross a fork, and different settings need different clients: both are in the cache's key.
-    settings = s3_settings()
+    who = (os.getpid(), *(os.environ.get(name) for name in _CREDENTIALS))
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     with _CLIENT_LOCK:
-        return _make_client(os.getpid(), endpoint, tuple(sorted(settings.items())), read_timeout_s)
+        return _make_client(who, endpoint, tuple(sorted(s3_settings().items())), read_timeout_s)
 
 
-@functools.lru_cache(maxsize=4)
-def _make_client(_pid: int, _endpoint: str, settings: tuple[tuple[str, str], ...], read_timeout_s: float) -> Any:
+@functools.lru_cache(maxsize=8)
+def _make_client(who: tuple[object, ...], _endpoint: str, settings: tuple[tuple[str, str], ...], read_timeout_s: float) -> Any:
     config = Config(
         retries={"total_max_attempts": 1, "mode": "standard"},  # s3_retry repeats
-        connect_timeout=5,
+        connect_timeout=min(5.0, read_timeout_s),
         read_timeout=read_timeout_s,
+        # botocore puts its own together anew for every request, from 16 parts, twice: a fifth of what a small GET costs in Python.
+        user_agent="reciprocal",
         max_pool_connections=64,
         tcp_keepalive=True,
         # Servers other than Amazon's know no trailing checksums; the project keeps crc32 and sha256 of its own.
@@ -57,7 +61,12 @@ def _make_client(_pid: int, _endpoint: str, settings: tuple[tuple[str, str], ...
         response_checksum_validation="when_required",
         s3={"addressing_style": "path"} if settings or _endpoint else {},
     )
-    return boto3.client("s3", config=config, **dict(settings))
+    return _session(who).client("s3", config=config, **dict(settings))
+
+
+@functools.lru_cache(maxsize=2)
+def _session(_who: tuple[object, ...]) -> Any:
+    return boto3.Session()  # slow to make; boto3's default one would keep the first credentials it found for ever
 
 
 class S3Storage(Storage):
@@ -68,6 +77,8 @@ class S3Storage(Storage):
         self.prefix = f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         self._probing = False
+        self._within_s = 0.0
+        self._on_retry: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"S3Storage({self.uri!r})"
@@ -78,15 +89,22 @@ class S3Storage(Storage):
         quick._probing = True
         super(S3Storage, quick).probe(write=write)
 
+    def within(self, deadline_s: float, on_retry: Callable[[], None] | None = None) -> S3Storage:
+        """See ``Storage.within``. The deadline stands in place of RECIPROCAL_S3_DEADLINE_S; bodies get no more time for their length.
+        A try that hears nothing for a sixth of it, at most 30 s, is given up and repeated."""
+        timed = copy.copy(self)
+        timed._within_s, timed._on_retry = deadline_s, on_retry
+        return timed
+
     def read(self, path: str) -> bytes:
         return self._read(path, {})
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         if length == 0:
             return b""
-        return self._read(path, {"Range": f"bytes={offset}-{offset + length - 1}"})
+        return self._read(path, {"Range": f"bytes={offset}-{offset + length - 1}"}, length)
 
-    def _read(self, path: str, arguments: dict[str, str]) -> bytes:
+    def _read(self, path: str, arguments: dict[str, str], most: int | None = None) -> bytes:
         def attempt(client: Any, deadline: Deadline) -> bytes:
             try:
                 answer = client.get_object(Bucket=self.bucket, Key=self.prefix + path, **arguments)
@@ -94,6 +112,9 @@ class S3Storage(Storage):
                 if _code(error) in ("InvalidRange", "416"):  # from behind the end on there is nothing, as in a file
                     return b""
                 raise
+            if most is not None and answer["ContentLength"] > most:  # the whole object, gigabytes of it perhaps
+                answer["Body"].close()
+                raise StorageError(f"{self.uri}/{path}: the server ignores Range: it sends {answer['ContentLength']} bytes where {most} were asked for")
             return whole_body(answer, deadline)
 
         return self._request(path, attempt)
@@ -191,15 +212,20 @@ class S3Storage(Storage):
     def _request(self, path: str, attempt: Callable[[Any, Deadline], T], *, num_bytes: int = 0, allowed_s: float = 0.0) -> T:
         """``attempt(client, deadline)``, repeated until the deadline; errors become the project's own."""
         where = f"{self.uri}/{path}".rstrip("/")
-        deadline = Deadline(allowed_s or min(deadline_s(), _PROBE_S if self._probing else float("inf")))
+        if self._within_s:
+            read_timeout_s = min(_TIMED_READ_TIMEOUT_S, self._within_s / _TIMED_TRIES)
+            deadline = Deadline(self._within_s - read_timeout_s, fixed=True)  # a try that begins at its very end may last for the timeout
+        else:
+            read_timeout_s = _PROBE_S if self._probing else _READ_TIMEOUT_S
+            deadline = Deadline(allowed_s or min(deadline_s(), _PROBE_S if self._probing else float("inf")))
         deadline.allow_for(num_bytes)
-        read_timeout_s = _PROBE_S if self._probing else 60.0
         try:
             return persist(
                 where,
                 lambda deadline: attempt(_client(read_timeout_s), deadline),
                 deadline,
                 final=lambda error: self._probing and isinstance(error, _UNREACHABLE),
+                on_retry=self._on_retry,
             )
         except botocore.exceptions.ClientError as error:
             code = _code(error)

@@ -58,10 +58,14 @@ class CutError(ConnectionError):
 
 
 class Deadline:
-    """The end of the time that one request, all its repetitions included, may take."""
+    """The end of the time that one request, all its repetitions included, may take.
 
-    def __init__(self, base_s: float) -> None:
-        self._base_s, self._body_s = base_s, 0.0
+    Args:
+        fixed: bodies get no more time for being large.
+    """
+
+    def __init__(self, base_s: float, *, fixed: bool = False) -> None:
+        self._base_s, self._body_s, self._fixed = base_s, 0.0, fixed
         self._start_s = time.monotonic()
 
     @property
@@ -78,7 +82,8 @@ class Deadline:
 
     def allow_for(self, num_bytes: int) -> None:
         """Add the time of a body of that length, once: a repetition must not put the end off for ever."""
-        self._body_s = max(self._body_s, num_bytes / _SLOWEST_BYTES_PER_S)
+        if not self._fixed:
+            self._body_s = max(self._body_s, num_bytes / _SLOWEST_BYTES_PER_S)
 
     def check(self) -> None:
         """Called between the pieces of a body: a server that sends a byte a second never runs into a socket's timeout.
@@ -115,12 +120,19 @@ def passes(error: Exception) -> bool:
     return isinstance(error, _PASSING)
 
 
-def persist(where: str, attempt: Callable[[Deadline], T], deadline: Deadline, final: Callable[[Exception], bool] = lambda error: False) -> T:
+def persist(
+    where: str,
+    attempt: Callable[[Deadline], T],
+    deadline: Deadline,
+    final: Callable[[Exception], bool] = lambda error: False,
+    on_retry: Callable[[], None] | None = None,
+) -> T:
     """Return ``attempt(deadline)``, repeated while it fails with what passes.
 
     Args:
         where: the object's URI, for messages.
         final: errors that shall not be repeated although they pass.
+        on_retry: called before each repetition; what it raises ends the request.
 
     Raises:
         StorageError: the deadline came first; says how often it was tried and what came last.
@@ -141,6 +153,8 @@ def persist(where: str, attempt: Callable[[Deadline], T], deadline: Deadline, fi
                 warned = True
                 log.warning("%s: %s; trying again for up to %.0f s", where, _line(error), deadline.left_s)
         time.sleep(pause_s)
+        if on_retry is not None:
+            on_retry()
     raise AssertionError("count() ends")
 
 

@@ -19,8 +19,7 @@ class MemoryS3:
         self.completed = 0
         self.requests: list[str] = []
         handler = type("Handler", (_Handler,), {"store": self})
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -31,9 +30,15 @@ class MemoryS3:
         self._server.server_close()
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # many clients connect at once; one that is dropped tries again only after a second
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     store: MemoryS3
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes: the second would wait 40 ms for the first one's acknowledgement
 
     def _split(self) -> tuple[str, str, dict[str, str]]:
         parts = urlsplit(self.path)

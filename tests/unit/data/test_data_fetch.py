@@ -151,3 +151,62 @@ def test_the_budget_counts_samples_not_meetings(caplog) -> None:
 def test_indices_are_numpy_friendly(stored) -> None:
     _, requests = stored
     assert all(isinstance(r.record.offset, int) and not isinstance(r.record.offset, np.integer) for r in requests)
+
+
+class SlowStorage(FaultyStorage):
+    """Every read takes ``get_s``."""
+
+    get_s = 0.02
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        self.delays_s = [self.get_s]
+        return super().read_range(path, offset, length)
+
+
+def test_gets_in_flight_and_threads_follow_the_appetite(stored) -> None:
+    """Little's law: 50 samples a second that take 0.02 s each are one GET in flight; a decoder that never waits gets all it may."""
+    storage, requests = SlowStorage(str(stored[0].root)), stored[1] * 10
+    metrics = FetchMetrics()
+    with Fetcher(storage, 16, 10, metrics) as fetcher:
+        assert fetch_threads() == 0, "made as they are needed"
+        for _ in fetcher.iterate(requests):
+            time.sleep(0.02)
+        assert metrics.fetch_depth_max <= 8
+        assert metrics.fetch_depth <= 4
+        assert fetch_threads() <= 8
+    assert fetch_threads() == 0
+    metrics, storage.most_in_flight = FetchMetrics(), 0
+    began_s = time.perf_counter()
+    with Fetcher(storage, 16, 10, metrics) as fetcher:
+        for _ in fetcher.iterate(requests):
+            pass
+    assert time.perf_counter() - began_s < len(requests) * storage.get_s / 5, "more than five at once on average"
+    assert metrics.fetch_depth == metrics.fetch_depth_max == storage.most_in_flight == 16
+    assert fetch_threads() == 0
+
+
+def test_bytes_ahead_are_bounded(stored) -> None:
+    storage, requests = stored
+    largest = max(r.record.size for r in requests)
+    for bound in (3 * largest, 1):
+        metrics = FetchMetrics()
+        with Fetcher(storage, 16, 10, metrics, buffer_bytes=bound, burst=8) as fetcher:
+            found = fetcher.iterate(requests)
+            next(found)
+            time.sleep(0.1)
+            assert len(list(found)) == len(requests) - 1
+        assert metrics.fetch_held_max <= max(bound, largest)
+        assert storage.calls == len(requests)
+        storage.calls = 0
+
+
+def test_the_deadline_is_a_batchs_not_each_samples(stored) -> None:
+    """Samples that trickle in, each a little below the deadline, would otherwise hold up a batch for many times as long."""
+    storage, requests = SlowStorage(str(stored[0].root)), stored[1][:8]
+    storage.get_s = 0.3
+    began_s = time.perf_counter()
+    with Fetcher(storage, 1, 1.0, FetchMetrics(), burst=8) as fetcher, pytest.raises(StorageError, match=r"sample clip-\S+ in .*\.tar did not arrive within 1 s"):
+        list(fetcher.iterate(requests))
+    assert time.perf_counter() - began_s < 1.6
+    with Fetcher(storage, 1, 1.0, FetchMetrics(), burst=2) as fetcher:
+        assert len(list(fetcher.iterate(requests))) == 8, "batches of two are in time"
