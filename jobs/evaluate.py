@@ -1,7 +1,7 @@
 """Evaluate a finished run on a split: views averaged, every video exactly once over all workers.
 
     python -m jobs.evaluate RUN --split test              # RUN: run id or s3://.../runs/RUN_ID
-    python -m jobs.evaluate RUN --split test --num-views 10 --num-workers 4
+    python -m jobs.evaluate RUN --split test --num-views 10 --num-crops 3 --num-workers 4
 
 Reads    RUN's final checkpoint and the data set it was trained on (another manifest is refused).
 Writes   RUN/evaluations/SPLIT_PROTOCOL.json and .png (confusion matrix); metrics and both files to the run's MLflow page.
@@ -30,7 +30,7 @@ from pipeline.config.version import code_version
 from pipeline.errors import ConfigError
 from pipeline.evaluation.evaluate import Part, join_parts
 from pipeline.evaluation.plots import plot_confusion
-from pipeline.evaluation.report import STREAM_NAMES, EvalReport
+from pipeline.evaluation.report import STREAM_NAMES, EvalReport, protocol_name
 from pipeline.manifest import read_manifest, read_records
 from pipeline.storage import Storage, open_storage
 from pipeline.tracking.runs import RunTracker, check_server, run_page
@@ -47,6 +47,8 @@ class EvaluateArgs:
     split: str = "test"
     num_views: int = 0
     """Clips of a video, uniformly spaced; 0: the paper's number (4 for CRN, 20 for MRST-Net)."""
+    num_crops: Literal[1, 3] = 1
+    """Crops of each clip: the centre, or three along the long side."""
     num_workers: int = 0
     """Workers that share the videos; 0: as many as the run was trained with."""
     batch_size: int = 0
@@ -87,7 +89,7 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
     check_same_data(record, manifest, uri)
     check_server()
     views = args.num_views or default_views(config)
-    protocol = f"{views}x1"
+    protocol, rows = protocol_name(views, args.num_crops), views * args.num_crops
     path = report_path(args.split, protocol)
     if run.exists(path) and not args.again:
         report = EvalReport.from_json(run.read(path).decode())
@@ -99,11 +101,11 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
     gpu = wants_gpu(args.use_gpu)
     workers = args.num_workers or config.run.num_workers
     check_resources(workers, config.run.cpus_per_worker, gpu)
-    batch = args.batch_size or max(workers, config.data.batch_size // views // workers * workers)
+    batch = args.batch_size or max(workers, config.data.batch_size // rows // workers * workers)
     data = dataclasses.replace(config.data, uri=uri, batch_size=batch)
     start = time.perf_counter()
     task = ray.remote(num_cpus=config.run.cpus_per_worker, num_gpus=1 if gpu else 0, max_retries=2)(evaluate_rank)
-    parts: list[Part] = ray.get([task.remote(run.uri, result["checkpoint"], dataclasses.replace(config, data=data), args.split, views, rank, workers, gpu) for rank in range(workers)])
+    parts: list[Part] = ray.get([task.remote(run.uri, result["checkpoint"], dataclasses.replace(config, data=data), args.split, views, args.num_crops, rank, workers, gpu) for rank in range(workers)])
     predictions = join_parts(parts, {s.key: s.label for s in samples})
     report = EvalReport(
         run_id=config.run.run_id, model=config.recipe, modalities=config.model.modalities, dataset=manifest.dataset, manifest_digest=manifest.digest,

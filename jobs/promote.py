@@ -16,7 +16,7 @@ import importlib.metadata
 import logging
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -27,7 +27,7 @@ from jobs.evaluate import report_path
 from jobs.recipes import default_views
 from jobs.runs import fetched_checkpoint, open_run, read_result, read_run
 from pipeline.errors import ConfigError, NotFoundError, UserError
-from pipeline.evaluation.report import EvalReport, compare
+from pipeline.evaluation.report import EvalReport, compare, protocol_name
 from pipeline.predict import REQUIREMENTS, WEIGHTS, pack
 from pipeline.storage import Storage
 from pipeline.tracking.registry import Version, holder, register, set_alias, versions
@@ -50,6 +50,8 @@ class PromoteArgs:
     """Split whose report decides."""
     num_views: int = 0
     """Protocol that decides; 0: the paper's number of views."""
+    num_crops: Literal[1, 3] = 1
+    """Crops of each view, of the same protocol; the registered model predicts with them."""
     force: bool = False
     """Give the alias whatever the comparison says (it is still printed)."""
 
@@ -90,7 +92,7 @@ def promote(args: PromoteArgs) -> int:
 
 def _report(run: Storage, args: PromoteArgs) -> EvalReport:
     views = args.num_views or default_views(read_run(run).train_config())
-    path = report_path(args.split, f"{views}x1")
+    path = report_path(args.split, protocol_name(views, args.num_crops))
     try:
         return EvalReport.from_json(run.read(path).decode())
     except NotFoundError as error:
@@ -115,7 +117,8 @@ def _registered(run: Storage, result: dict, report: EvalReport, args: PromoteArg
             return version
     with fetched_checkpoint(run, result["checkpoint"]) as checkpoint, tempfile.TemporaryDirectory() as folder:
         state = read_state(checkpoint)
-        pack(Path(folder), checkpoint / WEIGHTS, state, int(report.protocol.split("x")[0]))
+        views, crops = map(int, report.protocol.split("x"))
+        pack(Path(folder), checkpoint / WEIGHTS, state, views, crops)
         tags = {
             "identity": identity, "run_uri": run.uri, "report": report_path(report.split, report.protocol), "recipe": report.model, "dataset": report.dataset,
             "manifest_digest": report.manifest_digest, "protocol": report.protocol, f"{report.split}_top1": f"{report.top1:.4f}", "modalities": ",".join(report.modalities),

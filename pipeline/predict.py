@@ -4,7 +4,7 @@ The model repeats what preprocessing did to its training data (rate, short side,
 what evaluation did (views, centre crop, probabilities averaged over views and branches). It needs neither DALI, nor Ray,
 nor object storage.
 
-    FOLDER/predictor.json      config, classes, preprocessing parameters, number of views
+    FOLDER/predictor.json      config, classes, preprocessing parameters, number of views and crops
     FOLDER/model.safetensors   weights
 """
 
@@ -38,9 +38,9 @@ REQUIREMENTS = ("torch", "numpy", "pandas", "av", "opencv-contrib-python-headles
 """Distributions that prediction imports; the versions are those of the machine that registers the model."""
 
 
-def pack(folder: Path, weights: Path, state: dict[str, Any], num_views: int) -> None:
+def pack(folder: Path, weights: Path, state: dict[str, Any], num_views: int, num_crops: int = 1) -> None:
     """Write a predictor's folder from a checkpoint's weights and ``state.json``."""
-    card = {"config": state["config"], "classes": state["classes"], "stored": state["stored"], "num_views": num_views, "manifest_digest": state["manifest_digest"], "run_id": state["run_id"]}
+    card = {"config": state["config"], "classes": state["classes"], "stored": state["stored"], "num_views": num_views, "num_crops": num_crops, "manifest_digest": state["manifest_digest"], "run_id": state["run_id"]}
     (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True))
     (folder / WEIGHTS).write_bytes(weights.read_bytes())
 
@@ -59,6 +59,7 @@ class Predictor:
         self.classes: tuple[str, ...] = tuple(card["classes"])
         self.stored = from_dict(StoredConfig, card["stored"])
         self.num_views: int = card["num_views"]
+        self.num_crops: int = card.get("num_crops", 1)  # models registered before there were crops
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build_model(self.config.model, num_classes=len(self.classes), crop=self.config.clip.crop)
         self.model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
@@ -88,15 +89,14 @@ class Predictor:
     def _batch(self, rgb_THWC: np.ndarray) -> Batch:
         clip = self.config.clip
         num_frames, height, width = rgb_THWC.shape[:3]
-        plans = view_plans(num_frames, height, width, clip, self.num_views)
+        plans = view_plans(num_frames, height, width, clip, self.num_views, self.num_crops)
         frames = {"rgb": rgb_THWC}
         if "flow" in self.model.modalities:
             frames["flow"] = self._flow(rgb_THWC, sorted({i for plan in plans for i in plan.motion_window}))
         if "diff" in self.model.modalities:
             frames["diff"] = quantise_diff(rgb_THWC)
-        frames = {name: frames[name] for name in self.model.modalities}
-        clips = [prepare_clip(frames, plan, clip, self.stored.flow_bound) for plan in plans]
-        inputs = {name: torch.from_numpy(np.stack([c[name] for c in clips])) for name in frames}
+        clips = [prepare_clip(frames, plan, clip, self.stored.flow_bound, self.model.modalities) for plan in plans]
+        inputs = {name: torch.from_numpy(np.stack([c[name] for c in clips])) for name in self.model.modalities}
         rows = len(clips)
         return Batch(inputs, torch.zeros(rows, dtype=torch.int64), torch.ones(rows), ("video",) * rows, 0, 0)
 

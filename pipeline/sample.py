@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
 
 MODALITIES = ("rgb", "flow", "diff")
+ONLINE_DIFF = "diff-online"  # a modality of models, not of data sets: made of rgb when it is read
 DIFF_BOUND = 127
 DIFF_ZERO = 128
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,96}\Z")
@@ -31,6 +33,11 @@ def sample_key(source: str) -> str:
     ascii_stem = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", ascii_stem).strip("-")[:64] or "clip"
     return f"{readable}-{hashlib.sha256(source.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+
+
+def stored_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
+    """The members that a model of these ``modalities`` reads, in their order, each once: ``diff-online`` reads ``rgb``."""
+    return tuple(dict.fromkeys("rgb" if m == ONLINE_DIFF else m for m in modalities))
 
 
 def check_key(key: str) -> str:

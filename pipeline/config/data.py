@@ -80,10 +80,16 @@ class DataConfig:
     with the batch of many. 0: its whole part."""
     damaged_budget: int = 10
     """Distinct samples that one rank may find unreadable (black clips of weight 0) before the run fails."""
-    fetch_threads: int = 8
-    """Ranged GETs in flight for one rank."""
+    fetch_threads: int = 32
+    """Most ranged GETs in flight for one rank, at most 64; how many there are follows what the decoder eats."""
+    fetch_buffer_mb: int = 256
+    """Most MB that one rank reads ahead of its decoder."""
     fetch_deadline_s: float = 180.0
-    """Longest wait for one sample's bytes, the storage's own retries included; then the run fails and names it."""
+    """Longest wait for the bytes of one batch, the storage's own retries included; then the run fails and names shard and key."""
+    cache_dir: str = ""
+    """Folder on a local disk that keeps samples once read, shared by the ranks of a node; empty: none."""
+    cache_gb: float = 50.0
+    """Most that all files in cache_dir may hold, in GB."""
     decode_threads: int = 0
     """DALI's CPU threads for one rank; 0: the cores this rank may use."""
     prefetch: int = 2
@@ -98,6 +104,11 @@ class DataConfig:
         for name in ("batch_size", "fetch_threads", "prefetch"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
         require(self.micro_batch >= 0, "data.micro_batch", self.micro_batch, "must be 0 (a rank's whole part) or more")
+        # The S3 client keeps that many connections.
+        require(self.fetch_threads <= 64, "data.fetch_threads", self.fetch_threads, "must be at most 64")
+        require(self.fetch_buffer_mb >= 1, "data.fetch_buffer_mb", self.fetch_buffer_mb, "must be at least 1")
+        require(not self.cache_dir or self.cache_dir.startswith("/"), "data.cache_dir", self.cache_dir, "give the absolute path of a folder, or nothing for no cache")
+        require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, 'must be positive; no cache is data.cache_dir ""')
         require(self.fetch_deadline_s > 0, "data.fetch_deadline_s", self.fetch_deadline_s, "must be positive")
         require(self.decode_threads >= 0, "data.decode_threads", self.decode_threads, "must be 0 (all of this rank's cores) or more")
         require(self.damaged_budget >= 0, "data.damaged_budget", self.damaged_budget, "must be 0 or more")

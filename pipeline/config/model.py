@@ -7,8 +7,9 @@ from typing import Literal
 
 from pipeline.config.base import require
 
-Modality = Literal["rgb", "flow", "diff"]
-CHANNELS: dict[str, int] = {"rgb": 3, "flow": 2, "diff": 3}  # channels of one frame of a modality
+Modality = Literal["rgb", "flow", "diff", "diff-online"]
+"""What a branch sees. diff is stored; diff-online is the same difference, taken from the decoded RGB frames instead."""
+CHANNELS: dict[str, int] = {"rgb": 3, "flow": 2, "diff": 3, "diff-online": 3}  # channels of one frame of a modality
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -89,8 +89,10 @@ class RunConfig:
 # May change when a run goes on: they decide where and how fast, not what is computed.
 _FREE_ON_RESUME = {
     "run": ("num_workers", "cpus_per_worker", "use_gpu", "spread", "max_failures", "keep_checkpoints", "log_steps", "run_id", "output", "experiment"),
-    "data": ("micro_batch", "fetch_threads", "decode_threads", "prefetch", "damaged_budget", "manifest_digest", "device"),
-}
+    "data": (
+        "micro_batch", "fetch_threads", "fetch_buffer_mb", "fetch_deadline_s", "cache_dir", "cache_gb", "decode_threads", "prefetch", "damaged_budget", "manifest_digest", "device",
+    ),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

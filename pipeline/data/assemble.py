@@ -8,23 +8,23 @@ import numpy as np
 import torch
 
 from pipeline.config.data import ClipConfig
+from pipeline.config.model import CHANNELS
 from pipeline.data.batch import Batch
 from pipeline.data.clips import sample_plans
 from pipeline.data.decoders import Decoder, Row
 from pipeline.data.fetch import Damaged, DamageLedger
 from pipeline.data.index import SplitIndex
-from pipeline.data.reference import stack_motion
+from pipeline.data.stacks import empty_clips, stack_motion
 from pipeline.errors import ReciprocalError
-from pipeline.sample import extension
-
-_CHANNELS = {"rgb": 3, "flow": 2, "diff": 3}
+from pipeline.sample import extension, stored_modalities
 
 
 class Assembler:
     """Makes batches of one split with one decoder; it keeps no state between batches but the ledger of damage.
 
     Args:
-        train: one random clip a sample, else ``num_views`` fixed ones.
+        train: one random clip a sample, else ``num_views`` fixed ones with ``num_crops`` crops each, crop by crop within a view.
+        channels_last: memory order of the decoder's clips, and then of the batches'.
         device: where the decoder's tensors lie.
     """
 
@@ -37,12 +37,15 @@ class Assembler:
         clip: ClipConfig,
         train: bool,
         seed: int,
-        num_views: int,
         device: torch.device,
+        num_views: int = 1,
+        num_crops: int = 1,
+        channels_last: bool = False,
     ) -> None:
         self._index, self._decoder, self._ledger, self._clip = index, decoder, ledger, clip
         self._train, self._seed, self._device = train, seed, device
-        self._num_views = 1 if train else num_views
+        self._last = channels_last
+        self._num_views, self._num_crops = (1, 1) if train else (num_views, num_crops)
 
     def batch(self, part: np.ndarray, fetched: Sequence[dict[str, bytes] | Damaged], epoch: int, step: int) -> Batch:
         """The batch of some samples.
@@ -55,7 +58,8 @@ class Assembler:
             DamagedSampleError: more damaged samples than the budget allows.
             ReciprocalError: bytes that are right cannot be decoded; lists the batch's keys.
         """
-        views, size = self._num_views, len(part) * self._num_views
+        views = self._num_views * self._num_crops
+        size = len(part) * views
         labels, weights, keys = np.zeros(size, np.int64), np.zeros(size, np.float32), [""] * size
         rows: list[Row] = []
         for n, (i, members) in enumerate(zip(part, fetched, strict=False)):  # fillers stand at the end
@@ -78,10 +82,11 @@ class Assembler:
 
     def _rows(self, i: int, members: dict[str, bytes], epoch: int) -> list[Row]:
         num_frames, height, width = (int(x) for x in self._index.sizes[i])
-        named = {m: members[extension(m)] for m in self._index.modalities}
+        named = {m: members[extension(m)] for m in stored_modalities(self._index.modalities)}
         plans = sample_plans(
-            self._index.key(i), num_frames, height, width, self._clip, train=self._train, seed=self._seed, epoch=epoch, num_views=self._num_views
-        )
+            self._index.key(i), num_frames, height, width, self._clip, train=self._train, seed=self._seed, epoch=epoch,
+            num_views=self._num_views, num_crops=self._num_crops,
+        )  # fmt: skip
         return [(named, plan, height) for plan in plans]
 
     def _stack(self, modality: str, clips: torch.Tensor | None, good: np.ndarray, size: int) -> torch.Tensor:
@@ -90,8 +95,9 @@ class Assembler:
             clips = clips if modality == "rgb" else stack_motion(clips, clip)
             if len(good) == size:
                 return clips
-        channels = _CHANNELS[modality] * (1 if modality == "rgb" else clip.stack)
-        full = torch.zeros(size, clip.num_frames, channels, clip.crop, clip.crop, device=self._device)
+        channels = CHANNELS[modality] * (1 if modality == "rgb" else clip.stack)
+        full, _ = empty_clips(size, clip.num_frames, channels, clip.crop, self._last, self._device)
+        full.zero_()
         if clips is not None:
             full[torch.from_numpy(good).to(self._device)] = clips
         return full

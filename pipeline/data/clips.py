@@ -6,25 +6,15 @@ The plan of a training clip depends on (seed, epoch, sample key) alone; a test v
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from pipeline.config.data import ClipConfig
+from pipeline.data.boxes import Box, train_box, view_boxes
+from pipeline.data.jitter import Jitter, draw_jitter
 from pipeline.data.order import sample_rng
-
-_RATIO = (3 / 4, 4 / 3)
-_TRIES = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Box:
-    """A part of the stored picture, in whole pixels: rows ``top .. top+height-1``, columns likewise."""
-
-    top: int
-    left: int
-    height: int
-    width: int
+from pipeline.sample import ONLINE_DIFF
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +28,33 @@ class ClipPlan:
     box: Box
     flip: bool
     """Mirror left and right, and negate u."""
+    jitter: Jitter | None = None
+    """Of RGB alone; None changes no colour."""
 
     def frames(self, modality: str) -> tuple[int, ...]:
-        """Frames to decode for a modality."""
+        """Frames to decode for a modality, of the member that it reads."""
+        if modality == ONLINE_DIFF:
+            return self.rgb_window((modality,))
         return self.rgb_frames if modality == "rgb" else self.motion_window
+
+    def rgb_window(self, modalities: Sequence[str]) -> tuple[int, ...]:
+        """Ascending: all RGB frames that rgb and diff-online take together, where they are among ``modalities``; each is decoded once.
+
+        With rgb alone these are ``rgb_frames``, repeats included.
+        """
+        if ONLINE_DIFF not in modalities:
+            return self.rgb_frames
+        pairs = {frame for first in self.motion_window for frame in (first, first + 1)}
+        return tuple(sorted(pairs.union(self.rgb_frames if "rgb" in modalities else ())))
+
+    def rgb_takes(self, window: Sequence[int]) -> np.ndarray:
+        """(T,) int32 positions of ``rgb_frames`` in the window."""
+        return np.searchsorted(window, self.rgb_frames).astype(np.int32)
+
+    def pair_takes(self, window: Sequence[int]) -> np.ndarray:
+        """(2, L) int32 positions in the window of each difference's earlier and later frame, in the order of ``motion_window``."""
+        first = np.array(self.motion_window)
+        return np.searchsorted(window, np.stack([first, first + 1])).astype(np.int32)
 
 
 def motion_offsets(clip: ClipConfig) -> np.ndarray:
@@ -69,33 +82,14 @@ def view_starts(num_frames: int, num_views: int, clip: ClipConfig) -> np.ndarray
     return np.rint(np.linspace(0, last, num_views)).astype(np.int64)
 
 
-def random_box(height: int, width: int, min_area: float, rng: np.random.Generator) -> Box:
-    """Box of random area and ratio, as Inception's training crops: ten tries, then the largest centred box of a legal ratio."""
-    for _ in range(_TRIES):
-        area = height * width * rng.uniform(min_area, 1.0)
-        ratio = math.exp(rng.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return Box(int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w)
-    w = min(width, max(1, int(height * _RATIO[1])))
-    h = min(height, max(1, int(width / _RATIO[0])))
-    return Box((height - h) // 2, (width - w) // 2, h, w)
-
-
-def centre_box(height: int, width: int, clip: ClipConfig) -> Box:
-    """The stored pixels that "short side to ``clip.test_resize``, then centre crop" would keep, to the nearest pixel."""
-    side = max(1, round(min(height, width) * clip.crop / clip.test_resize))
-    return Box((height - side) // 2, (width - side) // 2, side, side)
-
-
-def _plan(start: int, num_frames: int, clip: ClipConfig, box: Box, flip: bool) -> ClipPlan:
+def _plan(start: int, num_frames: int, clip: ClipConfig, box: Box, flip: bool, jitter: Jitter | None = None) -> ClipPlan:
     rgb = np.minimum(start + np.arange(clip.num_frames) * clip.stride, num_frames - 1)
     motion = np.clip(start + motion_offsets(clip), 0, max(0, num_frames - 2))
-    return ClipPlan(tuple(rgb.tolist()), tuple(motion.tolist()), box, flip)
+    return ClipPlan(tuple(rgb.tolist()), tuple(motion.tolist()), box, flip, jitter)
 
 
 def train_plan(num_frames: int, height: int, width: int, clip: ClipConfig, rng: np.random.Generator) -> ClipPlan:
-    """A random clip: start among those where the clip and its motion fit, box, flip.
+    """A random clip: start among those where the clip and its motion fit, box, flip, colour jitter.
 
     In videos that are too short the last frame is repeated.
 
@@ -105,21 +99,31 @@ def train_plan(num_frames: int, height: int, width: int, clip: ClipConfig, rng: 
         rng: from ``sample_rng``; the numbers are drawn in a fixed order.
     """
     start = int(rng.integers(0, max(0, num_frames - span(clip)) + 1))
-    box = random_box(height, width, clip.min_area, rng)
+    box = train_box(height, width, clip, rng)
     flip = bool(rng.random() < 0.5) and clip.flip
-    return _plan(start, num_frames, clip, box, flip)
+    return _plan(start, num_frames, clip, box, flip, draw_jitter(clip, rng))
 
 
-def view_plans(num_frames: int, height: int, width: int, clip: ClipConfig, num_views: int) -> list[ClipPlan]:
-    """``num_views`` uniformly spaced clips, each with the centre crop, not mirrored."""
-    box = centre_box(height, width, clip)
-    return [_plan(int(start), num_frames, clip, box, False) for start in view_starts(num_frames, num_views, clip)]
+def view_plans(num_frames: int, height: int, width: int, clip: ClipConfig, num_views: int, num_crops: int = 1) -> list[ClipPlan]:
+    """``num_views`` uniformly spaced clips with each ``num_crops`` (1 or 3) crops, crop by crop within a clip; not mirrored."""
+    boxes = view_boxes(height, width, clip, num_crops)
+    return [_plan(int(start), num_frames, clip, box, False) for start in view_starts(num_frames, num_views, clip) for box in boxes]
 
 
 def sample_plans(
-    key: str, num_frames: int, height: int, width: int, clip: ClipConfig, *, train: bool, seed: int, epoch: int, num_views: int = 1
+    key: str,
+    num_frames: int,
+    height: int,
+    width: int,
+    clip: ClipConfig,
+    *,
+    train: bool,
+    seed: int,
+    epoch: int,
+    num_views: int = 1,
+    num_crops: int = 1,
 ) -> list[ClipPlan]:
-    """The plans of one sample: one random clip for training, ``num_views`` fixed ones otherwise."""
+    """The plans of one sample: one random clip for training, ``num_views`` x ``num_crops`` fixed ones otherwise."""
     if train:
         return [train_plan(num_frames, height, width, clip, sample_rng(seed, epoch, key))]
-    return view_plans(num_frames, height, width, clip, num_views)
+    return view_plans(num_frames, height, width, clip, num_views, num_crops)

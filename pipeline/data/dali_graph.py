@@ -2,7 +2,7 @@
 
 One function, ``clip_ops``, holds the picture operations, the same for training and testing: only the plans differ.
 ``pipeline.data.reference`` is its oracle and states the values. This is the only module that imports DALI; nothing
-imports it unless a loader with ``data.loader = dali`` is made.
+imports it unless a loader with ``data.loader = dali`` is made, which ``auto`` means on a GPU.
 
 Held against DALI 2.4: ``frames=`` takes any order and repeats; a short batch may be fed where fewer samples are
 good; ``fn.resize`` with antialias uses the same widened triangle as torch's and Pillow's, and differs only at the rim
@@ -12,22 +12,25 @@ of a shrunk picture, where it repeats the edge and they renormalise the filter.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import av
 import av.error
-import numpy as np
 import nvidia.dali.fn
+import nvidia.dali.math
 import nvidia.dali.pipeline
 import nvidia.dali.types
 import torch
 from nvidia.dali.plugin.pytorch.torch_utils import feed_ndarray
 
 from pipeline.config.data import ClipConfig
+from pipeline.data.dali_inputs import graph_inputs
 from pipeline.data.decoders import Device, Row
 from pipeline.data.reference import bgr, mean_std
 from pipeline.errors import ConfigError, ReciprocalError
+from pipeline.sample import DIFF_BOUND, ONLINE_DIFF, stored_modalities
 
 fn: Any = nvidia.dali.fn  # the wheel's stubs name neither constants nor per-sample arguments
 types: Any = nvidia.dali.types
@@ -53,35 +56,57 @@ def check_codec(video: bytes, modality: str) -> None:
             "data.loader",
             "dali",
             f"{modality} is stored as {codec}, and DALI decodes only {', '.join(CPU_CODECS)} on the CPU: "
-            "use data.loader=reference, or a GPU, or preprocess again (shards are VP9)",
+            "use data.loader=ffmpeg or data.loader=reference, or a GPU, or preprocess again (shards are VP9)",
         )
 
 
-def clip_ops(modality: str, member: Sequence[Any], place: Sequence[Any], clip: ClipConfig, flow_bound_px: float, device: Device) -> Any:
-    """Graph of one modality for one batch: (F, C, crop, crop) float32 per sample.
+def _crops(video: Any, start: Any, extent: Any, clip: ClipConfig) -> Any:
+    cut = fn.slice(video, start=start, shape=extent, axis_names="HW")
+    return fn.resize(cut, size=[clip.crop, clip.crop], interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT)
+
+
+def _normalised(modality: str, pictures: Any, flip: Any, std: Any, clip: ClipConfig, flow_bound_px: float, layout: str) -> Any:
+    mean, _ = mean_std(modality, clip, flow_bound_px)
+    return fn.crop_mirror_normalize(pictures, mirror=flip, mean=mean, std=std, dtype=types.FLOAT, output_layout=layout)
+
+
+def clip_ops(
+    member: str, modalities: Sequence[str], source: Callable[..., list[Any]], clip: ClipConfig, flow_bound_px: float, device: Device,
+    jitter: bool, layout: str,
+) -> dict[str, Any]:  # fmt: skip
+    """Graph of one stored member for one batch: by modality (F, C, crop, crop) float32 per sample (memory order as ``layout``).
 
     Args:
-        member: nodes of this modality: bytes of the member (1-D uint8); int32 (F,) frames to decode; float32 (C,) std,
-            u's negative where the clip is mirrored, which negates it.
-        place: nodes common to all modalities: int32 (4,) start (top, left of the box in stored pixels, and the same in
-            the lower half of a flow picture); int32 (2,) extent (height, width of the box); int32 flip, 1 mirrors.
+        modalities: what is made of this member: itself, or of rgb also (or only) diff-online.
+        source: external inputs by name: ``MEMBER_encoded``, bytes (1-D uint8); ``MEMBER_frames`` int32 (F,) frames to decode;
+            ``start`` int32 (4,), top, left of the box in stored pixels, and the same in the lower half of a flow picture;
+            ``extent`` int32 (2,) height, width of the box; ``flip`` int32, 1 mirrors; ``flow_std`` float32 (2,), u's negative
+            where the clip is mirrored, which negates it; ``rgb_takes`` (T,), ``earlier`` and ``later`` (L,) int32 positions
+            among the decoded frames; ``jitter`` float32 (3, 4).
     """
-    encoded, frames, std = member
-    start, extent, flip = place
+    (encoded, frames), (start, extent, flip) = source(f"{member}_encoded", f"{member}_frames"), source("start", "extent", "flip")
     video = fn.decoders.video(encoded, frames=frames, pad_mode="edge", device="mixed" if device == "gpu" else "cpu", affine=False)
-    if modality == "flow":
+    if member == "flow":
         # u above v in one grey picture, decoded to three equal channels. The halves are cut apart before they are
         # resized, or the filter would mix u and v along the seam.
         grey = fn.slice(video, start=0, shape=1, axis_names="C")
-        halves = [fn.slice(grey, start=start[i : i + 2], shape=extent, axis_names="HW") for i in (0, 2)]
-        pictures = fn.cat(*halves, axis_name="C")
-    else:
-        pictures = fn.slice(video, start=start[0:2], shape=extent, axis_names="HW")
-        if bgr(clip):
-            pictures = fn.color_space_conversion(pictures, image_type=types.RGB, output_type=types.BGR)
-    resized = fn.resize(pictures, size=[clip.crop, clip.crop], interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT)
-    mean, _ = mean_std(modality, clip, flow_bound_px)
-    return fn.crop_mirror_normalize(resized, mirror=flip, mean=mean, std=std, dtype=types.FLOAT, output_layout="FCHW")
+        pictures = fn.cat(*(_crops(grey, start[i : i + 2], extent, clip) for i in (0, 2)), axis_name="C")
+        return {member: _normalised(member, pictures, flip, source("flow_std")[0], clip, flow_bound_px, layout)}
+    if bgr(clip):
+        video = fn.color_space_conversion(video, image_type=types.RGB, output_type=types.BGR)
+    codes, out = _crops(video, start[0:2], extent, clip), {}
+    for modality in modalities:
+        pictures, (_, std) = codes, mean_std(modality, clip, flow_bound_px)
+        if modality == ONLINE_DIFF:
+            earlier, later = (fn.sequence_rearrange(codes, new_order=take) for take in source("earlier", "later"))
+            pictures = fn.reshape(nvidia.dali.math.clamp(later - earlier, -float(DIFF_BOUND), float(DIFF_BOUND)), layout="FHWC")
+        elif modality == "rgb" and ONLINE_DIFF in modalities:
+            pictures = fn.sequence_rearrange(codes, new_order=source("rgb_takes")[0])
+        if modality == "rgb" and jitter:
+            changed = fn.coord_transform(pictures, MT=source("jitter")[0])
+            pictures = fn.reshape(nvidia.dali.math.clamp(changed, 0.0, 255.0), layout="FHWC")
+        out[modality] = _normalised(modality, pictures, flip, std, clip, flow_bound_px, layout)
+    return out
 
 
 class DaliDecoder:
@@ -92,6 +117,7 @@ class DaliDecoder:
         max_rows: most rows that ``decode`` gets at once.
         threads: DALI's CPU threads.
         device, device_id: where to decode and augment.
+        channels_last: memory of the outputs in the order (rows, F, H, W, C); shapes stay.
     """
 
     def __init__(
@@ -104,22 +130,34 @@ class DaliDecoder:
         threads: int,
         device: Device = "cpu",
         device_id: int = 0,
+        channels_last: bool = False,
     ) -> None:
         self._modalities, self._clip, self._bound, self._device = tuple(modalities), clip, flow_bound_px, device
+        self._members, self._last = stored_modalities(modalities), channels_last
+        self._settings = {"batch_size": max_rows, "num_threads": threads, "device_id": device_id if device == "gpu" else None}
         self._device_id = device_id
         self._codec_checked = device == "gpu"
+        self._decoding: Any = None
+        self._names: list[str] = []
 
         # One batch at a time, run by the loader's own thread, which works ahead: DALI's queue would be a second one.
-        @pipeline_def(batch_size=max_rows, num_threads=threads, device_id=device_id if device == "gpu" else None, prefetch_queue_depth=1)
+        @pipeline_def(prefetch_queue_depth=1, **self._settings)
         def graph() -> tuple[Any, ...]:
-            def sources(*names: str) -> list[Any]:
-                return [fn.external_source(name=name, device="cpu", batch=True) for name in names]
+            nodes: dict[str, Any] = {}
 
-            place = sources("start", "extent", "flip")
-            return tuple(
-                clip_ops(m, sources(f"{m}_encoded", f"{m}_frames", f"{m}_std"), place, clip, flow_bound_px, device)
-                for m in self._modalities
-            )
+            def source(*names: str) -> list[Any]:
+                for name in names:
+                    if name not in nodes:
+                        nodes[name] = fn.external_source(name=name, device="cpu", batch=True)
+                return [nodes[name] for name in names]
+
+            out: dict[str, Any] = {}
+            for member in self._members:
+                made = [m for m in self._modalities if stored_modalities((m,)) == (member,)]
+                layout = "FHWC" if channels_last else "FCHW"
+                out.update(clip_ops(member, made, source, clip, flow_bound_px, device, clip.jitters, layout))
+            self._names = list(nodes)
+            return tuple(out[m] for m in self._modalities)
 
         self._pipeline: Any = graph()
         self._pipeline.build()
@@ -138,27 +176,55 @@ class DaliDecoder:
             ReciprocalError: DALI failed; its pipeline cannot be used again.
         """
         if not self._codec_checked:
-            for modality in self._modalities:
-                check_codec(rows[0][0][modality], modality)
+            for member in self._members:
+                check_codec(rows[0][0][member], member)
             self._codec_checked = True
-        boxes = [(plan.box, height) for _, plan, height in rows]
-        self._feed("start", [np.array([b.top, b.left, b.top + height, b.left], np.int32) for b, height in boxes])
-        self._feed("extent", [np.array([b.height, b.width], np.int32) for b, _ in boxes])
-        self._feed("flip", [np.array(plan.flip, np.int32) for _, plan, _ in rows])
-        for modality in self._modalities:
-            std = np.array(mean_std(modality, self._clip, self._bound)[1], np.float32)
-            mirrored = std * np.array([-1, 1], np.float32) if modality == "flow" else std
-            self._feed(f"{modality}_encoded", [np.frombuffer(members[modality], np.uint8) for members, _, _ in rows])
-            self._feed(f"{modality}_frames", [np.array(plan.frames(modality), np.int32) for _, plan, _ in rows])
-            self._feed(f"{modality}_std", [mirrored if plan.flip else std for _, plan, _ in rows])
-        try:
-            outputs = self._pipeline.run()
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:  # DALI maps its errors to all of these
-            raise ReciprocalError(f"DALI failed: {error}") from error
+        outputs = self._run(self._pipeline, self._names, rows)
         return {m: self._to_torch(output) for m, output in zip(self._modalities, outputs, strict=True)}
 
-    def _feed(self, name: str, arrays: list[np.ndarray]) -> None:
-        self._pipeline.feed_input(name, arrays)
+    def decode_share(self, rows: Sequence[Row]) -> float:
+        """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1.
+
+        Runs the rows through a second graph that only decodes, and through the whole one. The first call builds that graph
+        and runs it once more, so that buffers have their sizes; it stays in memory until ``close``.
+        """
+        warm = self._decoding is not None
+        if not warm:
+
+            @pipeline_def(prefetch_queue_depth=1, **self._settings)
+            def graph() -> tuple[Any, ...]:
+                kind = "mixed" if self._device == "gpu" else "cpu"
+                return tuple(
+                    fn.decoders.video(
+                        fn.external_source(name=f"{m}_encoded", device="cpu", batch=True),
+                        frames=fn.external_source(name=f"{m}_frames", device="cpu", batch=True), pad_mode="edge", device=kind, affine=False,
+                    )
+                    for m in self._members
+                )  # fmt: skip
+
+            self._decoding = graph()
+            self._decoding.build()
+        names = [f"{m}_{what}" for m in self._members for what in ("encoded", "frames")]
+        for _ in range(1 if warm else 2):
+            decode_s = self._timed(lambda: self._run(self._decoding, names, rows))
+        return min(1.0, decode_s / self._timed(lambda: self.decode(rows)))
+
+    def _timed(self, work: Callable[[], object]) -> float:
+        began_s = time.perf_counter()
+        held = work()
+        if self._device == "gpu":
+            torch.cuda.synchronize(self._device_id)
+        del held
+        return time.perf_counter() - began_s
+
+    def _run(self, pipeline: Any, names: Sequence[str], rows: Sequence[Row]) -> Any:
+        inputs = graph_inputs(rows, self._modalities, self._clip, self._bound)
+        try:
+            for name in names:
+                pipeline.feed_input(name, inputs[name])
+            return pipeline.run()
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:  # DALI maps its errors to all of these
+            raise ReciprocalError(f"DALI failed: {error}") from error
 
     def _to_torch(self, output: Any) -> torch.Tensor:
         dense = output.as_tensor()
@@ -170,8 +236,8 @@ class DaliDecoder:
             stream.synchronize()  # the batch goes to another thread, which knows nothing of this stream
         else:
             feed_ndarray(dense, tensor)
-        return tensor
+        return tensor.permute(0, 1, 4, 2, 3) if self._last else tensor
 
     def close(self) -> None:
         """Free DALI's threads and memory; the decoder cannot be used again."""
-        self._pipeline = None
+        self._pipeline = self._decoding = None

@@ -20,7 +20,8 @@ import torch
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.data.assemble import Assembler
 from pipeline.data.batch import Batch
-from pipeline.data.decoders import Decoder, Device, make_decoder
+from pipeline.data.cache import DiskCache
+from pipeline.data.decoders import Decoder, Device, backend, make_decoder
 from pipeline.data.fetch import DamageLedger, Fetcher, FetchMetrics, Request
 from pipeline.data.index import SplitIndex, load_index
 from pipeline.data.order import FILLER, epoch_order, global_batch, num_steps, passes, rank_batch_size, rank_slice
@@ -54,13 +55,19 @@ class Loader:
         world_size: int,
         num_views: int,
         device: torch.device,
+        num_crops: int = 1,
+        channels_last: bool = False,
+        cache: DiskCache | None = None,
     ) -> None:
         self.index = index
-        self._storage, self._decoder, self._data = storage, decoder, data
+        self._storage, self._decoder, self._data, self._cache = storage, decoder, data, cache
         self._train, self._seed, self._rank, self._world_size = train, seed, rank, world_size
         self._fetch_metrics, self._times = FetchMetrics(), _Times()
         self._ledger = DamageLedger(data.damaged_budget)
-        self._assembler = Assembler(index, decoder, self._ledger, clip=clip, train=train, seed=seed, num_views=num_views, device=device)
+        self._assembler = Assembler(
+            index, decoder, self._ledger, clip=clip, train=train, seed=seed, device=device, num_views=num_views, num_crops=num_crops,
+            channels_last=channels_last,
+        )  # fmt: skip
         self._running: Prefetcher[Batch] | None = None
 
     def num_steps(self, epoch: int = 0) -> int:
@@ -83,7 +90,16 @@ class Loader:
         if not 0 <= start_step <= self.num_steps(epoch):
             raise ValueError(f"start_step {start_step} is outside 0..{self.num_steps(epoch)}")
         self._stop()
-        fetcher = Fetcher(self._storage, self._data.fetch_threads, self._data.fetch_deadline_s, self._fetch_metrics)
+        part = rank_batch_size(self._data.batch_size, self._world_size)
+        fetcher = Fetcher(
+            self._storage,
+            self._data.fetch_threads,
+            self._data.fetch_deadline_s,
+            self._fetch_metrics,
+            buffer_bytes=self._data.fetch_buffer_mb * 1_000_000,
+            burst=min(part, self._data.micro_batch or part),
+            cache=self._cache,
+        )
         batches = self._produce(epoch, start_step, fetcher)
         prefetcher = self._running = Prefetcher(batches, self._data.prefetch, f"loader-{self.index.split}", wake=fetcher.close)
         try:
@@ -157,6 +173,8 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     num_views: int = 1,
+    num_crops: int = 1,
+    channels_last: bool = False,
     device: Device = "cpu",
     device_id: int = 0,
     index: SplitIndex | None = None,
@@ -164,11 +182,13 @@ def make_loader(
     """Make one rank's loader.
 
     Args:
-        train: shuffled, random clips; otherwise in the manifest's order, ``num_views`` fixed views a sample.
-        num_views: rows of a sample, contiguous. ``data.batch_size`` counts samples: a batch has
-            ``data.batch_size / world_size * num_views`` rows.
+        train: shuffled, random clips; otherwise in the manifest's order, ``num_views`` fixed clips a sample with ``num_crops`` crops each.
+        num_views: fixed clips of a sample; ``num_crops``: 1 (centre) or 3 (along the long side). Their rows are contiguous, crop by
+            crop within a clip. ``data.batch_size`` counts samples: a batch has ``data.batch_size / world_size * num_views * num_crops`` rows.
+        channels_last: inputs keep their shape (B, T, C, H, W) and lie in memory as (B, T, H, W, C): frames folded into the batch are
+            channels_last to torch without a copy.
         device: see ``pipeline.data.decoders.resolve_device``. Batches of DALI on ``gpu`` lie on GPU ``device_id``, all
-            others on the CPU.
+            others on the CPU (``data.loader=auto`` is DALI on a GPU).
         index: of this split and these modalities, where it is at hand; otherwise it is read.
 
     Raises:
@@ -179,13 +199,16 @@ def make_loader(
     part = rank_batch_size(data.batch_size, world_size)
     if num_views < 1:
         raise ValueError(f"num_views is {num_views}: must be at least 1")
+    if num_crops not in (1, 3):
+        raise ValueError(f"num_crops is {num_crops}: must be 1 or 3")
     if index is None:
         index = load_index(storage, manifest, split, modalities)
     elif (index.split, index.modalities) != (split, tuple(modalities)):
         raise ValueError(f"the index is of {index.split} {index.modalities}, asked for {split} {tuple(modalities)}")
     piece = min(part, data.micro_batch or part)
-    decoder = make_decoder(data, clip, index, max_rows=piece * (1 if train else num_views), device=device, device_id=device_id)
-    on_gpu = data.loader == "dali" and device == "gpu"
+    rows = piece * (1 if train else num_views * num_crops)
+    decoder = make_decoder(data, clip, index, max_rows=rows, device=device, device_id=device_id, channels_last=channels_last)
+    on_gpu = backend(data, device) == "dali" and device == "gpu"
     return Loader(
         storage,
         index,
@@ -197,5 +220,8 @@ def make_loader(
         rank=rank,
         world_size=world_size,
         num_views=num_views,
+        num_crops=num_crops,
+        channels_last=channels_last,
         device=torch.device("cuda", device_id) if on_gpu else torch.device("cpu"),
+        cache=DiskCache(data.cache_dir, int(data.cache_gb * 1e9), manifest.digest) if data.cache_dir else None,
     )

@@ -8,29 +8,35 @@ Values the network sees, from stored 8-bit codes:
     rgb   imagenet  (x/255 - mean)/std     RGB       inception  x/127.5 - 1  RGB       caffe  x - (104, 117, 128)  BGR
     flow  (q * 2 bound/255 - bound) / flow_std       stored pixels per frame, whatever the crop is resized to
     diff  (q - 128) * s                              s as for rgb: the difference of two normalised RGB frames
+    diff-online  clip(x[t+1] - x[t], -127, 127) * s  the same, from decoded and resized RGB; no codes of its own
+
+A colour jitter (``pipeline.data.jitter``) changes rgb after the resize and before the normalisation, and nothing else.
 """
 
 from __future__ import annotations
 
-import io
+import math
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import av
-import av.error
 import numpy as np
 import torch
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from torch.nn import functional
 
 from pipeline.config.data import ClipConfig
-from pipeline.data.clips import Box, ClipPlan, stack_gather
-from pipeline.errors import ReciprocalError
-from pipeline.sample import DIFF_ZERO
+from pipeline.data.boxes import Box
+from pipeline.data.clips import ClipPlan
+from pipeline.data.jitter import MIDDLE, YIQ, Jitter
+from pipeline.data.stacks import empty_clips, stack_motion
+from pipeline.data.videos import read_frames
+from pipeline.sample import DIFF_BOUND, DIFF_ZERO, ONLINE_DIFF, stored_modalities
 
 # swscale's short cut to RGB repeats chroma and rounds down: up to 43 levels off at coloured edges, 1 to 2 levels dark
 # in colours. These flags are the long way, which DALI takes too.
-_EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 _NORMS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     # mean and std in codes 0..255, in the channel order of ``bgr``
@@ -50,17 +56,9 @@ def mean_std(modality: str, clip: ClipConfig, flow_bound_px: float) -> tuple[lis
     if modality == "flow":
         return [127.5, 127.5], [clip.flow_std * 255 / (2 * flow_bound_px)] * 2
     mean, std = _NORMS[clip.norm]
+    if modality == ONLINE_DIFF:
+        return [0.0] * 3, list(std)
     return (list(mean) if modality == "rgb" else [float(DIFF_ZERO)] * 3), list(std)
-
-
-def stack_motion(frames: torch.Tensor, clip: ClipConfig) -> torch.Tensor:
-    """(B, L, C, H, W) frames of a motion window to (B, T, stack*C, H, W)."""
-    gather = stack_gather(clip)
-    if gather.shape == (frames.shape[1], 1):
-        return frames
-    batch, _, channels, height, width = frames.shape
-    picked = frames[:, torch.from_numpy(gather.reshape(-1)).to(frames.device)]
-    return picked.reshape(batch, clip.num_frames, clip.stack * channels, height, width)
 
 
 def _crop_resize(pictures_LCHW: torch.Tensor, box: Box, crop: int) -> torch.Tensor:
@@ -70,21 +68,21 @@ def _crop_resize(pictures_LCHW: torch.Tensor, box: Box, crop: int) -> torch.Tens
     return functional.interpolate(cut.float(), size=(crop, crop), mode="bilinear", align_corners=False, antialias=True)
 
 
-def prepare_frames(modality: str, frames: np.ndarray, plan: ClipPlan, clip: ClipConfig, flow_bound_px: float = 20.0) -> torch.Tensor:
-    """Frames that the plan selected, as the network sees them, motion not yet stacked.
+def _jittered(codes_LCHW: torch.Tensor, jitter: Jitter) -> torch.Tensor:
+    """``pipeline.data.jitter``'s definition, step by step, on RGB codes."""
+    x = codes_LCHW * jitter.brightness
+    x = (x - MIDDLE) * jitter.contrast + MIDDLE
+    to_yiq = torch.from_numpy(YIQ).to(x.dtype)
+    y, i, q = torch.einsum("ij,ljhw->ilhw", to_yiq, x)
+    i, q = i * jitter.saturation, q * jitter.saturation
+    cos, sin = math.cos(2 * math.pi * jitter.hue), math.sin(2 * math.pi * jitter.hue)
+    turned = torch.stack([y, cos * i - sin * q, sin * i + cos * q])
+    return torch.einsum("ij,jlhw->lihw", torch.linalg.inv(to_yiq), turned).clamp(0, 255)
 
-    Args:
-        frames: uint8, selected by ``plan.frames(modality)``: rgb and diff (L, H, W, 3), flow codes (L, 2H, W).
 
-    Returns:
-        (L, C, crop, crop) float32.
-    """
-    if modality == "flow":
-        length, rows, width = frames.shape
-        pictures = torch.from_numpy(np.ascontiguousarray(frames)).reshape(length, 2, rows // 2, width)
-    else:
-        pictures = torch.from_numpy(np.ascontiguousarray(frames[..., ::-1] if bgr(clip) else frames)).permute(0, 3, 1, 2)
-    x = _crop_resize(pictures, plan.box, clip.crop)
+def _normalised(modality: str, x: torch.Tensor, plan: ClipPlan, clip: ClipConfig, flow_bound_px: float) -> torch.Tensor:
+    if bgr(clip) and modality != "flow":
+        x = x.flip(1)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in mean_std(modality, clip, flow_bound_px))
     x = (x - mean) / std
     if plan.flip:
@@ -94,22 +92,69 @@ def prepare_frames(modality: str, frames: np.ndarray, plan: ClipPlan, clip: Clip
     return x.contiguous()
 
 
-def prepare_clip(frames: Mapping[str, np.ndarray], plan: ClipPlan, clip: ClipConfig, flow_bound_px: float = 20.0) -> dict[str, np.ndarray]:
+def prepare_rgb(
+    modalities: Sequence[str], frames: np.ndarray, plan: ClipPlan, clip: ClipConfig, window: Sequence[int] | None = None
+) -> dict[str, torch.Tensor]:
+    """rgb and diff-online, those that are among ``modalities``, from the RGB frames that both take.
+
+    Args:
+        frames: (L, H, W, 3) uint8, selected by ``window``; default: ``plan.rgb_window(modalities)``.
+
+    Returns:
+        By modality (L, 3, crop, crop) float32, motion not yet stacked.
+    """
+    window = plan.rgb_window(modalities) if window is None else window
+    codes = _crop_resize(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2), plan.box, clip.crop)
+    clips = {}
+    if "rgb" in modalities:
+        x = codes if ONLINE_DIFF not in modalities else codes[torch.from_numpy(plan.rgb_takes(window))]
+        clips["rgb"] = _normalised("rgb", x if plan.jitter is None else _jittered(x, plan.jitter), plan, clip, 1.0)
+    if ONLINE_DIFF in modalities:
+        earlier, later = (codes[torch.from_numpy(take)] for take in plan.pair_takes(window))
+        clips[ONLINE_DIFF] = _normalised(ONLINE_DIFF, (later - earlier).clamp(-DIFF_BOUND, DIFF_BOUND), plan, clip, 1.0)
+    return clips
+
+
+def prepare_frames(modality: str, frames: np.ndarray, plan: ClipPlan, clip: ClipConfig, flow_bound_px: float = 20.0) -> torch.Tensor:
+    """Frames that the plan selected, as the network sees them, motion not yet stacked.
+
+    Args:
+        frames: uint8, selected by ``plan.frames(modality)``: rgb, diff and diff-online (L, H, W, 3), flow codes (L, 2H, W).
+
+    Returns:
+        (L, C, crop, crop) float32.
+    """
+    if modality in ("rgb", ONLINE_DIFF):
+        return prepare_rgb((modality,), frames, plan, clip)[modality]
+    if modality == "flow":
+        length, rows, width = frames.shape
+        pictures = torch.from_numpy(np.ascontiguousarray(frames)).reshape(length, 2, rows // 2, width)
+    else:
+        pictures = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    return _normalised(modality, _crop_resize(pictures, plan.box, clip.crop), plan, clip, flow_bound_px)
+
+
+def prepare_clip(
+    frames: Mapping[str, np.ndarray], plan: ClipPlan, clip: ClipConfig, flow_bound_px: float = 20.0, modalities: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
     """One clip from whole decoded videos.
 
     Args:
-        frames: uint8 by modality: rgb (N, H, W, 3), flow codes (N-1, 2H, W) with u above v, diff (N-1, H, W, 3).
+        frames: uint8 by stored modality: rgb (N, H, W, 3), flow codes (N-1, 2H, W) with u above v, diff (N-1, H, W, 3).
         plan: from ``pipeline.data.clips``, made for N, H, W.
         flow_bound_px: bound the codes were made with.
+        modalities: outputs; default: those of ``frames``. diff-online is made of rgb.
 
     Returns:
         By modality (T, C, crop, crop) float32; C as in ``Batch``.
     """
-    clips = {}
-    for modality, video in frames.items():
-        x = prepare_frames(modality, video[list(plan.frames(modality))], plan, clip, flow_bound_px)
-        clips[modality] = (x if modality == "rgb" else stack_motion(x[None], clip)[0]).numpy()
-    return clips
+    wanted = tuple(frames) if modalities is None else tuple(modalities)
+    window = plan.rgb_window(wanted)
+    clips = prepare_rgb(wanted, frames["rgb"][list(window)], plan, clip, window) if {"rgb", ONLINE_DIFF} & set(wanted) else {}
+    for modality in wanted:
+        if modality not in clips:
+            clips[modality] = prepare_frames(modality, frames[modality][list(plan.frames(modality))], plan, clip, flow_bound_px)
+    return {m: (clips[m] if m == "rgb" else stack_motion(clips[m][None], clip)[0]).numpy() for m in wanted}
 
 
 def decode_frames(video: bytes, modality: str, indices: Sequence[int]) -> np.ndarray:
@@ -124,44 +169,53 @@ def decode_frames(video: bytes, modality: str, indices: Sequence[int]) -> np.nda
     Raises:
         ReciprocalError: the video is shorter than the last index, or FFmpeg cannot decode it.
     """
-    wanted, found = set(indices), {}
-    try:
-        with av.open(io.BytesIO(video), "r") as container:
-            stream = container.streams.video[0]
-            stream.thread_type, stream.thread_count = "NONE", 1  # threads are the loader's business
-            for number, frame in enumerate(container.decode(stream)):
-                if number in wanted:
-                    found[number] = _pixels(frame, modality)
-                if len(found) == len(wanted):
-                    break
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ReciprocalError(f"FFmpeg cannot decode this {modality} video: {error}") from error
-    if len(found) < len(wanted):
-        raise ReciprocalError(f"the {modality} video has no frame {max(wanted)}: its record is wrong")
-    return np.stack([found[i] for i in indices])
+    return np.stack(read_frames(video, indices, lambda frame: _pixels(frame, modality), modality))
 
 
 class ReferenceDecoder:
     """The oracle as a loader's backend: clips one by one, ``threads`` at a time (FFmpeg and torch release the GIL)."""
 
-    def __init__(self, modalities: Sequence[str], clip: ClipConfig, flow_bound_px: float, *, threads: int = 1) -> None:
-        self._modalities, self._clip, self._bound = tuple(modalities), clip, flow_bound_px
+    def __init__(
+        self, modalities: Sequence[str], clip: ClipConfig, flow_bound_px: float, *, threads: int = 1, channels_last: bool = False
+    ) -> None:
+        self._modalities, self._clip, self._bound, self._last = tuple(modalities), clip, flow_bound_px, channels_last
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
 
-    def _row(self, row: tuple[Mapping[str, bytes], ClipPlan, int]) -> dict[str, torch.Tensor]:
+    def _read(self, row: tuple[Mapping[str, bytes], ClipPlan, int]) -> dict[str, np.ndarray]:
         members, plan, _ = row
-        return {
-            m: prepare_frames(m, decode_frames(members[m], m, plan.frames(m)), plan, self._clip, self._bound) for m in self._modalities
-        }
+        windows = {m: plan.rgb_window(self._modalities) if m == "rgb" else plan.motion_window for m in stored_modalities(self._modalities)}
+        return {m: decode_frames(members[m], m, window) for m, window in windows.items()}
+
+    def _row(self, row: tuple[Mapping[str, bytes], ClipPlan, int]) -> dict[str, torch.Tensor]:
+        plan, frames = row[1], self._read(row)
+        clips = prepare_rgb(self._modalities, frames["rgb"], plan, self._clip) if "rgb" in frames else {}
+        stored = {m: prepare_frames(m, frames[m], plan, self._clip, self._bound) for m in frames if m != "rgb"}
+        return {**clips, **stored}
 
     def decode(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> dict[str, torch.Tensor]:
-        """Rows of (members by modality, plan, stored height) to (rows, F, C, crop, crop) float32, motion not yet stacked.
+        """Rows of (members by stored modality, plan, stored height) to (rows, F, C, crop, crop) float32, motion not yet stacked.
 
         Raises:
             ReciprocalError: a video cannot be decoded or is shorter than its record says.
         """
         clips = list(self._pool.map(self._row, rows) if self._pool else map(self._row, rows))
-        return {m: torch.stack([clip[m] for clip in clips]) for m in self._modalities}
+        out = {}
+        for m in self._modalities:
+            frames, channels = clips[0][m].shape[:2]
+            out[m], _ = empty_clips(len(rows), frames, channels, self._clip.crop, self._last)
+            for place, clip in zip(out[m], clips, strict=True):
+                place.copy_(clip[m])
+        return out
+
+    def decode_share(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> float:
+        """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1; the rest is crop, resize, colour, normalising."""
+        began_s = time.perf_counter()
+        for row in rows:
+            self._read(row)
+        decode_s, began_s = time.perf_counter() - began_s, time.perf_counter()
+        for row in rows:
+            self._row(row)
+        return min(1.0, decode_s / (time.perf_counter() - began_s))
 
     def close(self) -> None:
         """Stop the threads."""
@@ -172,4 +226,4 @@ class ReferenceDecoder:
 def _pixels(frame: av.VideoFrame, modality: str) -> np.ndarray:
     if modality == "flow":
         return frame.to_ndarray(format="gray", dst_color_range=ColorRange.JPEG)
-    return frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.JPEG, interpolation=_EXACT)
+    return frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.JPEG, interpolation=EXACT)

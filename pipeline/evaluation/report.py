@@ -8,7 +8,12 @@ from typing import Any
 
 from pipeline.errors import UserError
 
-STREAM_NAMES = {"rgb": "S-Net (rgb)", "flow": "T-Net (flow)", "diff": "T-Net (diff)", "fused": "fused"}
+STREAM_NAMES = {"rgb": "S-Net (rgb)", "flow": "T-Net (flow)", "diff": "T-Net (diff)", "diff-online": "T-Net (diff-online)", "fused": "fused"}
+
+
+def protocol_name(num_views: int, num_crops: int) -> str:
+    """VIEWSxCROPS: ``4x1``, ``10x3``."""
+    return f"{num_views}x{num_crops}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -122,7 +122,7 @@ except ModuleNotFoundError:  # no package of NVIDIA's at all
     HAVE_DALI = False
 
 
-@pytest.fixture(params=[pytest.param("dali", marks=pytest.mark.skipif(not HAVE_DALI, reason="DALI is not installed")), "reference"])
+@pytest.fixture(params=[pytest.param("dali", marks=pytest.mark.skipif(not HAVE_DALI, reason="DALI is not installed")), "ffmpeg", "reference"])
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.data import ClipConfig
-from pipeline.data.clips import centre_box, random_box, sample_plans, stack_gather, view_plans, view_starts
+from pipeline.data.boxes import area_box as random_box
+from pipeline.data.boxes import centre_box
+from pipeline.data.clips import sample_plans, stack_gather, view_plans, view_starts
 from pipeline.data.order import sample_rng
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from pipeline.config.data import ClipConfig
-from pipeline.data.clips import Box, ClipPlan, sample_plans
+from pipeline.data.boxes import Box
+from pipeline.data.clips import ClipPlan, sample_plans
 from pipeline.data.reference import decode_frames, prepare_frames
 from pipeline.errors import ConfigError, ReciprocalError
 from preprocessing.encode import VideoCodec, encode_gray, encode_rgb

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from pipeline.config.data import ClipConfig
-from pipeline.data.clips import Box, ClipPlan
+from pipeline.data.boxes import Box
+from pipeline.data.clips import ClipPlan
 from pipeline.data.reference import decode_frames, prepare_clip
 from pipeline.errors import ReciprocalError
 from pipeline.sample import dequantise_flow

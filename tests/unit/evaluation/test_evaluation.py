@@ -14,7 +14,7 @@ from pipeline.errors import ReciprocalError, UserError
 from pipeline.evaluation.evaluate import join_parts, predict_part
 from pipeline.evaluation.metrics import confusion_matrix, per_class_recall, topk_accuracy
 from pipeline.evaluation.plots import plot_confusion
-from pipeline.evaluation.report import EvalReport, compare
+from pipeline.evaluation.report import STREAM_NAMES, EvalReport, compare, protocol_name
 
 
 def test_metrics_agree_with_scikit_learn() -> None:
@@ -95,6 +95,14 @@ def test_report_round_trip_and_metric_names() -> None:
     assert "test/rgb/top5_4x1" in report().metrics()
     with pytest.raises(UserError, match="not an evaluation report"):
         EvalReport.from_json("{}")
+
+
+def test_every_modality_has_a_name_and_every_protocol_one() -> None:
+    from pipeline.config.model import CHANNELS
+
+    assert STREAM_NAMES.keys() == {*CHANNELS, "fused"}
+    assert protocol_name(10, 3) == "10x3"
+    assert "test/top1_10x3" in report(protocol=protocol_name(10, 3)).metrics()
 
 
 @pytest.mark.parametrize(

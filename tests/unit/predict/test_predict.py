@@ -86,14 +86,43 @@ def test_a_file_that_is_no_video_is_named(packed: tuple[Path, TrainConfig, Manif
         Predictor(packed[0])([b""])
 
 
-def test_diff_models_predict_too(packed: tuple[Path, TrainConfig, Manifest], tiny_set: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("motion", ["diff", "diff-online"])
+def test_diff_models_predict_too(packed: tuple[Path, TrainConfig, Manifest], tiny_set: str, tmp_path: Path, motion) -> None:
     _, config, manifest = packed
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, modalities=("rgb", "diff")))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, modalities=("rgb", motion)))
     model = build_model(config.model, num_classes=4, crop=32)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "raw.safetensors")
     pack(tmp_path, tmp_path / "raw.safetensors", {"config": as_dict(config), "classes": list(manifest.classes), "stored": manifest.parameters, "manifest_digest": "", "run_id": ""}, 1)
     source = next(p for p in (Path(tiny_set.removeprefix("file://")).parent / "raw" / "videos").rglob("*.mp4"))
     assert Predictor(tmp_path).probabilities(source.read_bytes()).sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_three_crops_are_those_of_evaluation(packed: tuple[Path, TrainConfig, Manifest], tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With diff-online, whose inputs on both roads come from RGB frames; the two differ by VP9 alone."""
+    _, config, manifest = packed
+    config = dataclasses.replace(config, clip=dataclasses.replace(config.clip, resize=40), model=dataclasses.replace(config.model, modalities=("rgb", "diff-online")))
+    model = build_model(config.model, num_classes=4, crop=32)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "raw.safetensors")
+    state = {"config": as_dict(config), "classes": list(manifest.classes), "stored": manifest.parameters, "manifest_digest": "", "run_id": ""}
+    pack(tmp_path, tmp_path / "raw.safetensors", state, num_views=2, num_crops=3)
+    predictor, seen = load_predictor(tmp_path), []
+    monkeypatch.setattr("pipeline.predict.predict_part", lambda model, batches, **rest: seen.extend(batches) or predict_part(model, batches, **rest))
+    with make_loader(open_storage(tiny_set), manifest, "test", data=config.data, clip=config.clip, modalities=config.model.modalities, train=False, seed=0, num_views=2, num_crops=3) as loader:
+        stored = next(iter(loader.iter_epoch(0)))
+        source = loader.index.record(0).source
+    predictor.probabilities(raw_video(tiny_set, source))
+    for name, x in seen[0].inputs.items():
+        assert x.shape == (6, *stored.inputs[name].shape[1:])
+        rows = (x[:, None] - stored.inputs[name][None, :6]).abs().mean((2, 3, 4, 5))
+        assert (rows.argmin(1) == torch.arange(6)).all(), f"{name}: views or crops are not in evaluation's order"
+
+
+def test_a_model_packed_before_crops_takes_one(packed: tuple[Path, TrainConfig, Manifest], tmp_path: Path) -> None:
+    card = json.loads((packed[0] / CARD).read_text())
+    del card["num_crops"]
+    (tmp_path / CARD).write_text(json.dumps(card))
+    (tmp_path / WEIGHTS).write_bytes((packed[0] / WEIGHTS).read_bytes())
+    assert Predictor(tmp_path).num_crops == 1
 
 
 def test_prediction_needs_neither_dali_nor_ray_nor_storage(packed: tuple[Path, TrainConfig, Manifest]) -> None:
