@@ -24,6 +24,6 @@ def evaluate_rank(run_uri: str, checkpoint: str, config: TrainConfig, split: str
         load_weights(folder, model)
     with make_loader(
         storage, manifest, split, data=config.data, clip=config.clip, modalities=config.model.modalities, train=False, seed=config.run.seed,
-        rank=rank, world_size=world_size, num_views=num_views, num_crops=num_crops, device="gpu" if gpu and config.data.device != "cpu" else "cpu",
+        rank=rank, world_size=world_size, num_views=num_views, num_crops=num_crops, device="gpu" if gpu and config.data.device != "cpu" else "cpu", channels_last=True,
     ) as loader:  # fmt: skip
         return predict_part(model, loader.iter_epoch(0), device=device, precision=config.run.precision)

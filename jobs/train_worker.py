@@ -76,6 +76,7 @@ def train_worker(fields: dict[str, Any]) -> dict[str, float]:
     common = {
         "data": config.data, "clip": config.clip, "modalities": config.model.modalities, "seed": config.run.seed, "rank": rank, "world_size": world_size,
         "device": "gpu" if fields["gpu"] and config.data.device != "cpu" else "cpu", "device_id": device.index or 0,
+        "channels_last": True,  # as the models' convolutions want it
     }  # fmt: skip
     with make_loader(storage, manifest, config.data.train_split, train=True, **common) as loader:
         validate = _validation(config, storage, manifest, device, common)

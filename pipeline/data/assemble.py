@@ -18,6 +18,8 @@ from pipeline.data.stacks import empty_clips, stack_motion
 from pipeline.errors import ReciprocalError
 from pipeline.sample import extension, stored_modalities
 
+_MEASURED_BATCH, _MEASURED_ROWS = 2, 4  # which batch, and how many of its rows, tell decoding from augmentation
+
 
 class Assembler:
     """Makes batches of one split with one decoder; it keeps no state between batches but the ledger of damage.
@@ -46,6 +48,9 @@ class Assembler:
         self._train, self._seed, self._device = train, seed, device
         self._last = channels_last
         self._num_views, self._num_crops = (1, 1) if train else (num_views, num_crops)
+        self._made = 0
+        self.decode_share = 1.0
+        """Share of the decoder's time that goes into decoding; measured once, in training, on some rows of an early batch."""
 
     def batch(self, part: np.ndarray, fetched: Sequence[dict[str, bytes] | Damaged], epoch: int, step: int) -> Batch:
         """The batch of some samples.
@@ -74,6 +79,9 @@ class Assembler:
         good = np.flatnonzero(weights)
         try:
             clips = self._decoder.decode(rows) if rows else {}
+            self._made += 1
+            if self._train and rows and self._made == _MEASURED_BATCH:
+                self.decode_share = self._decoder.decode_share(rows[:_MEASURED_ROWS])
         except ReciprocalError as error:
             where = f"epoch {epoch}, step {step}: {', '.join(k for k in keys if k)}"
             raise type(error)(*error.args[:-1], f"{error.args[-1]} ({where})") from error

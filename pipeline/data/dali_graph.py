@@ -137,7 +137,6 @@ class DaliDecoder:
         self._settings = {"batch_size": max_rows, "num_threads": threads, "device_id": device_id if device == "gpu" else None}
         self._device_id = device_id
         self._codec_checked = device == "gpu"
-        self._decoding: Any = None
         self._names: list[str] = []
 
         # One batch at a time, run by the loader's own thread, which works ahead: DALI's queue would be a second one.
@@ -185,29 +184,29 @@ class DaliDecoder:
     def decode_share(self, rows: Sequence[Row]) -> float:
         """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1.
 
-        Runs the rows through a second graph that only decodes, and through the whole one. The first call builds that graph
-        and runs it once more, so that buffers have their sizes; it stays in memory until ``close``.
+        Runs the rows through a second graph that only decodes, and through the whole one, each twice: the first run gives buffers
+        their sizes. The second graph is freed again.
         """
-        warm = self._decoding is not None
-        if not warm:
 
-            @pipeline_def(prefetch_queue_depth=1, **self._settings)
-            def graph() -> tuple[Any, ...]:
-                kind = "mixed" if self._device == "gpu" else "cpu"
-                return tuple(
-                    fn.decoders.video(
-                        fn.external_source(name=f"{m}_encoded", device="cpu", batch=True),
-                        frames=fn.external_source(name=f"{m}_frames", device="cpu", batch=True), pad_mode="edge", device=kind, affine=False,
-                    )
-                    for m in self._members
-                )  # fmt: skip
+        @pipeline_def(prefetch_queue_depth=1, **self._settings)
+        def graph() -> tuple[Any, ...]:
+            kind = "mixed" if self._device == "gpu" else "cpu"
+            return tuple(
+                fn.decoders.video(
+                    fn.external_source(name=f"{m}_encoded", device="cpu", batch=True),
+                    frames=fn.external_source(name=f"{m}_frames", device="cpu", batch=True), pad_mode="edge", device=kind, affine=False,
+                )
+                for m in self._members
+            )  # fmt: skip
 
-            self._decoding = graph()
-            self._decoding.build()
+        decoding = graph()
+        decoding.build()
         names = [f"{m}_{what}" for m in self._members for what in ("encoded", "frames")]
-        for _ in range(1 if warm else 2):
-            decode_s = self._timed(lambda: self._run(self._decoding, names, rows))
-        return min(1.0, decode_s / self._timed(lambda: self.decode(rows)))
+        decode_s, whole_s = (
+            [self._timed(lambda: self._run(decoding, names, rows)) for _ in range(2)][-1],
+            [self._timed(lambda: self.decode(rows)) for _ in range(2)][-1],
+        )
+        return min(1.0, decode_s / whole_s)
 
     def _timed(self, work: Callable[[], object]) -> float:
         began_s = time.perf_counter()
@@ -240,4 +239,4 @@ class DaliDecoder:
 
     def close(self) -> None:
         """Free DALI's threads and memory; the decoder cannot be used again."""
-        self._pipeline = self._decoding = None
+        self._pipeline = None

@@ -114,8 +114,9 @@ class Loader:
             prefetcher.close()
 
     def metrics(self) -> dict[str, float]:
-        """Sums since the loader was made. ``fetch_wait_s`` and ``decode_s`` are the producer's, ``consumer_wait_s`` is the trainer's."""
-        return {**dataclasses.asdict(self._fetch_metrics), **dataclasses.asdict(self._times), "damaged": len(self._ledger)}
+        """Sums since the loader was made. ``fetch_wait_s`` and ``decode_s`` are the producer's, ``consumer_wait_s`` is the trainer's;
+        ``decode_share`` is the part of ``decode_s`` that is decoding, the rest is augmentation."""
+        return {**dataclasses.asdict(self._fetch_metrics), **dataclasses.asdict(self._times), "damaged": len(self._ledger), "decode_share": self._assembler.decode_share}
 
     def damaged_keys(self) -> tuple[str, ...]:
         """Keys of this rank's damaged samples so far."""
