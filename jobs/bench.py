@@ -2,6 +2,7 @@
 
     python -m jobs.bench tvl1 --videos DIR --json bench.json      # optical flow: engines against OpenCV
     python -m jobs.bench preprocess --format ucf101 --source DIR  # the whole job against flow alone
+    python -m jobs.bench loader --data URI --json bench.json      # our loader, its decoder alone, and the usual way
 
     python -m jobs.bench tvl1 --help                              # what it measures, and its options
 
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from jobs.cli import console, run_main
 from pipeline.errors import ConfigError
 
-BENCHES = {"tvl1": "jobs.bench_tvl1", "preprocess": "jobs.bench_preprocess"}
+BENCHES = {"tvl1": "jobs.bench_tvl1", "preprocess": "jobs.bench_preprocess", "loader": "jobs.bench_loader"}
 """Subcommand to the module whose ``run(arguments) -> exit code`` it is; imported when asked for."""
 
 
