@@ -93,7 +93,7 @@ class DataConfig:
     decode_threads: int = 0
     """DALI's CPU threads for one rank; 0: the cores this rank may use."""
     prefetch: int = 2
-    """Batches prepared ahead."""
+    """Batches ready ahead; one more is in the making."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where DALI decodes and augments; auto takes the GPU where there is one."""
     loader: Literal["auto", "dali", "ffmpeg", "reference"] = "auto"

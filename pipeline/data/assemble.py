@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -52,16 +52,19 @@ class Assembler:
         self.decode_share = 1.0
         """Share of the decoder's time that goes into decoding; measured once, in training, on some rows of an early batch."""
 
-    def batch(self, part: np.ndarray, fetched: Sequence[dict[str, bytes] | Damaged], epoch: int, step: int) -> Batch:
-        """The batch of some samples.
+    def begin(self, part: np.ndarray, fetched: Sequence[dict[str, bytes] | Damaged], epoch: int, step: int) -> Callable[[], Batch]:
+        """Begin to make the batch of some samples.
 
         Args:
             part: indices of the samples; ``FILLER`` at the end for rows of weight 0.
             fetched: what arrived for each of them, fillers left out.
 
+        Returns:
+            A function that waits for the batch; to be called once, in the order of the beginnings. It raises ReciprocalError where
+            bytes that are right cannot be decoded, and lists the batch's keys.
+
         Raises:
             DamagedSampleError: more damaged samples than the budget allows.
-            ReciprocalError: bytes that are right cannot be decoded; lists the batch's keys.
         """
         views = self._num_views * self._num_crops
         size = len(part) * views
@@ -76,17 +79,25 @@ class Assembler:
                 continue
             weights[place] = 1
             rows += self._rows(i, members, epoch)
-        good = np.flatnonzero(weights)
-        try:
-            clips = self._decoder.decode(rows) if rows else {}
-            self._made += 1
-            if self._train and rows and self._made == _MEASURED_BATCH:
-                self.decode_share = self._decoder.decode_share(rows[:_MEASURED_ROWS])
-        except ReciprocalError as error:
-            where = f"epoch {epoch}, step {step}: {', '.join(k for k in keys if k)}"
-            raise type(error)(*error.args[:-1], f"{error.args[-1]} ({where})") from error
-        inputs = {m: self._stack(m, clips.get(m), good, size) for m in self._index.modalities}
-        return Batch(inputs, self._tensor(labels), self._tensor(weights), tuple(keys), epoch, step)
+        waiting = self._decoder.submit(rows) if rows else dict
+
+        def finish() -> Batch:
+            try:
+                clips = waiting()
+                self._measure(rows)
+            except ReciprocalError as error:
+                where = f"epoch {epoch}, step {step}: {', '.join(k for k in keys if k)}"
+                raise type(error)(*error.args[:-1], f"{error.args[-1]} ({where})") from error
+            good = np.flatnonzero(weights)
+            inputs = {m: self._stack(m, clips.get(m), good, size) for m in self._index.modalities}
+            return Batch(inputs, self._tensor(labels), self._tensor(weights), tuple(keys), epoch, step)
+
+        return finish
+
+    def _measure(self, rows: Sequence[Row]) -> None:
+        self._made += 1
+        if self._train and rows and self._made == _MEASURED_BATCH:
+            self.decode_share = self._decoder.decode_share(rows[:_MEASURED_ROWS])
 
     def _rows(self, i: int, members: dict[str, bytes], epoch: int) -> list[Row]:
         num_frames, height, width = (int(x) for x in self._index.sizes[i])

@@ -181,6 +181,10 @@ class DaliDecoder:
         outputs = self._run(self._pipeline, self._names, rows)
         return {m: self._to_torch(output) for m, output in zip(self._modalities, outputs, strict=True)}
 
+    def submit(self, rows: Sequence[Row]) -> Callable[[], dict[str, torch.Tensor]]:
+        """``decode(rows)``, when the result is called."""
+        return lambda: self.decode(rows)
+
     def decode_share(self, rows: Sequence[Row]) -> float:
         """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1.
 

@@ -7,8 +7,10 @@ but for one rounding: the reference converts pixels to 8-bit colours before it r
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ from pipeline.data.clips import ClipPlan, motion_offsets
 from pipeline.data.filters import Band, half_span, halved, mirrored, triangle
 from pipeline.data.kernels import load_kernels
 from pipeline.data.reference import EXACT, bgr, mean_std
-from pipeline.data.stacks import empty_clips
+from pipeline.data.stacks import ClipMemory
 from pipeline.data.videos import read_frames
 from pipeline.errors import ReciprocalError
 from pipeline.sample import DIFF_BOUND, ONLINE_DIFF, stored_modalities
@@ -35,6 +37,7 @@ _YUV = np.concatenate([_LIMITED, _LIMITED @ np.array([[-16.0], [-128.0], [-128.0
 _RGB = np.eye(3, 4)
 _PLANAR = ("yuv420p", "yuvj420p", "gray")
 _NO_CHANGE = np.zeros((0, 4), np.float32)
+_Row = tuple[Mapping[str, bytes], ClipPlan, int]
 
 
 class _Cut(NamedTuple):
@@ -59,22 +62,38 @@ class FFmpegDecoder:
         self, modalities: Sequence[str], clip: ClipConfig, flow_bound_px: float, *, threads: int = 1, channels_last: bool = False
     ) -> None:
         self._modalities, self._clip, self._bound, self._last = tuple(modalities), clip, flow_bound_px, channels_last
-        self._kernels = load_kernels()
+        self._kernels, self._memory = load_kernels(), ClipMemory()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
         self._lengths = {m: clip.num_frames if m == "rgb" else len(motion_offsets(clip)) for m in self._modalities}
 
-    def decode(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> dict[str, torch.Tensor]:
+    def decode(self, rows: Sequence[_Row]) -> dict[str, torch.Tensor]:
         """Rows of (members by stored modality, plan, stored height) to (rows, F, C, crop, crop) float32, motion not yet stacked.
 
         Raises:
             ReciprocalError: a video cannot be decoded or is shorter than its record says.
         """
-        return self._decode(rows)[0]
+        return self.submit(rows)()
 
-    def decode_share(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> float:
+    def submit(self, rows: Sequence[_Row]) -> Callable[[], dict[str, torch.Tensor]]:
+        """Begin ``decode(rows)`` on the threads, behind what was submitted before; the result waits for the end and raises as ``decode`` does."""
+        out, work = self._work(rows)
+        if self._pool is None:
+            return lambda: (collections.deque(map(work, range(len(rows))), maxlen=0), out)[1]
+        futures = [self._pool.submit(work, number) for number in range(len(rows))]
+
+        def result() -> dict[str, torch.Tensor]:
+            concurrent.futures.wait(futures)  # all, before one raises: the others write into memory that must not be used again
+            for future in futures:
+                future.result()
+            return out
+
+        return result
+
+    def decode_share(self, rows: Sequence[_Row]) -> float:
         """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1; the rest is crop, resize, colour, normalising."""
+        _, work = self._work(rows)
         began_s = time.perf_counter()
-        _, decode_s = self._decode(rows, alone=True)
+        decode_s = sum(map(work, range(len(rows))))
         return min(1.0, decode_s / (time.perf_counter() - began_s))
 
     def close(self) -> None:
@@ -82,18 +101,18 @@ class FFmpegDecoder:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
-    def _decode(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]], alone: bool = False) -> tuple[dict[str, torch.Tensor], float]:
+    def _work(self, rows: Sequence[_Row]) -> tuple[dict[str, torch.Tensor], Callable[[int], float]]:
+        """Empty outputs, and what fills their row of that number and returns the seconds that decoding took."""
         out, flat = {}, {}
         for m in self._modalities:
-            out[m], memory = empty_clips(len(rows), self._lengths[m], 2 if m == "flow" else 3, self._clip.crop, self._last)
+            out[m], memory = self._memory.empty_clips(len(rows), self._lengths[m], 2 if m == "flow" else 3, self._clip.crop, self._last)
             flat[m] = memory.view(len(rows), -1).numpy()
 
         def work(number: int) -> float:
             members, plan, height = rows[number]
             return self._row(members, plan, height, {m: flat[m][number] for m in self._modalities})
 
-        results = map(work, range(len(rows))) if alone or self._pool is None else self._pool.map(work, range(len(rows)))
-        return out, sum(results)
+        return out, work
 
     def _row(self, members: Mapping[str, bytes], plan: ClipPlan, height: int, out: Mapping[str, np.ndarray]) -> float:
         """Fill one row of the outputs; returns the seconds that decoding took."""

@@ -10,9 +10,11 @@ The state of a loader is (epoch, step): it keeps no other. order -> ranged GETs 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -36,6 +38,15 @@ class _Times:
     consumer_wait_s: float = 0.0
     batches: int = 0
     samples: int = 0
+
+    @contextlib.contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Add the time of a block to ``decode_s``."""
+        began_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.decode_s += time.perf_counter() - began_s
 
 
 class Loader:
@@ -149,16 +160,33 @@ class Loader:
         wanted = (i for step in steps for _, indices in pieces(step) for i in indices if i != FILLER)
         arrived = fetcher.iterate(Request(self.index.tar(i), self.index.record(i)) for i in wanted)
         first = self._rank * rank_batch_size(self._data.batch_size, self._world_size)
-        for step in steps:
-            cut = pieces(step)
-            for number, (start, indices) in enumerate(cut):
+        work = ((step, number, len(cut), *piece) for step in steps for cut in [pieces(step)] for number, piece in enumerate(cut))
+        begun: Callable[[], Batch] | None = None
+        for step, number, count, start, indices in work:
+            try:
                 fetched = [next(arrived) for i in indices if i != FILLER]
-                began = time.perf_counter()
-                batch = self._assembler.batch(indices, fetched, epoch, step)
-                self._times.decode_s += time.perf_counter() - began
-                self._times.batches += 1
-                self._times.samples += len(fetched)
-                yield dataclasses.replace(batch, piece=number, pieces=len(cut), offset=first + start)
+                with self._times.decoding():
+                    make = self._assembler.begin(indices, fetched, epoch, step)
+            except Exception:
+                if begun is not None:  # what stops this batch does not touch the one before it
+                    yield self._finish(begun)
+                raise
+            self._times.batches += 1
+            self._times.samples += len(fetched)
+            # The next batch is begun before the last is waited for: no thread idles while a batch's last clip is made.
+            if begun is not None:
+                yield self._finish(begun)
+            begun = functools.partial(_placed, make, number, count, first + start)
+        if begun is not None:
+            yield self._finish(begun)
+
+    def _finish(self, batch: Callable[[], Batch]) -> Batch:
+        with self._times.decoding():
+            return batch()
+
+
+def _placed(make: Callable[[], Batch], piece: int, pieces: int, offset: int) -> Batch:
+    return dataclasses.replace(make(), piece=piece, pieces=pieces, offset=offset)
 
 
 def make_loader(

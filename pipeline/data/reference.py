@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import av
@@ -206,6 +206,10 @@ class ReferenceDecoder:
             for place, clip in zip(out[m], clips, strict=True):
                 place.copy_(clip[m])
         return out
+
+    def submit(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> Callable[[], dict[str, torch.Tensor]]:
+        """``decode(rows)``, when the result is called."""
+        return lambda: self.decode(rows)
 
     def decode_share(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> float:
         """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1; the rest is crop, resize, colour, normalising."""

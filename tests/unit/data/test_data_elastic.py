@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -46,6 +46,9 @@ class Notebook:
         numbers = [int(members["rgb"]) for members, _, _ in rows]
         self.plans |= {number: plan for number, (_, plan, _) in zip(numbers, rows, strict=True)}
         return {"rgb": torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1, 1, 1).expand(-1, 2, 3, 16, 16)}
+
+    def submit(self, rows: Sequence[Row]) -> Callable[[], dict[str, torch.Tensor]]:
+        return lambda: self.decode(rows)
 
     def decode_share(self, rows: Sequence[Row]) -> float:
         return 1.0

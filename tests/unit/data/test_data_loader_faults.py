@@ -124,10 +124,10 @@ def test_prefetching_stops_at_its_bound(loader, counter_set) -> None:
         batches = part.iter_epoch(0)
         next(batches)
         deadline = time.monotonic() + 10
-        while part.metrics()["batches"] < 4 and time.monotonic() < deadline:
+        while part.metrics()["batches"] < 5 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.1)
-        assert part.metrics()["batches"] == 4, "one taken and three ahead"
+        assert part.metrics()["batches"] == 5, "one taken, three ahead, and one begun"
         batches.close()
 
 
