@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,7 +81,10 @@ class Storage(abc.ABC):
         try:
             next(iter(self.list("")), None)
             if write:
-                self.write(".probe", b"reciprocal")
+                # One name for all, so that commands that are killed here leave one marker at most, which the next removes. It is gone
+                # where another command's probe has just done so: it has been written.
+                with contextlib.suppress(NotFoundError):
+                    self.write(".probe", b"reciprocal")
                 self.delete(".probe")
         except StorageSetupError:
             raise

@@ -189,6 +189,20 @@ def test_the_probe_does_not_wait_for_a_server_that_is_not_there(storage: S3Stora
     assert not proxy.script
 
 
+def test_two_probes_at_once_do_not_disturb_each_other(storage: S3Storage, server: MemoryS3) -> None:
+    """The other command removes its marker, which has the same name, between our upload and our look at it."""
+
+    class Snatched(dict):
+        def __setitem__(self, key: str, value: bytes) -> None:
+            if not key.endswith(".probe"):
+                super().__setitem__(key, value)
+
+    server.objects = Snatched()
+    storage.probe(write=True)
+    assert any(request.startswith("PUT") and ".probe" in request for request in server.requests)
+    assert not server.objects
+
+
 def test_connections_are_used_again(storage: S3Storage, proxy: FaultProxy, server: MemoryS3) -> None:
     server.objects["p/a"] = bytes(300_000)
     for _ in range(10):
