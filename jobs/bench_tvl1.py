@@ -17,12 +17,8 @@ Exit     0 every engine is as near to OpenCV as its mode must be; 1 one is not; 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import importlib.util
 import json
 import logging
-import os
-import platform
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +26,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from rich.progress import Progress
 from rich.table import Table
 
+from jobs.bench_machine import hardware, versions
 from jobs.cli import console, errors, parse
 from pipeline.config.base import require
 from pipeline.config.version import code_version
@@ -99,21 +97,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _useful_here() -> tuple[str, ...]:
-    return ENGINES if _gpu() else ENGINES[:3]
+    return ENGINES if torch.cuda.is_available() else ENGINES[:3]
 
 
 def _engine(name: str) -> FlowEngine:
     library, _, fast = name.partition("-")
     return flow_engine(library, "tvl1-fast" if fast else "tvl1")
-
-
-def _gpu() -> str:
-    """Name of the GPU, or nothing."""
-    if importlib.util.find_spec("torch") is None:
-        return ""
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 
 
 def _measure(args: TVL1Args, engines: dict[str, FlowEngine], pairs: Pairs) -> dict[str, Any]:
@@ -133,30 +122,16 @@ def _measure(args: TVL1Args, engines: dict[str, FlowEngine], pairs: Pairs) -> di
         if on_gpu(engines[name]):
             entries[name] |= _on_gpu(engines[name], pairs, iterations)
     return {
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "load_average": os.getloadavg()[0], "gpu": _gpu() or None, "threads_per_engine": 1},
-        "versions": {"python": platform.python_version(), "opencv": cv2.__version__, "numpy": np.__version__} | _versions("numba", "torch", "triton"),
+        "hardware": hardware() | {"threads_per_engine": 1},
+        "versions": versions("numpy", "numba", "torch", "triton") | {"opencv": cv2.__version__},
         "commit": code_version(), "size": args.size, "pairs": len(pairs.gray_N2HW), "clips": list(dict.fromkeys(pairs.clips)),
         "repeat": args.repeat, "engines": entries,
         "time_of_a_pair": "seconds on a core (on a GPU: on the wall), the least of the repetitions; s_per_pair is the mean over pairs",
     }  # fmt: skip
 
 
-def _versions(*names: str) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def _on_gpu(engine: FlowEngine, pairs: Pairs, iterations: float | None) -> dict[str, Any]:
     """Pairs per second of a batch that is on the device: real pairs, repeated to fill it."""
-    import torch
-
     from preprocessing.tvl1.torch_engine import TorchTVL1
 
     assert isinstance(engine, TorchTVL1)
@@ -175,8 +150,6 @@ def _on_gpu(engine: FlowEngine, pairs: Pairs, iterations: float | None) -> dict[
 
 
 def _least_seconds(work: Any, repeat: int = 5) -> float:
-    import torch
-
     best = float("inf")
     for _ in range(repeat + 1):  # the first run warms up; it cannot be the least
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
