@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-_WAITS = 0.05  # share of a run's time in which a trainer may wait for data before data is called the bound
+_WAITS = 0.10  # share of a run's time in which a trainer may wait for data before data is called the bound: no mending gains more
 _TALKS = 0.25  # share of a run's time in exchanging gradients that nothing hides
 
 
@@ -93,7 +93,7 @@ def judge(times: StepTimes, loader: Mapping[str, float], *, decode_share: float 
         exchange_s: seconds a step in which only gradients were exchanged.
 
     Returns:
-        The verdict. Data is the bound where the trainer waits more than 5 % of its time; then storage, decoding or augmentation,
+        The verdict. Data is the bound where the trainer waits more than 10 % of its time; then storage, decoding or augmentation,
         whichever takes most of the loader's time.
     """
     total = max(times.total_s, 1e-9)

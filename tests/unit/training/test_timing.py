@@ -15,6 +15,8 @@ from pipeline.training.timing import StepTimes, judge
         (StepTimes(10, 5.0, 0.0, 5.0), {"fetch_wait_s": 8.0, "decode_s": 2.0}, {}, "storage"),
         (StepTimes(10, 5.0, 0.0, 5.0), {"fetch_wait_s": 1.0, "decode_s": 9.0}, {"decode_share": 0.8}, "decode"),
         (StepTimes(10, 5.0, 0.0, 5.0), {"fetch_wait_s": 1.0, "decode_s": 9.0}, {"decode_share": 0.2}, "augment"),
+        (StepTimes(10, 0.6, 0.4, 9.0), {"fetch_wait_s": 1.0, "decode_s": 9.0}, {}, "compute"),  # all mending could gain is 6 %
+        (StepTimes(10, 1.5, 0.5, 8.0), {"fetch_wait_s": 1.0, "decode_s": 9.0}, {}, "decode"),
         (StepTimes(10, 0.1, 2.0, 8.0), {"fetch_wait_s": 9.0, "decode_s": 1.0}, {}, "copy"),
         (StepTimes(10, 0.1, 0.1, 9.8), {"fetch_wait_s": 9.0, "decode_s": 1.0}, {}, "compute"),
         (StepTimes(10, 0.1, 0.1, 9.8), {"fetch_wait_s": 0.0, "decode_s": 1.0}, {"exchange_s": 0.4}, "communication"),
