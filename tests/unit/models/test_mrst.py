@@ -43,13 +43,21 @@ class Literal:
         scale, shift = (self.w[f"{name}.{k}"].view(1, -1, 1, 1, 1) for k in ("weight", "bias"))
         return (x - mean) / torch.sqrt(var + 1e-5) * scale + shift
 
-    def tube(self, name: str, s: Tensor, t: Tensor) -> Tensor:
-        s, t = F.relu(self.bn(f"{name}.spatial_bn", s)), F.relu(self.bn(f"{name}.temporal_bn", t))
+    def tube(self, name: str, s: Tensor, x: Tensor, stride: int = 1) -> Tensor:
+        s = F.relu(self.bn(f"{name}.tube.spatial_bn", s))
+        if self.config.unit == "2D":
+            return s
+        t = self.conv(f"{name}.temporal", x, stride=(1, stride, stride), padding=(1, 0, 0))
+        t = F.relu(self.bn(f"{name}.tube.temporal_bn", t))
+        if self.config.unit == "STD":
+            return s + t
 
         def times(matrix: str, x: Tensor) -> Tensor:
-            return torch.einsum("oc,bcthw->bothw", self.w[f"{name}.gates.{matrix}"], x)
+            return torch.einsum("oc,bcthw->bothw", self.w[f"{name}.tube.gates.{matrix}"], x)
 
-        if self.config.unit == "P":
+        if self.config.unit == "STF":
+            s_new, t_new = s, t
+        elif self.config.unit == "P":
             s_new, t_new = times("ss", s) + times("ts", t), times("st", s) + times("tt", t)
         elif self.config.unit == "S":
             t_new = times("st", s) + times("tt", t)
@@ -63,8 +71,7 @@ class Literal:
     def block(self, name: str, x: Tensor, out: int) -> Tensor:
         y = F.relu(self.bn(f"{name}.reduce_bn", self.conv(f"{name}.reduce", x)))
         spatial = self.conv(f"{name}.spatial", y, padding=(0, 1, 1))
-        temporal = self.conv(f"{name}.temporal", y, padding=(1, 0, 0))
-        y = self.bn(f"{name}.restore_bn", self.conv(f"{name}.restore", self.tube(f"{name}.tube", spatial, temporal)))
+        y = self.bn(f"{name}.restore_bn", self.conv(f"{name}.restore", self.tube(name, spatial, y)))
         if x.shape[1] != out:
             if self.config.shortcut == "proj":
                 x = self.bn(f"{name}.project.1", self.conv(f"{name}.project.0", x))
@@ -75,13 +82,14 @@ class Literal:
     def __call__(self, clip_BTCHW: Tensor) -> Tensor:
         x = clip_BTCHW.transpose(1, 2)
         spatial = self.conv("stem.spatial", x, stride=(1, 2, 2), padding=(0, 3, 3))
-        temporal = self.conv("stem.temporal", x, stride=(1, 2, 2), padding=(1, 0, 0))
-        x = self.tube("stem.tube", spatial, temporal)
+        x = self.tube("stem", spatial, x, stride=2)
         for stage, (blocks, out) in enumerate(zip(self.config.blocks, self.config.out, strict=True)):
             x = F.max_pool3d(x, (1, 2, 2), (1, 2, 2), ceil_mode=True)
             for index in range(blocks):
                 x = self.block(f"stages.{stage}.{index}", x, out)
         x = F.max_pool3d(x, (1, 2, 2), (1, 2, 2), ceil_mode=True).transpose(1, 2).flatten(2)
+        if self.config.unit == "2D":
+            return F.linear(x.mean(1), self.w["fc.weight"], self.w["fc.bias"])
         h = c = torch.zeros(x.shape[0], self.config.lstm, dtype=x.dtype)
         total = torch.zeros_like(h)
         for t in range(x.shape[1]):
@@ -95,7 +103,10 @@ class Literal:
 
 
 @pytest.mark.parametrize("pooled", [True, False])
-@pytest.mark.parametrize(("unit", "shortcut", "crop"), [("P", "pad", 20), ("S", "proj", 21), ("T", "pad", 24), ("T", "proj", 27)])
+@pytest.mark.parametrize(
+    ("unit", "shortcut", "crop"),
+    [("P", "pad", 20), ("S", "proj", 21), ("T", "pad", 24), ("T", "proj", 27), ("STF", "pad", 21), ("STD", "proj", 20), ("2D", "proj", 21)],
+)
 def test_equals_the_equations_forward_and_backward(unit: str, shortcut: str, crop: int, pooled: bool) -> None:
     config = small(unit=unit, shortcut=shortcut, pooled_gates=pooled)
     model = build(config, crop).double().train()
@@ -113,7 +124,7 @@ def test_equals_the_equations_forward_and_backward(unit: str, shortcut: str, cro
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("unit", ["P", "S", "T"])
+@pytest.mark.parametrize("unit", ["P", "S", "T", "STF"])
 def test_pooled_gates_equal_map_gates(unit: str) -> None:
     pooled, maps = MutualGates(6, unit, True).double(), MutualGates(6, unit, False).double()
     maps.load_state_dict(pooled.state_dict())
@@ -136,6 +147,8 @@ def test_pooled_gates_equal_map_gates(unit: str) -> None:
         ("T", True, "pad", 36_753_168, 87.41),
         ("S", True, "proj", 36_926_992, 89.88),
         ("P", True, "pad", 36_753_168, 75.91),
+        ("STD", True, "pad", 36_753_168 - 4_587_520, 75.90),
+        ("STF", True, "pad", 36_753_168 - 4_587_520, 75.90),
     ],
 )
 def test_published_network(unit: str, pooled: bool, shortcut: str, parameters: int, giga_flops: float) -> None:
@@ -145,6 +158,7 @@ def test_published_network(unit: str, pooled: bool, shortcut: str, parameters: i
         model = build(config, 224, num_classes=400)
         with FlopCounterMode(display=False) as counter:
             out = model({"rgb": torch.empty(1, 16, 3, 224, 224)})
+    assert model.lstm is not None
     assert model.lstm.input_size == 2048
     assert tuple(out["rgb"].shape) == (1, 1, 400)
     assert count_parameters(model) == parameters
@@ -156,6 +170,7 @@ def test_lstm_input_follows_the_crop(crop: int, side: int) -> None:
     config = small(blocks=(1, 1, 1), mid=(2, 2, 2), out=(4, 4, 4))
     with torch.device("meta"):
         model = build(config, crop)
+        assert model.lstm is not None
         assert model.lstm.input_size == 4 * side * side
         model({"rgb": torch.empty(1, 4, 3, crop, crop)})
 
@@ -176,7 +191,7 @@ def test_maps_stay_channels_last_so_that_views_are_free() -> None:
 
 
 @pytest.mark.parametrize("shortcut", ["pad", "proj"])
-@pytest.mark.parametrize("unit", ["P", "S", "T"])
+@pytest.mark.parametrize("unit", ["P", "S", "T", "STF", "STD", "2D"])
 def test_every_parameter_gets_a_gradient(unit: str, shortcut: str) -> None:
     model = build(small(unit=unit, shortcut=shortcut, modalities=("flow",)), 32).train()
     generator = torch.Generator().manual_seed(0)
@@ -193,7 +208,7 @@ def test_every_parameter_gets_a_gradient(unit: str, shortcut: str) -> None:
 
 
 @pytest.mark.parametrize("pooled", [True, False])
-@pytest.mark.parametrize("unit", ["P", "S", "T"])
+@pytest.mark.parametrize("unit", ["P", "S", "T", "STF"])
 def test_gates_are_summed_in_float32(unit: str, pooled: bool) -> None:
     gates = MutualGates(4, unit, pooled).bfloat16()
     results = gates(torch.rand(4, 4, 3, 3).bfloat16(), torch.rand(4, 4, 3, 3).bfloat16(), 2)
