@@ -70,7 +70,7 @@ def train_worker(fields: dict[str, Any]) -> dict[str, float]:
     if manifest.digest != facts.manifest_digest:
         raise ManifestError(f"{config.data.uri} changed while the run was waiting: manifest {manifest.digest[:12]} instead of {facts.manifest_digest[:12]}")
     torch.manual_seed(config.run.seed)  # equal initial weights on all ranks
-    model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop)
+    model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop, pretrained=True)
     tracker = RunTracker(facts.tracking_run_id) if rank == 0 else None
     log.info("rank %d of %d (local %d) on %s, node %s", rank, world_size, local_rank, device, ray.get_runtime_context().get_node_id()[:8])
     common = {

@@ -111,6 +111,9 @@ class TrainConfig:
         require(self.clip.num_frames == steps, "clip.num_frames", self.clip.num_frames, f"must equal model.num_steps = {steps}")
         stack = getattr(self.model, "stack", 1)
         require(self.clip.stack == stack, "clip.stack", self.clip.stack, f"must equal model.stack = {stack}")
+        if isinstance(self.model, CRNConfig) and self.model.pretrained:
+            norm = {"bninception": "caffe", "inceptionv3": "inception"}[self.model.backbone]
+            require(self.clip.norm == norm, "clip.norm", self.clip.norm, f"model.pretrained of {self.model.backbone} was trained on pixels as {norm} gives them: use {norm}")
         batch, workers = self.data.batch_size, self.run.num_workers
         near = sorted({max(workers, batch // workers * workers), (batch // workers + 1) * workers})
         require(batch % workers == 0, "data.batch_size", batch, f"{workers} ranks (run.num_workers) cannot divide it; use {' or '.join(map(str, near))}")

@@ -12,32 +12,61 @@ class RIB(nn.Module):
 
     It distils from one branch's hidden maps what the other branch can use. Source: Sun et al. (CRN), equation 9 and section 3.2
     (three parallel convolutions with different dilation, in the manner of an inception module). Their text leaves details to a
-    figure: dilations 1, 2, 3, f maps each, concatenation and the ReLU are our reading.
+    figure: dilations 1, 2, 3, f maps each, concatenation and the ReLU are our reading. The others:
+
+        cat         ReLU([D1 * H; D2 * H; D3 * H]), f maps each                                 27 f^2 weights
+        sum         ReLU(D1 * H + D2 * H + D3 * H)                                              27 f^2
+        split       as cat, f/3 maps each (what is left over goes to the first)                  9 f^2
+        bottleneck  ReLU(E [ReLU(Dd * ReLU(Rd H)) for each d]), R and E 1x1, f/4 maps inside     3.2 f^2
 
     Args:
         channels: f, maps of H.
+        dilations: one 3x3 convolution each.
+        form: cat, sum, split or bottleneck.
+        activation: relu, or none for a linear block.
 
     Attributes:
-        out_channels: 3 f.
+        out_channels: 3 f for cat, f otherwise.
 
     Shape:
-        h_BCHW: (B, f, H, W); returns (B, 3 f, H, W).
+        h_BCHW: (B, f, H, W); returns (B, out_channels, H, W).
 
-    Cost: 27 f^2 multiply-adds per position, 27 f^2 + 3 f parameters.
+    Cost: as many multiply-adds per position as weights.
     """
 
-    def __init__(self, channels: int, dilations: tuple[int, ...] = (1, 2, 3)) -> None:
+    def __init__(self, channels: int, dilations: tuple[int, ...] = (1, 2, 3), form: str = "cat", activation: str = "relu") -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for d in dilations)
-        self.out_channels = channels * len(dilations)
-        for conv in self.convs:
-            assert isinstance(conv, nn.Conv2d)
-            assert conv.bias is not None
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
+        count = len(dilations)
+        inner = channels // 4 if form == "bottleneck" else channels
+        outs = [channels // count + (i < channels % count) for i in range(count)] if form == "split" else [inner] * count
+        self.convs = nn.ModuleList(nn.Conv2d(inner, out, 3, padding=d, dilation=d) for out, d in zip(outs, dilations, strict=True))
+        self.out_channels = channels * count if form == "cat" else channels
+        self.form, self.activation = form, activation
+        self.reduce: nn.ModuleList | None = None
+        self.restore: nn.Conv2d | None = None
+        if form == "bottleneck":
+            self.reduce = nn.ModuleList(nn.Conv2d(channels, inner, 1) for _ in dilations)
+            self.restore = nn.Conv2d(inner * count, channels, 1)
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                assert conv.bias is not None
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu" if activation == "relu" else "linear")
+                nn.init.zeros_(conv.bias)
+
+    def _activated(self, maps_BCHW: Tensor) -> Tensor:
+        return F.relu(maps_BCHW, inplace=True) if self.activation == "relu" else maps_BCHW
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
-        return F.relu(torch.cat([conv(h_BCHW) for conv in self.convs], dim=1), inplace=True)
+        sources = [h_BCHW] * len(self.convs) if self.reduce is None else [self._activated(reduce(h_BCHW)) for reduce in self.reduce]
+        maps = [conv(source) for conv, source in zip(self.convs, sources, strict=True)]
+        if self.form == "sum":
+            joined = maps[0]
+            for other in maps[1:]:
+                joined = joined + other
+        else:
+            joined = torch.cat(maps, dim=1)
+        joined = self._activated(joined)
+        return joined if self.restore is None else self._activated(self.restore(joined))
 
 
 class Unchanged(nn.Identity):
@@ -48,16 +77,21 @@ class Unchanged(nn.Identity):
         self.out_channels = channels
 
 
-def make_rib(kind: str, channels: int) -> RIB | Unchanged:
+def make_rib(kind: str, channels: int, *, form: str = "cat", dilations: tuple[int, ...] = (1, 2, 3), activation: str = "relu") -> RIB | Unchanged:
     """Build ``rib``, ``srib`` (one 3x3 convolution and ReLU, the paper's simplified block) or ``none``.
+
+    Args:
+        kind: rib, srib or none.
+        channels: f.
+        form: of rib; dilations: of rib; activation: of rib and srib. See ``RIB``.
 
     Raises:
         ValueError: another kind.
     """
     if kind == "rib":
-        return RIB(channels)
+        return RIB(channels, dilations, form, activation)
     if kind == "srib":
-        return RIB(channels, dilations=(1,))
+        return RIB(channels, (1,), "cat", activation)
     if kind == "none":
         return Unchanged(channels)
     raise ValueError(f"rib: got {kind!r}, expected rib, srib or none")

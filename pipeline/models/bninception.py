@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pipeline.models.recompute import recomputed
 
 
 class Block(NamedTuple):
@@ -48,7 +49,7 @@ class BNInception(nn.Module):
     """BN-Inception up to inception 3c, 4e or 5b: a frame in, a feature map out.
 
     Every convolution has a bias *and* batch normalisation, as in the public port, whose weights therefore load by name
-    (``load_public_weights``). Two things differ from that port: BN momentum is 0.1 (its 0.9 is Caffe's convention and would make
+    (``checkpoints.load_backbone``). Two things differ from that port: BN momentum is 0.1 (its 0.9 is Caffe's convention and would make
     the running statistics follow the last batch alone), and the pool branch of the stride-2 blocks is padded where a side is odd.
     Without that, the branches of a block disagree in size for crops such as 112; for sides that are multiples of 32, 224 among
     them, nothing changes.
@@ -60,6 +61,7 @@ class BNInception(nn.Module):
 
     Attributes:
         out_channels: Cx of the feature map; 576, 1056 or 1024 at width 1.
+        min_side: least side of the input.
 
     Shape:
         x_FCHW: (F, in_channels, H, W), floating point, H, W >= 7 (config allows crops from 16).
@@ -85,6 +87,8 @@ class BNInception(nn.Module):
                 break
         self.in_channels = in_channels
         self.out_channels = channels
+        self.min_side = 7
+        self.recompute = False  # activation checkpointing, block by block
         self.reset_parameters()
 
     def _add(self, name: str, cin: int, cout: int, kernel: int, stride: int = 1) -> int:
@@ -142,34 +146,5 @@ class BNInception(nn.Module):
         x = self._unit("conv2_3x3", self._unit("conv2_3x3_reduce", x))
         x = F.max_pool2d(x, 3, stride=2, ceil_mode=True)
         for block in self._blocks:
-            x = self._block(block, x)
+            x = recomputed(self, self._block, block, x) if self.recompute else self._block(block, x)
         return x
-
-
-def load_public_weights(backbone: BNInception, state: Mapping[str, Tensor]) -> None:
-    """Load a public BN-Inception checkpoint (pretrained-models.pytorch or the earlier TSN port) into ``backbone``.
-
-    The classifier and the blocks behind ``stages`` are left out. For an input other than 3 channels the first kernel becomes the
-    mean over its three channels, repeated, as TSN does for flow. Those weights expect BGR pixels in 0..255 less (104, 117, 128).
-
-    Args:
-        backbone: at width 1.
-        state: the checkpoint's state dict.
-
-    Raises:
-        ValueError: a layer is missing, or its size differs (a backbone of another width).
-    """
-    adapted: dict[str, Tensor] = {}
-    for name, own in backbone.state_dict().items():
-        if name.endswith("num_batches_tracked"):  # absent from checkpoints older than PyTorch 0.4.1, and unused at a fixed momentum
-            adapted[name] = own
-            continue
-        if name not in state:
-            raise ValueError(f"{name}: missing from the checkpoint, expected the BN-Inception of pretrained-models.pytorch")
-        given = state[name]
-        if name == "conv1_7x7_s2.weight" and given.shape[1] != own.shape[1]:
-            given = given.mean(dim=1, keepdim=True).expand(-1, own.shape[1], -1, -1)
-        if given.numel() != own.numel():
-            raise ValueError(f"{name}: got shape {tuple(given.shape)}, expected {tuple(own.shape)}; public weights need width 1")
-        adapted[name] = given.reshape(own.shape)  # the earlier port stores BN vectors as (1, C)
-    backbone.load_state_dict(adapted)

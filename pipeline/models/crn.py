@@ -3,77 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.config.model import CHANNELS, CRNConfig
-from pipeline.models.blocks import RAB, RIB, Unchanged, make_rib
 from pipeline.models.bninception import BNInception
-from pipeline.models.convlstm import ConvLSTMCell, State
-from pipeline.models.interface import ActionModel
-from pipeline.models.precision import full_precision
+from pipeline.models.convlstm import State
+from pipeline.models.inception_v3 import InceptionV3
+from pipeline.models.interface import ActionModel, freeze_batchnorm
+from pipeline.models.recurrence import Head, Recurrence
 
 _DRAWN_STEPS = {"a": 0, "c": 1, "d": 2}  # besides the last; strategy b takes all
 
+Backbone = BNInception | InceptionV3
 
-class Head(nn.Module):
-    """G of equation 6: global average pooling, dropout, linear classifier.
 
-    Pooling and the product run in the parameters' dtype, outside autocast: they cost nothing and feed the loss.
+def make_backbone(config: CRNConfig, in_channels: int) -> Backbone:
+    """The backbone of one branch, with fresh weights."""
+    kind = InceptionV3 if config.backbone == "inceptionv3" else BNInception
+    backbone = kind(in_channels, config.width, config.backbone_stages)
+    backbone.recompute = config.recompute
+    return backbone
 
-    Shape:
-        h_BCHW: (B, f, H, W); returns logits (B, N).
-    """
 
-    def __init__(self, channels: int, num_classes: int, dropout: float) -> None:
+def feature_maps(backbone: Backbone, x_BTCHW: Tensor) -> Tensor:
+    """Feature maps of all frames at once, step-major: (T * B, Cx, h, w)."""
+    # Step-major order makes each step's maps one contiguous block; batch statistics do not depend on the order.
+    # Channels-last maps stay so from here to the head: measured 1.6 times faster for the backbone on a CPU, and what tensor cores want.
+    frames = x_BTCHW.transpose(0, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return backbone(frames)
+
+
+class FeatureBranch(nn.Module):
+    """A modality's backbone: all that a branch of an early fusion has of its own."""
+
+    def __init__(self, config: CRNConfig, in_channels: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, num_classes)
-
-    def forward(self, h_BCHW: Tensor) -> Tensor:
-        with full_precision(h_BCHW):
-            pooled = h_BCHW.to(self.fc.weight.dtype).mean(dim=(2, 3))
-            return self.fc(self.dropout(pooled))
+        self.backbone = make_backbone(config, in_channels)
 
 
-class CRNBranch(nn.Module):
-    """One branch: backbone -> RAB (with RIB of what it hears) -> ConvLSTM layers -> head. Equations 1-6, 9.
+class CRNBranch(Recurrence):
+    """One branch: backbone -> RAB (with RIB of what it hears) -> ConvLSTM layers -> head, if it has one. Equations 1-6, 9.
 
     Args:
         config: of the whole network.
         in_channels: of one frame of this branch's modality.
-        num_classes: N.
+        num_classes: N; None: no head.
     """
 
+    def __init__(self, config: CRNConfig, in_channels: int, num_classes: int | None) -> None:
+        backbone = make_backbone(config, in_channels)
+        super().__init__(config, backbone.out_channels)
+        self.backbone = backbone
+        self.head = None if num_classes is None else Head(config.hidden, num_classes, config.dropout)
+
+
+class JointRecurrence(Recurrence):
+    """Early fusion behind the backbones: RAB on both feature maps, ConvLSTM layers, one head."""
+
     def __init__(self, config: CRNConfig, in_channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.backbone = BNInception(in_channels, config.width, config.backbone_stages)
-        self.rib: RIB | Unchanged | None = None if config.partner == "off" else make_rib(config.rib, config.hidden)
-        heard = 0 if self.rib is None else self.rib.out_channels
-        self.rab = RAB(self.backbone.out_channels, heard, config.adapted)
-        inputs = [config.adapted] + [config.hidden] * (config.num_layers - 1)
-        self.cells = nn.ModuleList(ConvLSTMCell(cin, config.hidden, config.kernel_size) for cin in inputs)
+        super().__init__(config, in_channels)
         self.head = Head(config.hidden, num_classes, config.dropout)
 
-    def adapt_frames(self, x_BTCHW: Tensor) -> list[Tensor]:
-        """Backbone and the input half of RAB for all frames at once: T tensors (B, R, h, w)."""
-        steps = x_BTCHW.shape[1]
-        # Step-major order makes each step's maps one contiguous block; batch statistics do not depend on the order.
-        # Channels-last maps stay so from here to the head: measured 1.6 times faster for the backbone on a CPU, and what tensor cores want.
-        frames = x_BTCHW.transpose(0, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return list(self.rab.from_input(self.backbone(frames)).chunk(steps))
 
-    def step(self, adapted_BCHW: Tensor, heard_BCHW: Tensor | None, states: list[State] | None) -> list[State]:
-        """One recurrence: new (H, C) of every layer from step t's frame, the heard H of t-1 (None: nothing) and own states."""
-        x = adapted_BCHW
-        if self.rib is not None and heard_BCHW is not None:
-            x = self.rab.add_heard(x, self.rib(heard_BCHW))
-        new: list[State] = []
-        for index, cell in enumerate(self.cells):
-            new.append(cell(x, None if states is None else states[index]))
-            x = new[-1][0]
-        return new
+class LateFusion(nn.Module):
+    """Late fusion behind the recurrences: a 1x1 convolution on both top H (2 f -> f), one head."""
+
+    def __init__(self, config: CRNConfig, num_classes: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(2 * config.hidden, config.hidden, 1)
+        self.head = Head(config.hidden, num_classes, config.dropout)
+
+    def forward(self, tops: list[Tensor]) -> Tensor:
+        return self.head(self.mix(torch.cat(tops, dim=1)))
 
 
 class CRN(ActionModel):
@@ -87,21 +91,25 @@ class CRN(ActionModel):
     nothing has been said yet: states are zero, and so is RIB's output (rather than RIB of zero maps, which would hand over its
     biases).
 
-    Source: Sun et al., equations 1-6 and 9, section 5.1. Weights are separate per branch. Coupling at the branch input (not at each
-    layer) is our reading. Speed: frames fold into the batch for the backbone; RAB's input half runs once for all steps; zero terms
-    of the first step are not computed; the head runs at scored steps alone. None of these changes the sums; held against a literal
-    loop by tests/unit/models/test_crn.py.
+    ``config.fusion`` gives the alternatives of Fig. 4, whose one score is named "fused". Early: RAB on [Xa; Xb], one recurrence, one
+    head. Late: two uncoupled recurrences, a linear 1x1 convolution on their top H, one head.
+
+    Source: Sun et al., equations 1-6 and 9, section 5.1, figure 4. Weights are separate per branch. Coupling at the branch input
+    (not at each layer) is our reading, ``config.coupling`` has the other. Speed: frames fold into the batch for the backbone; RAB's
+    input half runs once for all steps; zero terms of the first step are not computed; four gates are one convolution; the head runs
+    at scored steps alone. None of these changes the sums; ``config.exact_literal`` does without them (but for the backbone), and
+    tests/unit/models hold both against a literal loop of their own.
 
     Args:
         config: the knobs.
         num_classes: N.
 
     Shape:
-        inputs[m]: (B, T, C, H, W), C = 3 for rgb, 2 * stack for flow, 3 * stack for diff; any H, W.
-        returns[m]: (B, S, N).
+        inputs[m]: (B, T, C, H, W), C = 3 for rgb, 2 * stack for flow, 3 * stack for diff; any H, W the backbone takes.
+        returns[m]: (B, S, N); with fusion under the one key "fused".
 
     Cost (f = R = 512, RGB and 5 stacked flows, N = 101): 92.4 M parameters beside the backbones' 20.6 M, and 88.6 G multiply-adds
-    for a 10-step clip at 224.
+    for a 10-step clip at 224. Early fusion 38.9 M, late 77.1 M beside the backbones.
     """
 
     def __init__(self, config: CRNConfig, num_classes: int) -> None:
@@ -110,35 +118,76 @@ class CRN(ActionModel):
         self.modalities = tuple(config.modalities)
         self.num_steps = config.num_steps
         self.channels = {m: CHANNELS[m] * (1 if m == "rgb" else config.stack) for m in config.modalities}
-        self.branches = nn.ModuleDict({m: CRNBranch(config, self.channels[m], num_classes) for m in config.modalities})
+        if config.fusion == "early":
+            self.branches = nn.ModuleDict({m: FeatureBranch(config, self.channels[m]) for m in config.modalities})
+            both = sum(self.backbone(m).out_channels for m in self.modalities)
+            self.joint = JointRecurrence(config, both, num_classes)
+        else:
+            own_head = num_classes if config.fusion == "none" else None
+            self.branches = nn.ModuleDict({m: CRNBranch(config, self.channels[m], own_head) for m in config.modalities})
+        if config.fusion == "late":
+            self.late = LateFusion(config, num_classes)
         order = self.modalities[::-1] if config.partner == "other" else self.modalities
-        self._heard: dict[str, str] = dict(zip(self.modalities, order, strict=True))
+        self._heard: dict[str, str] = {} if config.partner == "off" else dict(zip(self.modalities, order, strict=True))
+        self._freeze()
 
     def branch(self, modality: str) -> CRNBranch:
-        """The branch of one modality."""
+        """The branch of one modality. Early fusion has none: ``backbone`` and ``joint`` are its parts."""
         found = self.branches[modality]
         assert isinstance(found, CRNBranch)
         return found
 
+    def backbone(self, modality: str) -> Backbone:
+        """The backbone of one modality."""
+        found = self.branches[modality].backbone
+        assert isinstance(found, BNInception | InceptionV3)
+        return found
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``, but layers that ``config.backbone_norm`` fixes stay in evaluation mode."""
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        if self.config.backbone_norm != "train":
+            for m in self.modalities:
+                freeze_batchnorm(self.backbone(m), keep=1 if self.config.backbone_norm == "partial" else 0)
+
     def forward(self, inputs: Mapping[str, Tensor], steps: Sequence[int] | None = None) -> dict[str, Tensor]:
         batch = self.check_inputs(inputs)
         chosen = self.check_steps(steps)
-        adapted = {m: self.branch(m).adapt_frames(inputs[m]) for m in self.modalities}
+        maps = {m: feature_maps(self.backbone(m), inputs[m]) for m in self.modalities}
+        if self.config.fusion == "early":
+            joint = torch.cat([maps[m] for m in self.modalities], dim=1)
+            tops = self._recur({"fused": self.joint}, {"fused": joint}, chosen)
+            logits = {"fused": self.joint.head(tops["fused"])}
+        else:
+            tops = self._recur({m: self.branch(m) for m in self.modalities}, maps, chosen)
+            if self.config.fusion == "late":
+                logits = {"fused": self.late([tops[m] for m in self.modalities])}
+            else:
+                logits = {m: self._score(m, tops[m]) for m in self.modalities}
+        return {name: scores.unflatten(0, (batch, len(chosen))) for name, scores in logits.items()}
+
+    def _score(self, modality: str, top: Tensor) -> Tensor:
+        head = self.branch(modality).head
+        assert head is not None
+        return head(top)
+
+    def _recur(self, streams: Mapping[str, Recurrence], maps: Mapping[str, Tensor], chosen: tuple[int, ...]) -> dict[str, Tensor]:
+        """Top H of every stream at the chosen steps, clip-major: (B * S, f, h, w), of which (B, S, N) is a view later."""
+        adapted = {s: stream.adapt(maps[s], self.num_steps) for s, stream in streams.items()}
         states: dict[str, list[State]] = {}
-        tops: dict[str, list[Tensor]] = {m: [] for m in self.modalities}
+        tops: dict[str, list[Tensor]] = {s: [] for s in streams}
         for t in range(chosen[-1] + 1):
             # Both branches read the states of t-1, so the new ones replace them only after both have stepped.
-            said = {m: states[m][-1][0] for m in states}
-            states = {m: self.branch(m).step(adapted[m][t], said.get(self._heard[m]), states.get(m)) for m in self.modalities}
+            said = {s: [h for h, _ in layers] for s, layers in states.items()}
+            states = {s: stream.step(adapted[s][t], said.get(self._heard.get(s, "")), states.get(s)) for s, stream in streams.items()}
             if t in chosen:
-                for m in self.modalities:
-                    tops[m].append(states[m][-1][0])
-        outputs: dict[str, Tensor] = {}
-        for m in self.modalities:
-            # Folding steps into the batch in clip-major order gives (B, S, N) by a view.
-            scored = torch.stack(tops[m], dim=1).flatten(0, 1)
-            outputs[m] = self.branch(m).head(scored).unflatten(0, (batch, len(chosen)))
-        return outputs
+                for s in streams:
+                    tops[s].append(states[s][-1][0])
+        return {s: torch.stack(maps_of_steps, dim=1).flatten(0, 1) for s, maps_of_steps in tops.items()}
 
     def draw_steps(self, generator: torch.Generator) -> tuple[int, ...]:
         """Strategy a: the last; b: all; c, d: the last and one, two others, drawn uniformly without replacement (section 5.1)."""
@@ -151,7 +200,6 @@ class CRN(ActionModel):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Backbones (paper: learning rate 1e-3) and everything else (1e-2)."""
         groups: dict[str, list[nn.Parameter]] = {"backbone": [], "head": []}
-        for modality in self.modalities:
-            for name, parameter in self.branch(modality).named_parameters():
-                groups["backbone" if name.startswith("backbone.") else "head"].append(parameter)
+        for name, parameter in self.named_parameters():
+            groups["backbone" if ".backbone." in name else "head"].append(parameter)
         return groups

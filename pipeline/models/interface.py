@@ -18,7 +18,8 @@ class ActionModel(nn.Module, abc.ABC):
     """A clip classifier with one or more branches, one branch per modality.
 
     Attributes:
-        modalities: the inputs it wants, which are also the keys of its outputs, in order.
+        modalities: the inputs it wants, in order. They are also the keys of its outputs, unless one head scores several: then
+            "fused".
         num_steps: T, frames of a clip.
         channels: channels of one frame of each modality, after motion frames have been stacked.
 
@@ -40,7 +41,7 @@ class ActionModel(nn.Module, abc.ABC):
                 score per clip ignore it.
 
         Returns:
-            modality -> (B, S, N), S = len(steps) or 1, in the dtype of the parameters.
+            modality (or "fused") -> (B, S, N), S = len(steps) or 1, in the dtype of the parameters.
 
         Raises:
             ValueError: a modality is missing or its shape or dtype is wrong; steps are not ascending within 0..T-1,

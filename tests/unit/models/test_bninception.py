@@ -7,18 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.models import count_parameters
-from pipeline.models.bninception import BNInception, load_public_weights
-
-_FULL = ("1x1", "3x3_reduce", "3x3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2", "pool_proj")
-_STRIDED = _FULL[1:-1]
-
-
-def public_layers() -> list[str]:
-    """Convolution names of the public port, each with a batch normalisation of the same name + _bn."""
-    names = ["conv1_7x7_s2", "conv2_3x3_reduce", "conv2_3x3"]
-    for block in ("3a", "3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
-        names += [f"inception_{block}_{part}" for part in (_STRIDED if block in ("3c", "4e") else _FULL)]
-    return names
+from pipeline.models.bninception import BNInception
 
 
 @pytest.mark.parametrize(
@@ -103,33 +92,3 @@ def test_forward_equals_the_published_table() -> None:
             value.uniform_(0.5, 1.5)
     x = torch.randn(2, 3, 96, 96, dtype=torch.float64)
     torch.testing.assert_close(net(x), literal_forward(net, x), rtol=1e-10, atol=1e-10)
-
-
-def public_checkpoint() -> dict[str, Tensor]:
-    """A checkpoint in the shape of the older public port: BN vectors as (1, C), a classifier, no batch counters."""
-    net = BNInception()
-    state = {k: v for k, v in net.state_dict().items() if "num_batches" not in k}
-    state = {k: (torch.randn_like(v)[None] if "_bn." in k else torch.randn_like(v)) for k, v in state.items()}
-    return {**state, "last_linear.weight": torch.zeros(1000, 1024), "last_linear.bias": torch.zeros(1000)}
-
-
-def test_public_weights_load_by_name_and_first_kernel_is_averaged() -> None:
-    names = public_layers()
-    expected = {f"{n}.{k}" for n in names for k in ("weight", "bias")}
-    expected |= {f"{n}_bn.{k}" for n in names for k in ("weight", "bias", "running_mean", "running_var")}
-    state = public_checkpoint()
-    assert {k for k in state if not k.startswith("last_linear")} == expected
-
-    net = BNInception(in_channels=10, stages=3)
-    load_public_weights(net, state)
-    own = net.state_dict()
-    kernel = own["conv1_7x7_s2.weight"]
-    for channel in range(10):
-        torch.testing.assert_close(kernel[:, channel], (state["conv1_7x7_s2.weight"].sum(1)) / 3)
-    assert torch.equal(own["inception_3c_3x3_bn.running_var"], state["inception_3c_3x3_bn.running_var"][0])
-
-    with pytest.raises(ValueError, match=r"conv1_7x7_s2.weight: got shape \(64, 3, 7, 7\).*width 1"):
-        load_public_weights(BNInception(width=0.5), state)
-    del state["inception_3a_1x1.bias"]
-    with pytest.raises(ValueError, match=r"inception_3a_1x1.bias: missing"):
-        load_public_weights(net, state)

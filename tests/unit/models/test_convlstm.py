@@ -36,6 +36,18 @@ def test_no_state_is_a_zero_state() -> None:
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
 
 
+def test_many_positions_and_few_give_the_same() -> None:
+    """A batch with more positions than gate channels is convolved, its clips one by one are a matrix product."""
+    cell = ConvLSTMCell(3, 4, kernel_size=5).double()
+    x, h, c = (torch.randn(9, n, 3, 5, dtype=torch.float64) for n in (3, 4, 4))
+    assert x.shape[0] * 15 >= 16 > 15
+    for state in (None, (h, c)):
+        together = cell(x, state)
+        alone = [cell(x[i : i + 1], None if state is None else (h[i : i + 1], c[i : i + 1])) for i in range(9)]
+        for part in range(2):
+            torch.testing.assert_close(together[part], torch.cat([s[part] for s in alone]), rtol=0, atol=1e-12)
+
+
 def test_cell_state_stays_float32_under_autocast() -> None:
     cell = ConvLSTMCell(3, 4)
     x = torch.randn(2, 3, 5, 6)
