@@ -3,6 +3,7 @@
     python -m jobs.bench tvl1 --videos DIR --json bench.json      # optical flow: engines against OpenCV
     python -m jobs.bench preprocess --format ucf101 --source DIR  # the whole job against flow alone
     python -m jobs.bench loader --data URI --json bench.json      # our loader, its decoder alone, and the usual way
+    python -m jobs.bench models --json bench.json                 # the papers' networks: counts, fast path against the equations
 
     python -m jobs.bench tvl1 --help                              # what it measures, and its options
 
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from jobs.cli import console, run_main
 from pipeline.errors import ConfigError
 
-BENCHES = {"tvl1": "jobs.bench_tvl1", "preprocess": "jobs.bench_preprocess", "loader": "jobs.bench_loader"}
+BENCHES = {"tvl1": "jobs.bench_tvl1", "preprocess": "jobs.bench_preprocess", "loader": "jobs.bench_loader", "models": "jobs.bench_models"}
 """Subcommand to the module whose ``run(arguments) -> exit code`` it is; imported when asked for."""
 
 

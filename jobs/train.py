@@ -2,7 +2,7 @@
 
     python -m jobs.train crn_demo --data.uri s3://reciprocal/synthetic
     ray job submit --address http://HEAD:8265 --working-dir . -- python -m jobs.train crn_demo --data.uri s3://...
-    python -m jobs.train --list
+    python -m jobs.train --list [NAME]      # recipes with the papers' numbers; PART of a name filters, a whole one tells all
 
 Reads    the data set of --data.uri, and only the shards its manifest lists.
 Writes   OUTPUT/RUN_ID/ (jobs.runs says what), an MLflow run tagged with the run id.
@@ -24,19 +24,19 @@ import ray
 import ray.train
 import ray.train.torch
 import tyro
-from rich.table import Table
 
 from jobs.cli import console, parse, run_main
 from jobs.ray_runtime import check_resources, connect, wants_gpu
 from jobs.ray_storage import ray_file_system
-from jobs.recipes import RECIPES, find_recipe
+from jobs.recipes import find_recipe
+from jobs.recipes.listing import show_recipes
 from jobs.runs import RESULT, RunRecord, claim, default_output, default_run_id, read_result
 from jobs.train_worker import WorkerTask, train_worker
 from pipeline.config.base import as_dict
 from pipeline.config.train import TrainConfig
 from pipeline.config.version import code_version
 from pipeline.data.preflight import check_data
-from pipeline.errors import ConfigError, ReciprocalError
+from pipeline.errors import ConfigError, ReciprocalError, UserError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.storage import join, open_storage
 from pipeline.tracking.runs import RunTracker, check_server, run_page, start_run
@@ -49,7 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, check everything that can be checked here, then hand the run to Ray Train."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["--list"]:
-        _print_recipes()
+        if len(argv) > 2:
+            raise UserError(f"--list takes one name or part of a name, got {' '.join(argv[1:])}")
+        show_recipes(console, "".join(argv[1:]))
         return 0
     if not argv or argv[0].startswith("-"):
         console.print(__doc__, markup=False)
@@ -157,13 +159,6 @@ def _root_cause(error: BaseException) -> str:
         rank, first = next(iter(sorted(failures.items())))
         return f"rank {rank}: {str(first).strip().splitlines()[-1]}"
     return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-
-
-def _print_recipes() -> None:
-    table = Table("recipe", "what it is", box=None)
-    for name, function in RECIPES.items():
-        table.add_row(name, (function.__doc__ or "").splitlines()[0])
-    console.print(table)
 
 
 def _print_end(config: TrainConfig, run_uri: str, outcome: dict, word: str) -> None:
