@@ -81,7 +81,8 @@ def step_loss(model: ActionModel, inputs: Inputs, outputs: list[Tensor] | None =
     scores = model(inputs, steps=model.draw_steps(torch.Generator().manual_seed(0)))
     if outputs is not None:
         outputs.extend(score.detach() for score in scores.values())
-    return -torch.stack([score.float().log_softmax(-1)[..., 0].mean() for score in scores.values()]).sum()
+    wide = [score.to(torch.promote_types(score.dtype, torch.float32)) for score in scores.values()]
+    return -torch.stack([score.log_softmax(-1)[..., 0].mean() for score in wide]).sum()
 
 
 def count(subject: Subject, literal: bool) -> tuple[int, float]:

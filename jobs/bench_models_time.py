@@ -24,6 +24,10 @@ from pipeline.models.interface import ActionModel
 log = logging.getLogger("jobs.bench_models")
 
 
+TOLERANCE = 1e-4
+"""Of two paths in float32, relative."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """Milliseconds of a forward and backward pass of one clip (median of the rounds, and the best), and how far the paths are apart."""
@@ -38,6 +42,10 @@ class Comparison:
     """The same, by the largest score."""
     gradient_relative_diff: float | None = None
     """Norm of the difference of all gradients, by their norm."""
+    fast_gradient_error: float | None = None
+    """The same of the fast path against the literal one in float64. Taken only where the paths differ by more than ``TOLERANCE``."""
+    literal_gradient_error: float | None = None
+    """The same of the literal path in float32: how much of the difference is float32's own."""
 
     @property
     def speedup(self) -> float | None:
@@ -64,11 +72,19 @@ def compare(subject: Subject, rounds: int) -> Comparison:
         return Comparison(statistics.median(ms["fast"]), min(ms["fast"]))
     (scores, gradients), (true_scores, true_gradients) = found["fast"], found["literal"]
     apart = max(float((a - b).abs().max()) for a, b in zip(scores, true_scores, strict=True))
+    gradients_apart = relative(gradients, true_gradients)
+    errors: tuple[float | None, float | None] = (None, None)
+    if gradients_apart > TOLERANCE:
+        models.clear()
+        exact = _exact_gradients(subject, fast, inputs)
+        errors = relative(gradients, exact), relative(true_gradients, exact)
     return Comparison(
         statistics.median(ms["fast"]), min(ms["fast"]), statistics.median(ms["literal"]), min(ms["literal"]),
         max_abs_diff=apart,
         relative_diff=apart / max(float(s.abs().max()) for s in true_scores),
-        gradient_relative_diff=_norm([a - b for a, b in zip(gradients, true_gradients, strict=True)]) / _norm(true_gradients),
+        gradient_relative_diff=gradients_apart,
+        fast_gradient_error=errors[0],
+        literal_gradient_error=errors[1],
     )  # fmt: skip
 
 
@@ -119,5 +135,16 @@ def _timed(model: ActionModel, inputs: Inputs, found: tuple[list[Tensor], list[T
     return seconds
 
 
-def _norm(tensors: list[Tensor]) -> float:
-    return sum(float(t.double().square().sum()) for t in tensors) ** 0.5
+def _exact_gradients(subject: Subject, model: ActionModel, inputs: Inputs) -> list[Tensor]:
+    """Gradients of the literal path in float64, at the same weights and inputs."""
+    exact = subject.build(literal=True, device="cpu")
+    exact.load_state_dict(model.state_dict())
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    _timed(exact.double(), {m: x.detach().double().requires_grad_(x.requires_grad) for m, x in inputs.items()}, found)
+    return found[1]
+
+
+def relative(tensors: list[Tensor], true: list[Tensor]) -> float:
+    """Norm of the difference, by the norm of ``true``; summed in float64."""
+    apart = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(tensors, true, strict=True))
+    return (apart / sum(float(b.double().square().sum()) for b in true)) ** 0.5

@@ -10,12 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jobs import bench_models
+from jobs import bench_models, bench_models_time
 from jobs import bench_models_gpu as on_gpu
 from jobs import bench_models_subjects as subjects_of
 from jobs.bench import main
 from jobs.bench_models_subjects import SUBJECTS, Subject, count, find_subjects, step_loss
-from jobs.bench_models_time import Comparison, compare, peak_memory_mb
+from jobs.bench_models_time import Comparison, compare, peak_memory_mb, relative
 from pipeline.config.model import CRNConfig, MRSTConfig
 from pipeline.errors import ConfigError, UserError
 
@@ -85,6 +85,23 @@ def test_both_paths_are_compared_on_the_same_weights(small: tuple[Subject, ...])
     assert alone.fast_ms > 0
 
 
+def test_gradients_that_differ_are_held_against_float64(small: tuple[Subject, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    calm = compare(small[1], rounds=1)
+    assert (calm.fast_gradient_error, calm.literal_gradient_error) == (None, None)
+    monkeypatch.setattr(bench_models_time, "TOLERANCE", 0.0)
+    taken = compare(small[1], rounds=1)
+    errors = taken.fast_gradient_error, taken.literal_gradient_error
+    assert all(error is not None and 1e-8 < error < 1e-4 for error in errors)
+    # three gradients make a triangle
+    assert taken.gradient_relative_diff <= sum(errors) * (1 + 1e-3)  # type: ignore[operator, arg-type]
+
+
+def test_relative_is_a_norm_over_all_tensors() -> None:
+    true = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
+    assert relative([torch.tensor([3.0, 0.3]), torch.tensor([[4.4]])], true) == pytest.approx(0.5 / 5, rel=1e-6)
+
+
 def test_step_loss_by_hand(small: tuple[Subject, ...]) -> None:
     model = small[1].build(literal=False, device="cpu")
     inputs = small[1].inputs(model, 2, "cpu")
@@ -143,7 +160,10 @@ def test_what_must_hold_is_judged_at_full_size() -> None:
     assert bench_models.missed(subject, row, 0.5) == []
     assert bench_models.missed(subject, {**row, "speedup": 1.2, "fast_peak_mb": 9.0}, 1) == []
     assert bench_models.missed(subject, {**row, "speedup": None, "fast_peak_mb": None}, 1) == []
-    assert "relative_diff 0.001" in bench_models.missed(subject, {**row, "relative_diff": 1e-3}, 0.5)[0]
+    assert "scores differ by 0.001" in bench_models.missed(subject, {**row, "relative_diff": 1e-3}, 0.5)[0]
+    apart = {**row, "speedup": 1.2, "fast_peak_mb": 9.0, "gradient_relative_diff": 3e-4, "literal_gradient_error": 2e-4}
+    assert bench_models.missed(subject, {**apart, "fast_gradient_error": 2e-4}, 1) == []
+    assert "0.0004 from float64's, the literal path's 0.0002" in bench_models.missed(subject, {**apart, "fast_gradient_error": 4e-4}, 1)[0]
     bars = {s.name: s.bar for s in SUBJECTS if s.bar}
     assert bars["MRST-Net, units P"] == 1.2
     assert bars["MRST-Net, units T"] == 1.1
@@ -154,7 +174,7 @@ def test_a_miss_is_exit_code_1(small: tuple[Subject, ...], tmp_path: Path, monke
     monkeypatch.setattr(bench_models, "compare", lambda subject, rounds: Comparison(1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.0))
     args = ["models", "--json", str(tmp_path / "x.json"), "--skip", "memory", "gpu", "--only", "MRST"]
     assert main(args) == 1
-    assert "relative_diff 0.5" in json.loads((tmp_path / "x.json").read_text())["missed"][0]
+    assert "scores differ by 0.5" in json.loads((tmp_path / "x.json").read_text())["missed"][0]
 
 
 def test_gpu_rows_on_the_cpu(small: tuple[Subject, ...]) -> None:
