@@ -4,7 +4,8 @@
     python -m jobs.evaluate RUN --split test --num-views 10 --num-crops 3 --num-workers 4
 
 Reads    RUN's final checkpoint and the data set it was trained on (another manifest is refused).
-Writes   RUN/evaluations/SPLIT_PROTOCOL.json and .png (confusion matrix); metrics and both files to the run's MLflow page.
+Writes   RUN/evaluations/SPLIT_PROTOCOL.json, .png (confusion matrix) and .npz (probabilities of every video, for jobs.ensemble);
+         metrics, report and picture to the run's MLflow page.
 Exit     0 finished (again, if it was there already); 1 failed while running; 2 refused before any work.
 """
 
@@ -22,6 +23,7 @@ import tyro
 from rich.table import Table
 
 from jobs.cli import console, parse, run_main
+from jobs.evaluate_publish import publish
 from jobs.evaluate_worker import evaluate_rank
 from jobs.ray_runtime import check_resources, connect, wants_gpu
 from jobs.recipes import default_views
@@ -29,10 +31,10 @@ from jobs.runs import check_same_data, open_run, read_result, read_run
 from pipeline.config.version import code_version
 from pipeline.errors import ConfigError
 from pipeline.evaluation.evaluate import Part, join_parts
-from pipeline.evaluation.plots import plot_confusion
-from pipeline.evaluation.report import STREAM_NAMES, EvalReport, protocol_name
+from pipeline.evaluation.predictions import write_predictions
+from pipeline.evaluation.report import STREAM_NAMES, EvalReport, protocol_name, report_path
 from pipeline.manifest import read_manifest, read_records
-from pipeline.storage import Storage, open_storage
+from pipeline.storage import open_storage
 from pipeline.tracking.runs import RunTracker, check_server, run_page
 
 log = logging.getLogger("jobs.evaluate")
@@ -73,11 +75,6 @@ def main() -> int:
     return 0
 
 
-def report_path(split: str, protocol: str) -> str:
-    """Path of a report in the run's folder."""
-    return f"evaluations/{split}_{protocol}.json"
-
-
 def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
     """Evaluate, or return the report there is. Returns (report, run URI, MLflow run id)."""
     run = open_run(args.run)
@@ -113,29 +110,19 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
         scores=predictions.scores(), per_class=tuple(predictions.per_class()), confusion=tuple(tuple(int(n) for n in row) for row in predictions.confusion()),
         checkpoint=result["checkpoint"], code_version=code_version(), seconds=round(time.perf_counter() - start, 2),
     )  # fmt: skip
-    _publish(run, report, RunTracker(result["tracking_run_id"]))
-    return report, run.uri, result["tracking_run_id"]
-
-
-def _publish(run: Storage, report: EvalReport, tracker: RunTracker) -> None:
-    path = report_path(report.split, report.protocol)
     with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / f"confusion_{report.split}_{report.protocol}.png"
-        plot_confusion(report, picture)
-        text = Path(folder) / f"{report.split}_{report.protocol}.json"
-        text.write_text(report.to_json())
-        run.write_file(path.replace(".json", ".png"), picture)
-        tracker.log_file(picture, "evaluation")
-        tracker.log_file(text, "evaluation")
-    tracker.log_metrics(report.metrics(), 0)
-    run.write(path, report.to_json().encode())  # last: the report says that all of the above is there
+        file = Path(folder) / "predictions.npz"
+        report = dataclasses.replace(report, predictions=write_predictions(predictions, file))
+        run.write_file(report_path(args.split, protocol, "npz"), file)
+    publish(run, report, RunTracker(result["tracking_run_id"]))
+    return report, run.uri, result["tracking_run_id"]
 
 
 def print_report(report: EvalReport) -> None:
     """Scores per stream as a table."""
     table = Table("stream", f"top-1 ({report.protocol})", "top-5", title=f"{report.model} on {report.dataset} {report.split}: {report.num_videos} videos, {report.num_damaged} damaged, {report.seconds:.0f} s")
-    for stream, scores in report.scores.items():
-        table.add_row(STREAM_NAMES[stream], f"{scores['top1']:.4f}", f"{scores['top5']:.4f}")
+    for stream in dict.fromkeys((*report.branches, "fused")):
+        table.add_row(STREAM_NAMES[stream], *(f"{report.scores[stream][name]:.4f}" for name in ("top1", "top5")))
     console.print(table)
 
 

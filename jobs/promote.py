@@ -23,11 +23,11 @@ import tyro
 import pipeline
 import preprocessing
 from jobs.cli import console, parse, run_main
-from jobs.evaluate import report_path
+from jobs.evaluate_publish import evaluate_command
 from jobs.recipes import default_views
 from jobs.runs import fetched_checkpoint, open_run, read_result, read_run
 from pipeline.errors import ConfigError, NotFoundError, UserError
-from pipeline.evaluation.report import EvalReport, compare, protocol_name
+from pipeline.evaluation.report import EvalReport, compare, protocol_name, report_path
 from pipeline.predict import REQUIREMENTS, WEIGHTS, pack
 from pipeline.storage import Storage
 from pipeline.tracking.registry import Version, holder, register, set_alias, versions
@@ -96,7 +96,7 @@ def _report(run: Storage, args: PromoteArgs) -> EvalReport:
     try:
         return EvalReport.from_json(run.read(path).decode())
     except NotFoundError as error:
-        raise UserError(f"{run.uri}/{path} does not exist: run `python -m jobs.evaluate {args.run} --split {args.split}` first") from error
+        raise UserError(f"{run.uri}/{path} does not exist: run `{evaluate_command(args.run, args.split, args.num_views, args.num_crops)}` first") from error
 
 
 def _report_of(version: Version) -> EvalReport:

@@ -10,31 +10,9 @@ import torch
 
 from pipeline.data.batch import Batch
 from pipeline.errors import ReciprocalError
-from pipeline.evaluation.metrics import confusion_matrix, per_class_recall, topk_accuracy
+from pipeline.evaluation.predictions import Predictions
 from pipeline.models import ActionModel, branch_probabilities, fuse
 from pipeline.models.precision import autocast
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """Probabilities of all videos of a split, sorted by key: per stream (V, N) float64."""
-
-    keys: tuple[str, ...]
-    labels: np.ndarray
-    streams: dict[str, np.ndarray]
-    num_damaged: int  # videos of which no view could be read; they count as wrong
-
-    def scores(self) -> dict[str, dict[str, float]]:
-        """Top-1 and top-5 per stream, in [0, 1]."""
-        return {name: {f"top{k}": topk_accuracy(p, self.labels, k) for k in (1, 5)} for name, p in self.streams.items()}
-
-    def confusion(self) -> np.ndarray:
-        """(N, N) counts of the fused prediction."""
-        return confusion_matrix(self.streams["fused"], self.labels)
-
-    def per_class(self) -> list[float | None]:
-        """Recall per class of the fused prediction."""
-        return per_class_recall(self.confusion())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +77,6 @@ def join_parts(parts: Sequence[Part], labels: Mapping[str, int]) -> Predictions:
     sums = {key: value for part in parts for key, value in part.sums.items()}
     views = {key: value for part in parts for key, value in part.views.items()}
     names = list(next(iter(sums.values())))
-    streams = {name: np.stack([sums[key][name] / max(views[key], 1) for key in keys]) for name in names}
-    damaged = sum(1 for key in keys if views[key] == 0)
-    return Predictions(keys, np.array([labels[key] for key in keys], dtype=np.int64), streams, damaged)
+    # The fused prediction is the mean of branches and is taken again from them; where one head scores several modalities it is the only one.
+    branches = {name: np.stack([sums[key][name] / max(views[key], 1) for key in keys]).astype(np.float32) for name in names if name != "fused" or len(names) == 1}
+    return Predictions(keys, np.array([labels[key] for key in keys], dtype=np.int64), branches)

@@ -10,17 +10,27 @@ import numpy as np
 def topk_accuracy(probabilities_VN: np.ndarray, labels_V: np.ndarray, k: int) -> float:
     """Share of videos whose label is among the k most probable classes, in [0, 1].
 
-    A tie counts as if the label came last among its equals, so that a constant prediction earns nothing by its order.
+    A tie counts as if the label came last among its equals, so that a constant prediction earns nothing by its order. A video without
+    an answer (all 0, or NaN) is wrong for every ``k``.
     """
     own = probabilities_VN[np.arange(len(labels_V)), labels_V]
-    at_least_as_likely = (probabilities_VN >= own[:, None]).sum(1)  # counts the label itself
-    return float((at_least_as_likely <= k).mean())
+    at_least_as_likely = (~(probabilities_VN < own[:, None])).sum(1)  # counts the label itself
+    answered = np.nan_to_num(probabilities_VN).any(1)
+    return float(((at_least_as_likely <= k) & answered).mean())
 
 
 def confusion_matrix(probabilities_VN: np.ndarray, labels_V: np.ndarray) -> np.ndarray:
-    """(N, N) int64: row true class, column predicted class."""
+    """(N, N) int64: row true class, column predicted class.
+
+    Ties as in ``topk_accuracy``: another class than the label is the predicted one, so the diagonal is top-1's share.
+    """
     num_classes = probabilities_VN.shape[1]
-    flat = labels_V * num_classes + probabilities_VN.argmax(1)
+    videos = np.arange(len(labels_V))
+    others_VN = probabilities_VN.copy()
+    others_VN[videos, labels_V] = -np.inf
+    best_other_V = others_VN.argmax(1)
+    right_V = probabilities_VN[videos, labels_V] > others_VN[videos, best_other_V]
+    flat = labels_V * num_classes + np.where(right_V, labels_V, best_other_V)
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 

@@ -16,11 +16,30 @@ def protocol_name(num_views: int, num_crops: int) -> str:
     return f"{num_views}x{num_crops}"
 
 
+def report_path(split: str, protocol: str, ending: str = "json") -> str:
+    """Path in a run's or an ensemble's folder: ``json`` the report, ``png`` its confusion matrix, ``npz`` its predictions."""
+    return f"evaluations/{split}_{protocol}.{ending}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Member:
+    """One net of an ensemble."""
+
+    name: str
+    """Run id and branch: its stream in the report."""
+    run: str  # URI
+    branch: str
+    recipe: str
+    checkpoint: str
+    predictions: str  # sha256 of the file that was averaged
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalReport:
-    """Scores of one model on one split under one protocol.
+    """Scores of one model, or of an ensemble, on one split under one protocol.
 
-    ``scores`` holds, per stream (each branch's modality, and ``fused``), top1 and top5 in [0, 1].
+    ``scores`` holds, per stream (each branch's modality, or each member's name, and ``fused``), top1 and top5 in [0, 1]. A model with one
+    head for several modalities has ``fused`` alone.
     ``protocol`` is VIEWSxCROPS; it is part of every metric's name: test/top1_4x1.
     """
 
@@ -37,9 +56,16 @@ class EvalReport:
     scores: dict[str, dict[str, float]]
     per_class: tuple[float | None, ...]  # recall of the fused prediction
     confusion: tuple[tuple[int, ...], ...]  # fused; row true, column predicted
-    checkpoint: str
+    checkpoint: str  # empty for an ensemble
     code_version: str
     seconds: float
+    predictions: str = ""  # sha256 of the predictions beside the report; empty where an older version kept none
+    members: tuple[Member, ...] = ()  # of an ensemble
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The nets whose probabilities are averaged, in order."""
+        return tuple(m.name for m in self.members) or tuple(m for m in self.modalities if m in self.scores) or ("fused",)
 
     @property
     def top1(self) -> float:
@@ -55,7 +81,11 @@ class EvalReport:
         return flat
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1) + "\n"
+        fields = dataclasses.asdict(self)
+        for name in ("predictions", "members"):  # a report without them stays as it was before there were any
+            if not fields[name]:
+                del fields[name]
+        return json.dumps(fields, sort_keys=True, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> EvalReport:
@@ -65,6 +95,7 @@ class EvalReport:
             for name in ("classes", "modalities", "per_class"):
                 fields[name] = tuple(fields[name])
             fields["confusion"] = tuple(tuple(row) for row in fields["confusion"])
+            fields["members"] = tuple(Member(**member) for member in fields.get("members", ()))
             return cls(**fields)
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"not an evaluation report: {error!r}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 import webdataset
 
@@ -224,7 +226,7 @@ def test_a_finished_run_is_left_alone(trained: str, data_uri: str) -> None:
     assert "optim.epochs = 4" in other.stderr
 
 
-def test_evaluate_promote_predict(trained: str, stack: Stack, tiny_set: str, tmp_path: Path) -> None:
+def test_evaluate_ensemble_promote_predict(trained: str, stack: Stack, data_uri: str, tiny_set: str, tmp_path: Path) -> None:
     done = run("jobs.evaluate", trained, "--split", "test")
     assert done.returncode == 0, done.stdout + done.stderr
     storage = open_storage(trained)
@@ -233,6 +235,15 @@ def test_evaluate_promote_predict(trained: str, stack: Stack, tiny_set: str, tmp
     assert sum(map(sum, report.confusion)) == 8
     assert set(report.scores) == {"rgb", "flow", "fused"}
     assert storage.read("evaluations/test_4x1.png").startswith(b"\x89PNG")
+    with np.load(io.BytesIO(storage.read("evaluations/test_4x1.npz")), allow_pickle=False) as kept:
+        fused = (kept["probabilities_rgb"].astype(float) + kept["probabilities_flow"]) / 2
+        assert (fused.argmax(1) == kept["labels"]).mean() == report.top1
+        assert kept["keys"].tolist() == sorted(s.key for r in read_records(open_storage(data_uri), read_manifest(open_storage(data_uri)), "test") for s in r.samples)
+
+    mean = run("jobs.ensemble", "killed:rgb", f"{trained}:flow")  # both branches of one run are its own fused prediction
+    assert mean.returncode == 0, mean.stdout + mean.stderr
+    (place,) = re.findall(r"report +(s3://\S+/ensembles/ensemble-\w+)/evaluations/test_4x1\.json", mean.stdout)
+    assert EvalReport.from_json(open_storage(place).read("evaluations/test_4x1.json").decode()).scores["fused"] == report.scores["fused"]
 
     promoted = run("jobs.promote", "killed", "--name", "tiny")
     assert promoted.returncode == 0, promoted.stdout + promoted.stderr

@@ -1,0 +1,92 @@
+"""Predictions of a split: what evaluation makes, what is kept beside its report, what ensembles average.
+
+    SPLIT_PROTOCOL.npz   keys (V,) text; labels (V,) int64; probabilities_BRANCH (V, N) float32, one array a branch
+
+``numpy.load(file, allow_pickle=False)`` reads it. The fused prediction is not in it: it is the mean of the branches. 33,900 videos of
+339 classes take 46 MB a branch.
+"""
+
+# Shape suffixes: V videos, N classes.
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.evaluation.metrics import confusion_matrix, per_class_recall, topk_accuracy
+
+_PREFIX = "probabilities_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Class probabilities of all videos of a split. Scores are those of the numbers as stored.
+
+    ``branches`` holds, per net (a branch's modality, or "fused" where one head scores several modalities), (V, N) float32. A video
+    that could not be read has probability 0 everywhere.
+    """
+
+    keys: tuple[str, ...]
+    labels: np.ndarray  # (V,) int64
+    branches: dict[str, np.ndarray]
+
+    @functools.cached_property
+    def streams(self) -> dict[str, np.ndarray]:
+        """(V, N) of each branch, and float64 ``fused``: their mean. A video that any branch could not read is 0 there."""
+        total_VN = np.zeros(next(iter(self.branches.values())).shape, np.float64)
+        read_V = np.ones(len(self.keys), bool)
+        for p_VN in self.branches.values():
+            total_VN += p_VN
+            read_V &= (p_VN != 0).any(1)
+        total_VN[~read_V] = 0
+        return {**self.branches, "fused": total_VN / len(self.branches)}
+
+    @property
+    def num_damaged(self) -> int:
+        """Videos that could not be read; they count as wrong."""
+        return int((self.streams["fused"] == 0).all(1).sum())
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Top-1 and top-5 per stream, in [0, 1]."""
+        return {name: {f"top{k}": topk_accuracy(p, self.labels, k) for k in (1, 5)} for name, p in self.streams.items()}
+
+    def confusion(self) -> np.ndarray:
+        """(N, N) counts of the fused prediction."""
+        return confusion_matrix(self.streams["fused"], self.labels)
+
+    def per_class(self) -> list[float | None]:
+        """Recall per class of the fused prediction."""
+        return per_class_recall(self.confusion())
+
+
+def write_predictions(predictions: Predictions, path: Path) -> str:
+    """Write the ``.npz``; returns its sha256, which the report names."""
+    arrays: dict[str, Any] = {f"{_PREFIX}{name}": p.astype(np.float32, copy=False) for name, p in predictions.branches.items()}
+    with path.open("wb") as file:
+        np.savez(file, keys=np.array(predictions.keys, np.str_), labels=predictions.labels, **arrays)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_predictions(data: bytes, sha256: str) -> Predictions:
+    """Predictions from a file's bytes.
+
+    Raises:
+        UserError: they are not the bytes that the report was written with.
+    """
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError("the stored predictions are not those of the report")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            branches = {name.removeprefix(_PREFIX): arrays[name] for name in arrays.files if name.startswith(_PREFIX)}
+            return Predictions(tuple(arrays["keys"].tolist()), arrays["labels"], branches)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"not a file of predictions: {error!r}") from error
