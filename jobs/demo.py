@@ -123,7 +123,7 @@ def _config(recipe: str, data_uri: str, seed: int) -> TrainConfig:
 
 
 def _run_uri(recipe: str, data_uri: str, seed: int) -> str:
-    config, _ = prepare(_config(recipe, data_uri, seed))
+    config = prepare(_config(recipe, data_uri, seed)).config
     return join(config.run.output, config.run.run_id)
 
 
@@ -145,7 +145,7 @@ def _print_end(rows: list[Row], stack: Stack | None, base: str) -> None:
     table = Table("model", "modality", "test top-1", "views", "train s", "", title=f"{rows[0].report.dataset}: {rows[0].report.num_videos} test videos, chance {1 / len(rows[0].report.classes):.3f}")
     for row in rows:
         report = row.report
-        streams = [(m, report.scores[m]["top1"]) for m in report.modalities] if len(report.modalities) > 1 else []
+        streams = [(branch, report.scores[branch]["top1"]) for branch in report.branches] if len(report.branches) > 1 else []
         table.add_row(report.model, "+".join(report.modalities), f"{report.top1:.4f}", report.protocol, f"{row.train_s:.0f}", "reused" if row.reused else "")
         for modality, top1 in streams:
             table.add_row("", f"{modality} branch", f"{top1:.4f}", "", "", "")

@@ -88,6 +88,8 @@ def open_run(name: str) -> Storage:
         UserError: there is no such run.
     """
     run = open_storage(name if "://" in name else _find(name))
+    if run.uri.startswith("s3://"):
+        run.probe(write=False)  # a server or a bucket that is not there says so at once
     if not run.exists(RUN):
         raise UserError(f"{run.uri} is no run: {RUN} is missing; give the folder that jobs.train printed")
     return run

@@ -2,12 +2,13 @@
 
     python -m jobs.train crn_demo --data.uri s3://reciprocal/synthetic
     ray job submit --address http://HEAD:8265 --working-dir . -- python -m jobs.train crn_demo --data.uri s3://...
+    python -m jobs.train mrst_t2_ucf_t --data.uri ... --start-from RUN      # from the weights of a finished run
     python -m jobs.train --list [NAME]      # recipes with the papers' numbers; PART of a name filters, a whole one tells all
 
-Reads    the data set of --data.uri, and only the shards its manifest lists.
+Reads    the data set of --data.uri, and only the shards its manifest lists; the weights of --start-from or --model.pretrained.
 Writes   OUTPUT/RUN_ID/ (jobs.runs says what), an MLflow run tagged with the run id.
-Restart  the same command goes on from the newest checkpoint and with the same MLflow run. A changed config or
-         manifest is refused; another --run.run-id starts afresh. A finished run is left alone.
+Restart  the same command goes on from the newest checkpoint and with the same MLflow run. A changed config,
+         manifest or file of weights is refused; another --run.run-id starts afresh. A finished run is left alone.
 Exit     0 finished; 1 failed while running; 2 refused before any worker started.
 """
 
@@ -30,12 +31,14 @@ from jobs.ray_runtime import check_resources, connect, wants_gpu
 from jobs.ray_storage import ray_file_system
 from jobs.recipes import find_recipe
 from jobs.recipes.listing import show_recipes
+from jobs.recipes.registry import missing_start
 from jobs.runs import RESULT, RunRecord, claim, default_output, default_run_id, read_result
+from jobs.start_weights import StartWeights, find_start
 from jobs.train_worker import WorkerTask, train_worker
 from pipeline.config.base import as_dict
 from pipeline.config.train import TrainConfig
 from pipeline.config.version import code_version
-from pipeline.data.preflight import check_data
+from pipeline.data.preflight import DataPlan, check_data
 from pipeline.errors import ConfigError, ReciprocalError, UserError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.storage import join, open_storage
@@ -63,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(config: TrainConfig) -> int:
     """Run a config to its end; returns the exit code. Raises UserError before any worker has started."""
-    config, manifest = prepare(config)
+    prepared = prepare(config)
+    config, manifest = prepared.config, prepared.manifest
     run_uri = join(config.run.output, config.run.run_id)
     run = open_storage(run_uri)
     run.probe(write=True)
@@ -73,6 +77,13 @@ def train(config: TrainConfig) -> int:
     if run.exists(RESULT):
         _print_end(config, run_uri, read_result(run), "finished before, nothing to do; it")
         return 0
+    for line in prepared.plan.summary():
+        log.info("%s", line)
+    if not going_on:
+        if prepared.start:
+            log.info("%s", prepared.start)
+        elif missing := missing_start(config):
+            log.warning("%s", missing)
     connect()
     gpu = wants_gpu(config.run.use_gpu)
     check_resources(config.run.num_workers, config.run.cpus_per_worker, gpu, config.run.spread)
@@ -87,7 +98,7 @@ def train(config: TrainConfig) -> int:
     )  # fmt: skip
     start = time.perf_counter()
     try:
-        result = _trainer(config, facts, gpu).fit()
+        result = _trainer(config, facts, prepared.start, gpu).fit()
     except BaseException as error:
         tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         if isinstance(error, (ray.train.TrainingFailedError, ray.exceptions.RayError)):
@@ -105,29 +116,38 @@ def train(config: TrainConfig) -> int:
     return 0
 
 
-def prepare(config: TrainConfig) -> tuple[TrainConfig, Manifest]:
-    """Fill in what follows from the data set, and check that the two fit. Raises UserError."""
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that can start: its whole config, and what was found out on the way."""
+
+    config: TrainConfig
+    manifest: Manifest
+    plan: DataPlan
+    start: StartWeights | None
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Fill in what follows from the data set and from the weights to start from, and check that all fit. Raises UserError."""
     if not config.data.uri:
         raise ConfigError("data.uri", "", "give the data set: --data.uri s3://BUCKET/PREFIX, as jobs.preprocess printed it")
     storage = open_storage(config.data.uri)
     storage.probe(write=False)
     manifest = read_manifest(storage)
     plan = check_data(storage, manifest, data=config.data, clip=config.clip, modalities=config.model.modalities, world_size=config.run.num_workers)
-    for line in plan.summary():
-        log.info("%s", line)
+    config, start = find_start(config, manifest.classes)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, manifest_digest=manifest.digest))
     output = config.run.output or default_output(config.data.uri)
     run = dataclasses.replace(config.run, output=output, run_id=config.run.run_id or default_run_id(config, manifest.digest))
-    return dataclasses.replace(config, run=run), manifest
+    return Prepared(dataclasses.replace(config, run=run), manifest, plan, start)
 
 
-def _trainer(config: TrainConfig, facts: RunFacts, gpu: bool) -> ray.train.torch.TorchTrainer:
+def _trainer(config: TrainConfig, facts: RunFacts, start: StartWeights | None, gpu: bool) -> ray.train.torch.TorchTrainer:
     resources: dict[str, float] = {"CPU": config.run.cpus_per_worker}
     if gpu:
         resources["GPU"] = 1
     return ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config=dataclasses.asdict(WorkerTask(facts=dataclasses.asdict(facts), gpu=gpu)),
+        train_loop_config=dataclasses.asdict(WorkerTask(facts=dataclasses.asdict(facts), gpu=gpu, start=dataclasses.asdict(start) if start else None)),
         # A rank that is gone should end the step in minutes: what hangs longer than any sane step is an error.
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
         scaling_config=ray.train.ScalingConfig(

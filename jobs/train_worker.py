@@ -14,12 +14,13 @@ from typing import Any
 import ray.train
 import torch
 
+from jobs.start_weights import StartWeights, first_model
 from pipeline.config.train import TrainConfig, config_from_dict
 from pipeline.data.loader import make_loader
 from pipeline.errors import ManifestError
 from pipeline.evaluation.evaluate import join_parts, predict_part
 from pipeline.manifest import Manifest, read_manifest
-from pipeline.models import ActionModel, build_model
+from pipeline.models import ActionModel
 from pipeline.storage import Storage, open_storage
 from pipeline.tracking.runs import RunTracker
 from pipeline.training.checkpoint import RunFacts
@@ -35,6 +36,7 @@ class WorkerTask:
 
     facts: dict[str, Any]  # RunFacts
     gpu: bool
+    start: dict[str, Any] | None = None  # StartWeights; None: fresh weights
 
 
 class RayReporter:
@@ -69,8 +71,9 @@ def train_worker(fields: dict[str, Any]) -> dict[str, float]:
     manifest = read_manifest(storage)
     if manifest.digest != facts.manifest_digest:
         raise ManifestError(f"{config.data.uri} changed while the run was waiting: manifest {manifest.digest[:12]} instead of {facts.manifest_digest[:12]}")
+    start = StartWeights(**fields["start"]) if fields["start"] and ray.train.get_checkpoint() is None else None  # a checkpoint has all weights
     torch.manual_seed(config.run.seed)  # equal initial weights on all ranks
-    model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop, pretrained=True)
+    model = first_model(config, len(manifest.classes), start)
     tracker = RunTracker(facts.tracking_run_id) if rank == 0 else None
     log.info("rank %d of %d (local %d) on %s, node %s", rank, world_size, local_rank, device, ray.get_runtime_context().get_node_id()[:8])
     common = {
@@ -98,6 +101,7 @@ def _set_up_logging() -> None:
             handler.setFormatter(logging.Formatter("%(message)s"))
             logger.addHandler(handler)
             logger.propagate = False
+    logging.getLogger("pipeline.models").setLevel(logging.WARNING)  # what was loaded, the driver has said once
 
 
 def _validation(config: TrainConfig, storage: Storage, manifest: Manifest, device: torch.device, common: dict[str, Any]) -> Callable[[ActionModel, int], dict[str, float]] | None:

@@ -68,7 +68,7 @@ def _add(name: str, row: str, what: str, split: str, data: str, backbone: str, m
     register(
         Recipe(
             name, f"{what}, {BACKBONES[backbone][1]}, {inputs}, on {where} (Table {row}).", functools.partial(paper_crn, data, backbone, modalities, **model),
-            data=where, row=f"CRN Table {row}", claims=claims, family=FAMILY, start=f"public ImageNet weights of {BACKBONES[backbone][1]} (motion: its first convolution averaged over colours), given by --model.pretrained", notes=notes,
+            data=where, row=f"CRN Table {row}", claims=claims, family=FAMILY, start=f"public ImageNet weights of {BACKBONES[backbone][1]} (motion: its first convolution averaged over colours): --model.pretrained FILE", option="model.pretrained", notes=notes,
         )
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from jobs.recipes.registry import Claim, Family, Recipe, recipe, register
+from jobs.recipes.registry import Claim, Family, Option, Recipe, recipe, register
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import MRSTConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
@@ -64,10 +64,10 @@ TABLE2: dict[str, tuple[float, float, float]] = {
 UNITS = {"c3d": "C3D", "std": "STD", "stf": "STD with STF", "p": "MRST-P", "s": "MRST-S", "t": "MRST-T"}
 
 
-def _add(name: str, row: str, what: str, data: str, claims: tuple[Claim, ...], start: str, pretrained: bool, notes: tuple[str, ...], **model: Any) -> None:
+def _add(name: str, row: str, what: str, data: str, claims: tuple[Claim, ...], start: str, option: Option, pretrained: bool, notes: tuple[str, ...], **model: Any) -> None:
     where = ", ".join(DATA[data])
     summary = f"{what}, 16 x 224 x 224 RGB, on {where} (Table {row})."
-    register(Recipe(name, summary, functools.partial(paper_mrst, pretrained, **model), data=where, row=f"MRST Table {row}", claims=claims, family=FAMILY, start=start, notes=notes))
+    register(Recipe(name, summary, functools.partial(paper_mrst, pretrained, **model), data=where, row=f"MRST Table {row}", claims=claims, family=FAMILY, start=start, option=option, notes=notes))
 
 
 def _table_2() -> None:
@@ -75,19 +75,19 @@ def _table_2() -> None:
         what, weights = f"{UNITS[unit]} in the layout of C3D", Claim("size", size, "MB")
         model = {"layout": "c3d", "unit": unit.upper()}
         for data, top1 in (("ucf", ucf), ("hmdb", hmdb)):
-            start = f"the run of mrst_t2_k400_{unit}, classifier fresh"
-            _add(f"mrst_t2_{data}_{unit}", f"2, {UNITS[unit]}", what, data, (Claim("top-1", top1), weights), start, True, (PER_SPLIT,), **model)
+            start = f"a finished run of mrst_t2_k400_{unit}, classifier fresh: --start-from RUN"
+            _add(f"mrst_t2_{data}_{unit}", f"2, {UNITS[unit]}", what, data, (Claim("top-1", top1), weights), start, "start_from", True, (PER_SPLIT,), **model)
         notes = ("the paper pre-trains here and prints no number; from scratch, since it names no start for this step",)
-        _add(f"mrst_t2_k400_{unit}", f"2, pre-training of {UNITS[unit]}", what, "k400", (weights,), "fresh weights", False, notes, **model)
+        _add(f"mrst_t2_k400_{unit}", f"2, pre-training of {UNITS[unit]}", what, "k400", (weights,), "fresh weights", "", False, notes, **model)
 
 
 def _tables_3_and_4() -> None:
     sizes = (Claim("parameters", 31.7, "M"), Claim("FLOPs", 99.6, "G"))
-    what, twin = "MRST-Net with T units", "ImageNet-1k weights of its 2D twin (unit 2D), given by --model.pretrained; temporal convolutions and gates fresh"
-    notes = ("widths are not ResNet-101's, so its public weights do not fit: the twin must be trained on ImageNet first",)
-    _add("mrst_t3_k400", "3, ours", what, "k400", (Claim("top-1", 74.1), *sizes), twin, True, notes)
+    what, twin = "MRST-Net with T units", "ImageNet-1k weights of its 2D twin (unit 2D), temporal convolutions and gates fresh: --model.pretrained FILE"
+    notes = ("widths are not ResNet-101's, so its public weights do not fit: the twin must be trained on ImageNet first; of a run of ours FILE is RUN/CHECKPOINT/model.safetensors",)
+    _add("mrst_t3_k400", "3, ours", what, "k400", (Claim("top-1", 74.1), *sizes), twin, "model.pretrained", True, notes)
     for data, top1 in (("ucf", 96.5), ("hmdb", 75.4)):
-        _add(f"mrst_t4_{data}", "4, ours", what, data, (Claim("top-1", top1),), "the run of mrst_t3_k400, classifier fresh", True, (PER_SPLIT,))
+        _add(f"mrst_t4_{data}", "4, ours", what, data, (Claim("top-1", top1),), "a finished run of mrst_t3_k400, classifier fresh: --start-from RUN", "start_from", True, (PER_SPLIT,))
 
 
 _table_2()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable
-from typing import overload
+from typing import Literal, overload
 
+from pipeline.config.model import CRNConfig
 from pipeline.config.train import TrainConfig
 from pipeline.errors import UserError
 
 Build = Callable[[], TrainConfig]
+Option = Literal["", "model.pretrained", "start_from"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,9 @@ class Recipe:
     claims: tuple[Claim, ...] = ()
     family: Family | None = None
     start: str = "fresh weights"
-    """What the paper starts the training from."""
+    """What the paper starts the training from, and the option to give."""
+    option: Option = ""
+    """The field that has to name it; empty: none, it starts from fresh weights."""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -115,8 +119,23 @@ def find_recipe(name: str) -> TrainConfig:
     if name in RECIPES:
         return RECIPES[name]()
     if name in ENSEMBLES:
-        raise UserError(f"{name} is no training but the mean of several: train {', '.join(member for member, _ in ENSEMBLES[name].members)}, then average their probabilities")
+        raise UserError(f"{name} is no training but the mean of several: train {', '.join(member for member, _ in ENSEMBLES[name].members)}, then `python -m jobs.ensemble RUN RUN --recipe {name}`")
     raise UserError(f"unknown recipe {name!r}: did you mean {', '.join(nearest(name))}? `python -m jobs.train --list` shows all")
+
+
+def missing_start(config: TrainConfig) -> str:
+    """What a person should know where a config starts from fresh weights and its recipe does not; empty: nothing.
+
+    Training from scratch is a choice, so it is no error.
+    """
+    if config.start_from or config.model.pretrained:
+        return ""
+    entry, lines = RECIPES.get(config.recipe), []
+    if entry and entry.option:
+        lines.append(f"this run starts from fresh weights; the paper's from {entry.start}")
+    if isinstance(config.model, CRNConfig) and config.model.backbone_norm != "train":
+        lines.append(f"model.backbone_norm {config.model.backbone_norm} never learns the statistics of fresh weights: without others use --model.backbone-norm train")
+    return "; ".join(lines)
 
 
 def nearest(name: str) -> list[str]:

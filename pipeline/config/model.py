@@ -44,7 +44,8 @@ class CRNConfig:
     """Supervised steps: a {T}, b all, c {T and one drawn}, d {T and two drawn}."""
     backbone: Literal["bninception", "inceptionv3"] = "bninception"
     pretrained: str = ""
-    """Public ImageNet weights of the backbone, a .safetensors or torch.save file that every node sees: torchvision's Inception v3, or Caffe-style BN-Inception. Empty: none."""
+    """Public ImageNet weights of the backbone, a .safetensors or torch.save file: torchvision's Inception v3, or Caffe-style BN-Inception.
+    s3://BUCKET/KEY, or a path (file:// or not) that every node sees. Empty: none."""
     backbone_norm: Literal["train", "partial", "frozen"] = "train"
     """Batch normalisation of the backbones: learns; only the first layer learns (TSN's partial BN); none does."""
     width: float = 1.0
@@ -125,7 +126,8 @@ class MRSTConfig:
     c3d_fc: int = 4096
     """Layout c3d: width of the two fully connected layers."""
     pretrained: str = ""
-    """Weights of the twin for still images (unit 2D, the rest alike), a .safetensors or torch.save file that every node sees. Empty: none."""
+    """Weights of the twin for still images (unit 2D, the rest alike), a .safetensors or torch.save file: s3://BUCKET/KEY, or a path
+    (file:// or not) that every node sees. Empty: none."""
     recompute: bool = False
     """Activation checkpointing: each residual unit or layer is computed again in the backward pass. Less memory, same numbers."""
     start: Literal["fresh", "near"] = "fresh"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from pipeline.config.base import require
 from pipeline.config.model import CRNConfig, ModelConfig
 from pipeline.models.c3d import C3DNet
-from pipeline.models.checkpoints import load_backbone, read_checkpoint
+from pipeline.models.checkpoints import load_backbone
 from pipeline.models.crn import CRN
 from pipeline.models.inflate import load_2d_weights
 from pipeline.models.interface import ActionModel
 from pipeline.models.mrst import MRSTNet
 
 
-def build_model(config: ModelConfig, *, num_classes: int, crop: int, pretrained: bool = False) -> ActionModel:
+def build_model(config: ModelConfig, *, num_classes: int, crop: int, weights: Mapping[str, Tensor] | None = None) -> ActionModel:
     """Build a model with fresh weights on torch's current default device (``with torch.device("meta")`` works).
 
     Args:
@@ -20,27 +24,29 @@ def build_model(config: ModelConfig, *, num_classes: int, crop: int, pretrained:
         num_classes: N, at least 1; the number of classes in the data's manifest.
         crop: side of the square input in pixels. It sizes MRST-Net's LSTM; CRN averages over its maps and takes any size its
             backbone takes.
-        pretrained: put the weights that ``config.pretrained`` names into the backbones. For the start of a training run; who loads a
-            checkpoint of ours afterwards needs no file of others.
+        weights: the state dict of the file that ``config.pretrained`` names, as ``checkpoints.parse_weights`` gives it, for the start of
+            a training run: into CRN's backbones, or MRST-Net from its 2D twin. On the meta device it is checked in full and not
+            copied. None: fresh weights; who loads a checkpoint of ours afterwards needs no file of others.
 
     Raises:
-        ConfigError: ``num_classes`` or ``crop`` cannot work; the file of weights cannot be read or does not fit.
+        ConfigError: ``num_classes`` or ``crop`` cannot work; ``weights`` do not fit, or the config names no file.
     """
     require(num_classes >= 1, "num_classes", num_classes, "give the number of classes of the data set")
     require(crop >= 1, "clip.crop", crop, "give the side of the crop in pixels")
+    if weights is not None:
+        require(bool(config.pretrained), "model.pretrained", config.pretrained, "name the file that the weights come from")
     if isinstance(config, CRNConfig):
         model = CRN(config, num_classes)
         least = max(model.backbone(m).min_side for m in model.modalities)
         require(crop >= least, "clip.crop", crop, f"{config.backbone} with {config.backbone_stages} stages needs at least {least} pixels")
-        if pretrained and config.pretrained:
-            state = read_checkpoint(config.pretrained)
+        if weights is not None:
             for m in model.modalities:
-                load_backbone(model.backbone(m), state, source=config.pretrained, cross_modality=m != "rgb")
+                load_backbone(model.backbone(m), weights, source=config.pretrained, cross_modality=m != "rgb")
         return model
     if config.layout == "c3d":
         require(crop >= 16, "clip.crop", crop, "the c3d layout halves maps four times: give at least 16 pixels")
         return C3DNet(config, num_classes, crop)
     network = MRSTNet(config, num_classes, crop)
-    if pretrained and config.pretrained:
-        load_2d_weights(network, read_checkpoint(config.pretrained), start=config.start, source=config.pretrained)
+    if weights is not None:
+        load_2d_weights(network, weights, start=config.start, source=config.pretrained)
     return network

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from pipeline.models.bninception import BNInception
@@ -44,32 +42,39 @@ class LoadReport:
         return f"{len(self.loaded)} tensors loaded, {rest}" + (", first kernel averaged over RGB" if self.averaged else "")
 
 
-def read_checkpoint(path: str) -> dict[str, Tensor]:
-    """Read a state dict: ``.safetensors``, or a ``torch.save`` file of tensors alone (read without running any code in it).
+def parse_weights(data: bytes, source: str = "", field: str = FIELD) -> dict[str, Tensor]:
+    """A state dict from a file's bytes: safetensors, or ``torch.save`` of tensors alone (read without running any code in it).
 
-    A file that wraps its state dict as ``{"state_dict": ...}`` is unwrapped.
+    Which of the two it is, the bytes say. A file that wraps its state dict as ``{"state_dict": ...}`` is unwrapped.
 
     Args:
-        path: of a local file, ``file://`` in front or not.
+        data: the whole file; where it lies and how it is fetched is the caller's affair.
+        source: name of the file, field: of the config, both for messages.
 
     Raises:
-        ConfigError: the file is missing, is no such file, or holds something other than tensors.
+        ConfigError: the bytes are no such file, or hold something other than named tensors.
     """
-    if path.startswith("s3://"):
-        raise ConfigError(FIELD, path, "copy the file to a folder that every node sees, and give that path")
-    file = Path(path.removeprefix("file://"))
-    if not file.is_file():
-        raise ConfigError(FIELD, path, "give a .safetensors or torch.save file that every node sees")
+    # A safetensors file starts with 8 bytes of length and JSON; byte 8 of a zip or a pickle of torch is never a brace.
+    is_safetensors = data[8:9] == b"{"
     try:
-        state: Any = safetensors.torch.load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ConfigError(FIELD, path, f"give a sound .safetensors or torch.save file of tensors ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from error
+        state: Any = safetensors.torch.load(data) if is_safetensors else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # junk makes the parsers raise a dozen kinds: UnpicklingError, KeyError, IndexError, struct.error, ...
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(field, source, f"give a sound .safetensors or torch.save file of tensors ({detail})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    wrong = [name for name, value in state.items() if not isinstance(value, Tensor)] if isinstance(state, dict) else [type(state).__name__]
-    if wrong:
-        raise ConfigError(FIELD, path, f"give a file that maps names to tensors; {wrong[0]} is none")
-    return state
+    if not isinstance(state, dict):
+        raise ConfigError(field, source, f"give a file that maps names to tensors; it holds a {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ConfigError(field, source, f"give a file that maps names to tensors; {name!r} is none")
+    return dict(state)
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy checked tensors into a module; others of it stay. On the meta device there is nothing to fill, so checks alone have run."""
+    if not any(tensor.is_meta for tensor in module.state_dict().values()):
+        module.load_state_dict(tensors, strict=False)
 
 
 def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], *, source: str = "", cross_modality: bool | None = None) -> LoadReport:
@@ -87,8 +92,8 @@ def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], *, source: st
     initialisation of TSN, Wang et al., 2016).
 
     Args:
-        backbone: loaded in place, and untouched if anything is wrong.
-        state: as ``read_checkpoint`` gives it.
+        backbone: loaded in place, and untouched if anything is wrong. On the meta device: only checked.
+        state: as ``parse_weights`` gives it.
         source: name of the file for messages.
         cross_modality: average the first kernel; None: where the backbone does not take 3 channels.
 
@@ -126,7 +131,7 @@ def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], *, source: st
         if value.shape != target.shape:  # the file is as published, so the backbone is narrower or wider
             raise wrong(f"{name} has shape {tuple(value.shape)}, the backbone has {tuple(target.shape)}")
         adapted[name] = value
-    backbone.load_state_dict(adapted)
+    fill(backbone, adapted)
     report = LoadReport(tuple(name for name in own if name in state), tuple(name for name in state if name not in own), average)
     log.info("%s: %s", source or "weights", report)
     return report

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
-from pipeline.models.checkpoints import FIELD, LoadReport
+from pipeline.models.checkpoints import FIELD, LoadReport, fill
 from pipeline.models.mrst import MRSTNet
 from pipeline.models.mrst_unit import Tube
 
@@ -38,7 +38,8 @@ def load_2d_weights(model: MRSTNet, state: Mapping[str, Tensor], *, start: Start
     As the scale goes to 0 each frame's features go to the twin's, for any clip; at 0 they are equal, and T would never learn.
 
     Args:
-        model: layout resnet, any unit but 2D; changed in place, and untouched if anything is wrong.
+        model: layout resnet, any unit but 2D; changed in place, and untouched if anything is wrong. On the
+            meta device: only checked.
         state: the twin's state dict. Its classifier is left out.
         start: fresh or near.
         source: name of the file for messages.
@@ -73,7 +74,7 @@ def load_2d_weights(model: MRSTNet, state: Mapping[str, Tensor], *, start: Start
         if not given.isfinite().all():
             raise wrong(f"{name} holds a value that is not finite")
         adapted[name] = given
-    model.load_state_dict(adapted, strict=False)
+    fill(model, adapted)
     if start == "near":
         scale_new_parts(model, NEAR)
     report = LoadReport(tuple(adapted), tuple(name for name in state if name not in adapted), averaged)

@@ -23,6 +23,7 @@ import torch
 from pipeline.errors import UserError
 
 CHECKPOINT_VERSION = 1
+WEIGHTS = "model.safetensors"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -52,7 +53,7 @@ class RunFacts:
 def save_main(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, position: Position, facts: RunFacts, metrics: dict[str, float]) -> None:
     """Write rank 0's part of a checkpoint."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    safetensors.torch.save_file(weights, folder / "model.safetensors")
+    safetensors.torch.save_file(weights, folder / WEIGHTS)
     torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, folder / "optimizer.pt")
     state = {"version": CHECKPOINT_VERSION, "position": dataclasses.asdict(position), "metrics": metrics, **dataclasses.asdict(facts)}
     (folder / "state.json").write_text(json.dumps(state, sort_keys=True, indent=1))
@@ -81,7 +82,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 def load_weights(folder: Path, model: torch.nn.Module) -> None:
     """Load ``model.safetensors`` strictly. Raises UserError naming the first keys that do not fit."""
-    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    weights = safetensors.torch.load_file(folder / WEIGHTS)
     expected = model.state_dict()
     wrong = [name for name in expected if name not in weights or weights[name].shape != expected[name].shape]
     extra = [name for name in weights if name not in expected]

@@ -1,6 +1,10 @@
 """Public ImageNet weights: state dicts of the published names and shapes load, others name what is wrong with them."""
 
+import dataclasses
+import io
 import pickle
+import random
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.errors import ConfigError
 from pipeline.models import build_model
 from pipeline.models.bninception import BNInception
-from pipeline.models.checkpoints import load_backbone, read_checkpoint
+from pipeline.models.checkpoints import load_backbone, parse_weights
 from pipeline.models.crn import CRN
 from pipeline.models.inception_v3 import InceptionV3
 
@@ -200,37 +204,51 @@ def test_wrong_files_name_the_tensor(kind: type[BNInception] | type[InceptionV3]
         load_backbone(kind(width=0.5), good)
 
 
-def test_files(tmp_path: Path) -> None:
+def saved(content: object, **options: bool) -> bytes:
+    out = io.BytesIO()
+    torch.save(content, out, **options)
+    return out.getvalue()
+
+
+def test_the_bytes_say_what_they_are() -> None:
     state = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
-    safetensors.torch.save_file(state, tmp_path / "x.safetensors")
-    torch.save(state, tmp_path / "x.pth")
-    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "x.tar")
-    for name in ("x.safetensors", "x.pth", "x.tar"):
-        for prefix in ("", "file://"):
-            read = read_checkpoint(f"{prefix}{tmp_path / name}")
-            assert read.keys() == state.keys()
-            assert all(torch.equal(read[k], state[k]) for k in state)
-    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:-5])
-    (tmp_path / "cut.pth").write_bytes((tmp_path / "x.pth").read_bytes()[:200])
-    (tmp_path / "empty.pth").write_bytes(b"")
-    torch.save({"a": torch.ones(1), "epoch": 3}, tmp_path / "mixed.pth")
-    torch.save([1, 2], tmp_path / "list.pth")
-    torch.save(Path("x"), tmp_path / "code.pth")  # an object, which could run code when unpickled
-    for name in ("cut.safetensors", "cut.pth", "empty.pth", "mixed.pth", "list.pth", "code.pth", "none.pth"):
-        with pytest.raises(ConfigError, match=rf"model.pretrained = .*{name}"):
-            read_checkpoint(str(tmp_path / name))
-    with pytest.raises(ConfigError, match="every node"):
-        read_checkpoint("s3://bucket/x.pth")
+    legacy = saved(state, _use_new_zipfile_serialization=False)  # what public files of 2017 are
+    for data in (safetensors.torch.save(state), saved(state), legacy, saved({"state_dict": state, "epoch": 3})):
+        read = parse_weights(data, "x")
+        assert read.keys() == state.keys()
+        assert all(torch.equal(read[k], state[k]) for k in state)
+    good = safetensors.torch.save(state)
+    objects = (saved({"a": torch.ones(1), "epoch": 3}), saved([1, 2]), saved({1: torch.ones(1)}), saved(Path("x")))  # the last: code could run
+    for data in (b"", b"junk", good[:-5], good[:12], saved(state)[:200], legacy[:300], *objects):
+        with pytest.raises(ConfigError, match=r"start_from = 's3://b/x': give a (sound|file)"):
+            parse_weights(data, "s3://b/x", "start_from")
 
 
-def test_build_model_loads_into_both_branches_when_asked(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_any_damage_is_one_clear_error() -> None:
+    """Junk makes parsers raise what they like; here it is a ConfigError or, where the damage hits values alone, a state dict."""
+    rng = random.Random(0)
+    state = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
+    outcomes = {"read": 0, "refused": 0}
+    for base in (safetensors.torch.save(state), saved(state), saved(state, _use_new_zipfile_serialization=False)):
+        for _ in range(150):
+            data = bytearray(base)
+            for _ in range(rng.randrange(1, 6)):
+                data[rng.randrange(min(len(data), 900))] = rng.randrange(256)
+            try:
+                outcomes["read"] += len(parse_weights(bytes(data), "x")) >= 0
+            except ConfigError as error:
+                outcomes["refused"] += "\n" not in str(error)
+    assert sum(outcomes.values()) == 450
+    assert min(outcomes.values()) > 50
+
+
+def test_build_model_loads_into_both_branches_when_asked() -> None:
     state = weights(bninception_shapes())
-    file = str(tmp_path / "bn.safetensors")
-    safetensors.torch.save_file(state, file)
-    config = CRNConfig(hidden=4, adapted=4, num_steps=2, backbone_stages=3, modalities=("rgb", "diff"), pretrained=file)
+    config = CRNConfig(hidden=4, adapted=4, num_steps=2, backbone_stages=3, modalities=("rgb", "diff"), pretrained="bn.safetensors")
     torch.manual_seed(0)
     fresh = build_model(config, num_classes=3, crop=32)
-    model = build_model(config, num_classes=3, crop=32, pretrained=True)
+    model = build_model(config, num_classes=3, crop=32, weights=state)
     assert isinstance(model, CRN)
     assert isinstance(fresh, CRN)
     key = "inception_3a_1x1.weight"
@@ -243,11 +261,25 @@ def test_build_model_loads_into_both_branches_when_asked(tmp_path: Path) -> None
     torch.testing.assert_close(model.backbone("diff").state_dict()["conv1_7x7_s2.weight"], first.mean(1, keepdim=True).expand(-1, 3, -1, -1))
 
 
+def test_the_meta_device_checks_and_copies_nothing() -> None:
+    state = weights(bninception_shapes())
+    config = CRNConfig(hidden=4, adapted=4, num_steps=2, modalities=("rgb", "diff"), pretrained="bn.pth")
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of every copy that goes nowhere
+        model = build_model(config, num_classes=3, crop=224, weights=state)
+        assert all(p.is_meta for p in model.parameters())
+        with pytest.raises(ConfigError, match=r"bn.pth': conv1_7x7_s2.bias is missing"):
+            build_model(config, num_classes=3, crop=224, weights={k: v for k, v in state.items() if k != "conv1_7x7_s2.bias"})
+    with pytest.raises(ConfigError, match="name the file that the weights come from"):
+        build_model(CRNConfig(hidden=4), num_classes=3, crop=224, weights=state)
+
+
 def test_a_run_names_its_weights_and_their_input() -> None:
     for backbone, norm in (("bninception", "caffe"), ("inceptionv3", "inception")):
         model = CRNConfig(backbone=backbone, pretrained="w.pth")  # pyright: ignore[reportArgumentType]
         config = TrainConfig(model=model, clip=ClipConfig(num_frames=10, norm=norm))  # pyright: ignore[reportArgumentType]
         assert config.identity()["model"]["pretrained"] == "w.pth"
+        assert dataclasses.replace(config, start_digest="ab").identity()["model"]["pretrained"] == "sha256:ab"
         with pytest.raises(ConfigError, match=f"clip.norm = 'imagenet': .*use {norm}"):
             TrainConfig(model=model, clip=ClipConfig(num_frames=10, norm="imagenet"))
     with pytest.raises(ConfigError, match=r"model.pretrained = .w.pth.: .*width 1"):

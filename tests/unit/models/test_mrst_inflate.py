@@ -1,9 +1,9 @@
 """The 2D twin and MRST-Net from it: what is exact, what approaches it, and every file that does not fit."""
 
+import dataclasses
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from pipeline.models.mrst import MRSTNet
 
 def build(unit: str, steps: int = 4, **changes: Any) -> MRSTNet:
     base: dict[str, Any] = {"blocks": (2, 1), "mid": (3, 4), "out": (5, 6), "stem": 4, "lstm": 5, "dropout": 0.0}
-    model = build_model(MRSTConfig(unit=unit, num_steps=steps, **{**base, **changes}), num_classes=3, crop=32, pretrained=True)  # pyright: ignore[reportArgumentType]
+    model = build_model(MRSTConfig(unit=unit, num_steps=steps, **{**base, **changes}), num_classes=3, crop=32)  # pyright: ignore[reportArgumentType]
     assert isinstance(model, MRSTNet)
     return model
 
@@ -132,12 +132,14 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_changed(change: Any, m
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_config_loads_a_file(tmp_path: Any, twin: MRSTNet) -> None:
-    file = tmp_path / "twin.safetensors"
-    safetensors.torch.save_file(twin.state_dict(), file)
-    model = build("S", pretrained=str(file), start="near")
+def test_build_model_loads_the_twin_as_the_config_says(twin: MRSTNet) -> None:
+    config = dataclasses.replace(build("S").config, pretrained="twin.pt", start="near")
+    model = build_model(config, num_classes=3, crop=32, weights=twin.state_dict())
+    assert isinstance(model, MRSTNet)
     torch.testing.assert_close(model.stem.spatial.weight, twin.stem.spatial.weight)
     torch.testing.assert_close(model.stem.tube.spatial_bn.bias, 2 * twin.stem.tube.spatial_bn.bias)
+    with torch.device("meta"), pytest.raises(ConfigError, match=r"twin\.pt': stages\.0\.0\.reduce\.weight is missing"):
+        build_model(config, num_classes=3, crop=32, weights={})
 
 
 def test_wrong_choices_are_named() -> None:
