@@ -57,13 +57,14 @@ def _train(subject: Subject, device: torch.device, batch: int, steps: int, compi
     model = subject.build(literal=False, device=str(device))
     inputs = subject.inputs(model, batch, str(device))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    run: Any = torch.compile(model) if compiled else model
-    drawn = model.draw_steps(torch.Generator().manual_seed(0))
-    labels = torch.zeros(batch * len(drawn) if isinstance(subject.model, CRNConfig) else batch, dtype=torch.long, device=device)
+    if compiled:
+        model.compile_training()
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.zeros(batch * len(model.draw_steps(draws)), dtype=torch.long, device=device)
 
     def step() -> None:
         with autocast("bf16", device):
-            scores = run(inputs, steps=drawn)
+            scores = model(inputs, steps=model.draw_steps(draws))
         loss = torch.stack([torch.nn.functional.cross_entropy(s.flatten(0, 1).float(), labels) for s in scores.values()]).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

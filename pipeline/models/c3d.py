@@ -115,6 +115,10 @@ class C3DNet(ActionModel):
     def forward(self, inputs: Mapping[str, Tensor], steps: Sequence[int] | None = None) -> dict[str, Tensor]:
         """See ``ActionModel.forward``; ``steps`` is ignored, there is one score per clip (S = 1)."""
         self.check_inputs(inputs, side=self.crop)
+        return self.run_scores(inputs, (self.num_steps - 1,))
+
+    def scores(self, inputs: Mapping[str, Tensor], steps: tuple[int, ...] | Tensor) -> dict[str, Tensor]:
+        del steps
         modality = self.modalities[0]
         x = self.features(inputs[modality].flatten(0, 1)).flatten(1)
         x = self.dropout(F.relu(self.fc6(x)))

@@ -155,39 +155,44 @@ class CRN(ActionModel):
                 freeze_batchnorm(self.backbone(m), keep=1 if self.config.backbone_norm == "partial" else 0)
 
     def forward(self, inputs: Mapping[str, Tensor], steps: Sequence[int] | None = None) -> dict[str, Tensor]:
-        batch = self.check_inputs(inputs)
-        chosen = self.check_steps(steps)
+        self.check_inputs(inputs)
+        return self.run_scores(inputs, self.check_steps(steps))
+
+    def scores(self, inputs: Mapping[str, Tensor], steps: tuple[int, ...] | Tensor) -> dict[str, Tensor]:
         maps = {m: feature_maps(self.backbone(m), inputs[m]) for m in self.modalities}
         if self.config.fusion == "early":
             joint = torch.cat([maps[m] for m in self.modalities], dim=1)
-            tops = self._recur({"fused": self.joint}, {"fused": joint}, chosen)
+            tops = self._recur({"fused": self.joint}, {"fused": joint}, steps)
             logits = {"fused": self.joint.head(tops["fused"])}
         else:
-            tops = self._recur({m: self.branch(m) for m in self.modalities}, maps, chosen)
+            tops = self._recur({m: self.branch(m) for m in self.modalities}, maps, steps)
             if self.config.fusion == "late":
                 logits = {"fused": self.late([tops[m] for m in self.modalities])}
             else:
                 logits = {m: self._score(m, tops[m]) for m in self.modalities}
-        return {name: scores.unflatten(0, (batch, len(chosen))) for name, scores in logits.items()}
+        return {name: scores.unflatten(0, (-1, len(steps))) for name, scores in logits.items()}
 
     def _score(self, modality: str, top: Tensor) -> Tensor:
         head = self.branch(modality).head
         assert head is not None
         return head(top)
 
-    def _recur(self, streams: Mapping[str, Recurrence], maps: Mapping[str, Tensor], chosen: tuple[int, ...]) -> dict[str, Tensor]:
+    def _recur(self, streams: Mapping[str, Recurrence], maps: Mapping[str, Tensor], steps: tuple[int, ...] | Tensor) -> dict[str, Tensor]:
         """Top H of every stream at the chosen steps, clip-major: (B * S, f, h, w), of which (B, S, N) is a view later."""
         adapted = {s: stream.adapt(maps[s], self.num_steps) for s, stream in streams.items()}
         states: dict[str, list[State]] = {}
         tops: dict[str, list[Tensor]] = {s: [] for s in streams}
-        for t in range(chosen[-1] + 1):
+        # Steps in a tensor are unknown here: all are kept, and those wanted are picked at the end.
+        kept = range(self.num_steps) if isinstance(steps, Tensor) else steps
+        for t in range(kept[-1] + 1):
             # Both branches read the states of t-1, so the new ones replace them only after both have stepped.
             said = {s: [h for h, _ in layers] for s, layers in states.items()}
             states = {s: stream.step(adapted[s][t], said.get(self._heard.get(s, "")), states.get(s)) for s, stream in streams.items()}
-            if t in chosen:
+            if t in kept:
                 for s in streams:
                     tops[s].append(states[s][-1][0])
-        return {s: torch.stack(maps_of_steps, dim=1).flatten(0, 1) for s, maps_of_steps in tops.items()}
+        stacked = {s: torch.stack(maps_of_steps, dim=1) for s, maps_of_steps in tops.items()}
+        return {s: (x.index_select(1, steps) if isinstance(steps, Tensor) else x).flatten(0, 1) for s, x in stacked.items()}
 
     def draw_steps(self, generator: torch.Generator) -> tuple[int, ...]:
         """Strategy a: the last; b: all; c, d: the last and one, two others, drawn uniformly without replacement (section 5.1)."""

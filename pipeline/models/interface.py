@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ class ActionModel(nn.Module, abc.ABC):
     modalities: tuple[str, ...]
     num_steps: int
     channels: dict[str, int]
+    _compiled: Callable[..., dict[str, Tensor]] | None = None
 
     @abc.abstractmethod
     def forward(self, inputs: Mapping[str, Tensor], steps: Sequence[int] | None = None) -> dict[str, Tensor]:
@@ -58,6 +60,32 @@ class ActionModel(nn.Module, abc.ABC):
     @abc.abstractmethod
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All parameters, each in one list: "backbone" (pretrainable, small learning rate) and "head" (the rest)."""
+
+    @abc.abstractmethod
+    def scores(self, inputs: Mapping[str, Tensor], steps: tuple[int, ...] | Tensor) -> dict[str, Tensor]:
+        """``forward`` behind its checks: tensors in, tensors out.
+
+        Args:
+            inputs: checked.
+            steps: checked; or as a 1-D int64 tensor, whose values are not known while a compiler traces.
+        """
+
+    def compile_training(self, **options: Any) -> None:
+        """From now on training forwards run through ``torch.compile``, as one graph; evaluation, whose shapes vary, does not.
+
+        Drawn steps enter the graph as a tensor: as numbers they would be part of it, and each new draw another graph.
+
+        Args:
+            options: of ``torch.compile``.
+        """
+        self._compiled = torch.compile(self.scores, fullgraph=True, **options)
+
+    def run_scores(self, inputs: Mapping[str, Tensor], steps: tuple[int, ...]) -> dict[str, Tensor]:
+        """``scores``, compiled if ``compile_training`` asked for it and the model is in training mode."""
+        if self._compiled is None or not self.training:
+            return self.scores(inputs, steps)
+        device = next(iter(inputs.values())).device
+        return self._compiled({m: inputs[m] for m in self.modalities}, torch.tensor(steps, device=device))
 
     def check_inputs(self, inputs: Mapping[str, Tensor], side: int | None = None) -> int:
         """Return B after checking every modality; see ``forward`` for what is wanted.

@@ -116,11 +116,15 @@ class MRSTNet(ActionModel):
 
     def forward(self, inputs: Mapping[str, Tensor], steps: Sequence[int] | None = None) -> dict[str, Tensor]:
         """See ``ActionModel.forward``; ``steps`` is ignored, there is one score per clip (S = 1)."""
-        batch = self.check_inputs(inputs, side=self.crop)
+        self.check_inputs(inputs, side=self.crop)
+        return self.run_scores(inputs, (self.num_steps - 1,))
+
+    def scores(self, inputs: Mapping[str, Tensor], steps: tuple[int, ...] | Tensor) -> dict[str, Tensor]:
+        del steps
         modality = self.modalities[0]
         x = self.features(inputs[modality].flatten(0, 1))
         with full_precision(x):
-            hidden_BTC = x.flatten(1).unflatten(0, (batch, self.num_steps)).to(self.fc.weight.dtype)
+            hidden_BTC = x.flatten(1).unflatten(0, (-1, self.num_steps)).to(self.fc.weight.dtype)
             if self.lstm is not None:
                 hidden_BTC = self.lstm(hidden_BTC)
             logits = self.fc(self.dropout(hidden_BTC.mean(dim=1)))

@@ -81,6 +81,8 @@ def train(
     model.to(device)
     if config.run.freeze_batchnorm:
         freeze_batchnorm(model)
+    if config.run.compile:
+        model.compile_training()
     epochs, steps = config.optim.epochs, loader.num_steps(0)
     optimizer = build_optimizer(model.parameter_groups(), config.optim)
     scheduler = build_scheduler(optimizer, config.optim, epochs * steps)

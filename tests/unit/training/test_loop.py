@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from pipeline.config.base import as_dict
 from pipeline.config.data import ClipConfig, DataConfig
@@ -20,7 +21,7 @@ from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
 from pipeline.data.loader import make_loader
 from pipeline.errors import ReciprocalError, UserError
 from pipeline.manifest import read_manifest
-from pipeline.models import build_model
+from pipeline.models import ActionModel, build_model
 from pipeline.storage import open_storage
 from pipeline.training.checkpoint import RunFacts, load_weights, read_samples, read_state
 from pipeline.training.collective import average_buffers
@@ -100,6 +101,22 @@ def test_stopped_anywhere_and_resumed_equals_undisturbed(tiny_set: str, tmp_path
     assert worst == 0, f"largest difference {worst}"
     assert samples == resumed_samples
     assert state["position"] == resumed_state["position"] == {"epoch": 2, "step": 0, "global_step": 10}
+
+
+def test_compiled_steps_are_the_same_steps(tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    graphs = CompileCounterWithBackend("aot_eager")
+    compile_training = ActionModel.compile_training
+    monkeypatch.setattr(ActionModel, "compile_training", lambda self: compile_training(self, backend=graphs))
+    weights = []
+    for compiled in (False, True):
+        reporter = reporter_in(tmp_path / str(compiled))
+        run(tiny_config(tiny_set, compile=compiled), reporter)
+        weights.append(final_state(reporter)[0])
+    assert graphs.frame_count == 1  # ten steps, ten draws of the supervised step
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5)
+    assert tiny_config(tiny_set, compile=True).identity() == tiny_config(tiny_set).identity()
 
 
 def test_every_sample_of_an_epoch_is_used_once(tiny_set: str, tmp_path: Path) -> None:
