@@ -25,7 +25,9 @@ class Claim:
     unit: str = "%"
 
     def __str__(self) -> str:
-        return f"{self.what} {self.value:g}{self.unit if self.unit == '%' else ' ' + self.unit}"
+        if self.unit != "%":
+            return f"{self.what} {self.value:g} {self.unit}"
+        return f"{self.what} {self.value:.{1 if round(self.value, 1) == self.value else 2}f}%"  # as printed: 59.0, 27.32
 
 
 @dataclasses.dataclass(frozen=True)
