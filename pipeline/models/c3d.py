@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config.model import CHANNELS, MRSTConfig
-from pipeline.models.interface import ActionModel
+from pipeline.models.interface import ClipModel
 from pipeline.models.mrst_unit import ResidualTube
 from pipeline.models.precision import full_precision
 from pipeline.models.recompute import recomputed
@@ -57,7 +57,7 @@ def last_pool(x_BCTHW: Tensor) -> Tensor:
     return F.adaptive_max_pool3d(x_BCTHW, (1, LAST_SIDE, LAST_SIDE))
 
 
-class C3DNet(ActionModel):
+class C3DNet(ClipModel):
     r"""Eight layers, five max-pools, two fully connected layers, classifier (Tran et al.; Wu et al., section 4.2 and Table 2).
 
     Unit C3D: layers of 3x3x3 convolutions. Other units: 1x1x1 reduction to a quarter of the layer's channels, the tube, 1x1x1
@@ -112,11 +112,6 @@ class C3DNet(ActionModel):
                 num_frames //= 2
         return last_pool(clips(x, num_frames))
 
-    def forward(self, inputs: Mapping[str, Tensor], steps: Sequence[int] | None = None) -> dict[str, Tensor]:
-        """See ``ActionModel.forward``; ``steps`` is ignored, there is one score per clip (S = 1)."""
-        self.check_inputs(inputs, side=self.crop)
-        return self.run_scores(inputs, (self.num_steps - 1,))
-
     def scores(self, inputs: Mapping[str, Tensor], steps: tuple[int, ...] | Tensor) -> dict[str, Tensor]:
         del steps
         modality = self.modalities[0]
@@ -126,12 +121,3 @@ class C3DNet(ActionModel):
         with full_precision(x):
             logits = self.fc8(x.to(self.fc8.weight.dtype))
         return {modality: logits.unsqueeze(1)}
-
-    def draw_steps(self, generator: torch.Generator) -> tuple[int, ...]:
-        """Always the last step: the clip has one score. ``generator`` is left as it is."""
-        del generator
-        return (self.num_steps - 1,)
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Everything is "head": one learning rate, as in the paper; "backbone" is empty."""
-        return {"backbone": [], "head": list(self.parameters())}

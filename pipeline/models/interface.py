@@ -127,6 +127,31 @@ class ActionModel(nn.Module, abc.ABC):
         return chosen
 
 
+class ClipModel(ActionModel):
+    """One modality, one score per clip, square input of a fixed side, one learning rate: MRST-Net and the C3D layout.
+
+    Attributes:
+        crop: side of the input in pixels.
+    """
+
+    crop: int
+
+    def forward(self, inputs: Mapping[str, Tensor], steps: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """See ``ActionModel.forward``; ``steps`` is ignored (S = 1)."""
+        del steps
+        self.check_inputs(inputs, side=self.crop)
+        return self.run_scores(inputs, (self.num_steps - 1,))
+
+    def draw_steps(self, generator: torch.Generator) -> tuple[int, ...]:
+        """Always the last step. ``generator`` is left as it is."""
+        del generator
+        return (self.num_steps - 1,)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Everything is "head": one learning rate, as in the paper; "backbone" is empty."""
+        return {"backbone": [], "head": list(self.parameters())}
+
+
 def branch_probabilities(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Class probabilities of each branch at the last scored step.
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config.model import CHANNELS, MRSTConfig
-from pipeline.models.interface import ActionModel
+from pipeline.models.interface import ClipModel
 from pipeline.models.mrst_unit import ResidualTube, Stem
 from pipeline.models.precision import full_precision
 from pipeline.models.recompute import recomputed
@@ -57,7 +57,7 @@ class FrameLSTM(nn.Module):
         return torch.stack(states, dim=1)
 
 
-class MRSTNet(ActionModel):
+class MRSTNet(ClipModel):
     r"""Stem, residual stages of MRST units, LSTM over the frames, mean over time, classifier.
 
     A max-pool of 1x2x2 stands at the input of each stage and behind the last. It rounds up (ceil mode), as Table 1's sizes
@@ -114,11 +114,6 @@ class MRSTNet(ActionModel):
             x = F.max_pool2d(x, 2, ceil_mode=True)
         return x
 
-    def forward(self, inputs: Mapping[str, Tensor], steps: Sequence[int] | None = None) -> dict[str, Tensor]:
-        """See ``ActionModel.forward``; ``steps`` is ignored, there is one score per clip (S = 1)."""
-        self.check_inputs(inputs, side=self.crop)
-        return self.run_scores(inputs, (self.num_steps - 1,))
-
     def scores(self, inputs: Mapping[str, Tensor], steps: tuple[int, ...] | Tensor) -> dict[str, Tensor]:
         del steps
         modality = self.modalities[0]
@@ -129,12 +124,3 @@ class MRSTNet(ActionModel):
                 hidden_BTC = self.lstm(hidden_BTC)
             logits = self.fc(self.dropout(hidden_BTC.mean(dim=1)))
         return {modality: logits.unsqueeze(1)}
-
-    def draw_steps(self, generator: torch.Generator) -> tuple[int, ...]:
-        """Always the last step: the clip has one score. ``generator`` is left as it is."""
-        del generator
-        return (self.num_steps - 1,)
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Everything is "head": one learning rate, as in the paper; "backbone" is empty."""
-        return {"backbone": [], "head": list(self.parameters())}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from pipeline.config.base import as_dict
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CRNConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
-from pipeline.data.loader import make_loader
 from pipeline.errors import ReciprocalError, UserError
-from pipeline.manifest import read_manifest
 from pipeline.models import ActionModel, build_model
-from pipeline.storage import open_storage
-from pipeline.training.checkpoint import RunFacts, load_weights, read_samples, read_state
+from pipeline.training.checkpoint import load_weights, read_samples, read_state
 from pipeline.training.collective import average_buffers
 from pipeline.training.local import LocalReporter
-from pipeline.training.loop import train
+from tests.support.training_runs import Stop, reporter_in, train_here
 
 
 def tiny_config(uri: str, **run: object) -> TrainConfig:
@@ -39,40 +34,6 @@ def tiny_config(uri: str, **run: object) -> TrainConfig:
     )
 
 
-class Stop(Exception):
-    pass
-
-
-class StoppingReporter(LocalReporter):
-    """Dies right after its n-th checkpoint, as a killed process would."""
-
-    def __init__(self, storage, stop_after: int) -> None:
-        super().__init__(storage)
-        self._left = stop_after
-
-    def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
-        super().save(metrics, write)
-        self._left -= 1
-        if self._left == 0:
-            raise Stop
-
-
-def run(config: TrainConfig, reporter: LocalReporter, rank: int = 0, world_size: int = 1) -> dict[str, float]:
-    torch.set_num_threads(1)
-    storage = open_storage(config.data.uri)
-    manifest = read_manifest(storage)
-    facts = RunFacts(
-        config=as_dict(config), identity=config.identity(), manifest_digest=manifest.digest, dataset="tiny", classes=manifest.classes,
-        stored=manifest.parameters, code_version="test", run_id="r",
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop)
-    with make_loader(
-        storage, manifest, "train", data=config.data, clip=config.clip, modalities=config.model.modalities, train=True, seed=0, rank=rank, world_size=world_size
-    ) as loader:
-        return train(config, facts, model, loader, reporter, device=torch.device("cpu"), rank=rank)
-
-
 def final_state(reporter: LocalReporter) -> tuple[dict[str, torch.Tensor], list[dict], dict]:
     with reporter.latest() as folder:
         assert folder is not None
@@ -81,19 +42,14 @@ def final_state(reporter: LocalReporter) -> tuple[dict[str, torch.Tensor], list[
         return safetensors.torch.load_file(folder / "model.safetensors"), [json.loads(line) for line in read_samples(folder)], read_state(folder)
 
 
-def reporter_in(folder: Path, stop_after: int = 0) -> LocalReporter:
-    storage = open_storage(f"file://{folder}")
-    return StoppingReporter(storage, stop_after) if stop_after else LocalReporter(storage)
-
-
 def test_stopped_anywhere_and_resumed_equals_undisturbed(tiny_set: str, tmp_path: Path) -> None:
     config = tiny_config(tiny_set, checkpoint_steps=1)
     whole = reporter_in(tmp_path / "whole")
-    run(config, whole)
+    train_here(config, whole)
     for stop in (3, 2, 1):  # three deaths in one run: after 3 checkpoints, then after 2 more, then after 1 more
         with pytest.raises(Stop):
-            run(config, reporter_in(tmp_path / "broken", stop))
-    run(config, reporter_in(tmp_path / "broken"))
+            train_here(config, reporter_in(tmp_path / "broken", stop))
+    train_here(config, reporter_in(tmp_path / "broken"))
     weights, samples, state = final_state(whole)
     resumed_weights, resumed_samples, resumed_state = final_state(reporter_in(tmp_path / "broken"))
     assert weights.keys() == resumed_weights.keys()
@@ -111,7 +67,7 @@ def test_compiled_steps_are_the_same_steps(tiny_set: str, tmp_path: Path, monkey
     weights = []
     for compiled in (False, True):
         reporter = reporter_in(tmp_path / str(compiled))
-        run(tiny_config(tiny_set, compile=compiled), reporter)
+        train_here(tiny_config(tiny_set, compile=compiled), reporter)
         weights.append(final_state(reporter)[0])
     assert graphs.frame_count == 1  # ten steps, ten draws of the supervised step
     for name, value in weights[0].items():
@@ -120,7 +76,7 @@ def test_compiled_steps_are_the_same_steps(tiny_set: str, tmp_path: Path, monkey
 
 
 def test_every_sample_of_an_epoch_is_used_once(tiny_set: str, tmp_path: Path) -> None:
-    run(tiny_config(tiny_set), reporter_in(tmp_path))
+    train_here(tiny_config(tiny_set), reporter_in(tmp_path))
     _, lines, _ = final_state(reporter_in(tmp_path))
     for epoch in (0, 1):
         keys = [key for line in lines if line["epoch"] == epoch for key in line["keys"]]
@@ -129,7 +85,7 @@ def test_every_sample_of_an_epoch_is_used_once(tiny_set: str, tmp_path: Path) ->
 
 def _rank(rank: int, world_size: int, port: int, config: TrainConfig, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    run(config, reporter_in(Path(folder) / f"rank{rank}"), rank, world_size)
+    train_here(config, reporter_in(Path(folder) / f"rank{rank}"), rank, world_size)
     dist.destroy_process_group()
 
 
@@ -160,7 +116,7 @@ def test_two_ranks_equal_one_process(tiny_set: str, tmp_path: Path) -> None:
     port = free_port()
     config = tiny_config(tiny_set)
     mp.spawn(_rank, args=(2, port, config, str(tmp_path)), nprocs=2)
-    run(config, reporter_in(tmp_path / "single"))
+    train_here(config, reporter_in(tmp_path / "single"))
     single, lines, _ = final_state(reporter_in(tmp_path / "single"))
     both, _, _ = final_state(reporter_in(tmp_path / "rank0"))
     worst = max((single[k].double() - both[k].double()).abs().max().item() for k in single if single[k].is_floating_point())
@@ -175,7 +131,7 @@ def test_two_ranks_equal_one_process(tiny_set: str, tmp_path: Path) -> None:
 
 def test_weights_of_another_model_are_refused(tiny_set: str, tmp_path: Path) -> None:
     config = tiny_config(tiny_set)
-    run(dataclasses.replace(config, optim=dataclasses.replace(config.optim, epochs=1)), reporter_in(tmp_path))
+    train_here(dataclasses.replace(config, optim=dataclasses.replace(config.optim, epochs=1)), reporter_in(tmp_path))
     other = build_model(dataclasses.replace(config.model, hidden=16), num_classes=4, crop=32)
     with reporter_in(tmp_path).latest() as folder, pytest.raises(UserError, match=r"do not fit the model: missing or of another shape \["):
         load_weights(folder, other)
@@ -185,7 +141,7 @@ def test_a_loss_that_explodes_names_step_and_samples(tiny_set: str, tmp_path: Pa
     config = tiny_config(tiny_set)
     wild = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=1e30, backbone_lr=1e30, clip_norm=0, warmup_steps=0))
     with pytest.raises(ReciprocalError, match=r"not finite at step \d+, samples \S+"):
-        run(wild, reporter_in(tmp_path))
+        train_here(wild, reporter_in(tmp_path))
 
 
 def test_no_checkpoint_is_half_written(tmp_path: Path) -> None:

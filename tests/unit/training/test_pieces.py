@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pipeline.config.base import as_dict
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CRNConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
 from pipeline.data.batch import Batch
-from pipeline.data.loader import make_loader
-from pipeline.manifest import read_manifest
 from pipeline.models import build_model
 from pipeline.storage import open_storage
-from pipeline.training.checkpoint import RunFacts
 from pipeline.training.local import LocalReporter
-from pipeline.training.loop import train
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.step import Stepper
+from tests.support.training_runs import Stop, reporter_in, train_here
 
 Weights = dict[str, torch.Tensor]
 
@@ -41,38 +36,8 @@ def tiny_config(uri: str, *, micro_batch: int = 0, dropout: float = 0.0, **run: 
     )
 
 
-class Stop(Exception):
-    """The process dies."""
-
-
-class StoppingReporter(LocalReporter):
-    """Dies right after its n-th checkpoint."""
-
-    def __init__(self, storage, stop_after: int) -> None:
-        super().__init__(storage)
-        self._left = stop_after
-
-    def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
-        super().save(metrics, write)
-        self._left -= 1
-        if self._left == 0:
-            raise Stop
-
-
 def run(config: TrainConfig, folder: Path, rank: int = 0, world_size: int = 1, stop_after: int = 0) -> None:
-    torch.set_num_threads(1)
-    storage = open_storage(config.data.uri)
-    manifest = read_manifest(storage)
-    facts = RunFacts(
-        config=as_dict(config), identity=config.identity(), manifest_digest=manifest.digest, dataset="tiny", classes=manifest.classes,
-        stored=manifest.parameters, code_version="test", run_id="r",
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop)
-    with make_loader(
-        storage, manifest, "train", data=config.data, clip=config.clip, modalities=config.model.modalities, train=True, seed=0, rank=rank, world_size=world_size
-    ) as loader:
-        train(config, facts, model, loader, StoppingReporter(open_storage(f"file://{folder}"), stop_after), device=torch.device("cpu"), rank=rank)
+    train_here(config, reporter_in(folder, stop_after), rank, world_size)
 
 
 def weights(folder: Path) -> Weights:
