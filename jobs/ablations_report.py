@@ -14,10 +14,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from scipy.stats import t as student_t
 
 from jobs.ablations_variants import VARIANTS, Group
+from jobs.recipes.listing import print_wide
 
 CONFIDENCE = 0.95
 _COLORS = {"rgb": "#c0392b", "flow": "#2471a3", "fused": "#222222"}
@@ -88,11 +89,11 @@ def as_json(groups: Sequence[Group], results: Results) -> dict[str, Any]:
 def show(console: Console, groups: Sequence[Group], results: Results) -> None:
     """A table of means and one of differences for every group."""
     for group in groups:
-        table = Table("worst to best in the paper", *(_TITLES[s] for s in group.streams), "M params", title=f"{group.question} ({group.source})", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        table = Table(Column("worst to best in the paper", no_wrap=True), *(_TITLES[s] for s in group.streams), "M params", title=f"{group.question} ({group.source})", title_justify="left", box=None, padding=(0, 2, 0, 0))
         for name in group.variants:
             cells = [_with_error(*mean_and_sd(values(results, name, stream))) for stream in group.streams]
             table.add_row(VARIANTS[name].title, *cells, f"{results[name][0]['params'] / 1e6:.2f}")
-        console.print(table)
+        print_wide(console, table)
         for c in comparisons([group], results):
             error = "" if c.half_width is None else f" +- {100 * c.half_width:.1f}"
             console.print(f"  {c.better} - {c.worse}, {_TITLES[c.stream]}: {100 * c.difference:+.1f}{error} points: {c.verdict}", markup=False)
