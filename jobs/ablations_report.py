@@ -105,8 +105,8 @@ def _with_error(mean: float, sd: float | None) -> str:
 
 def plot(groups: Sequence[Group], results: Results, chance: float, path: Path) -> None:
     """Top-1 of every variant as PNG: every seed a small dot, their mean a large one, bars one standard deviation."""
-    heights = [len(group.variants) * (0.35 + 0.15 * len(group.streams)) for group in groups]
-    figure, axes = plt.subplots(len(groups), 1, figsize=(8.5, sum(heights) + 0.75 * len(groups)), height_ratios=heights, sharex=True, layout="constrained", squeeze=False)
+    heights = [0.2 + len(group.variants) * (0.16 + 0.14 * len(group.streams)) for group in groups]
+    figure, axes = plt.subplots(len(groups), 1, figsize=(9.5, sum(heights) + 0.6 * len(groups) + 0.6), height_ratios=heights, sharex=True, layout="constrained", squeeze=False)
     for ax, group in zip(axes[:, 0], groups, strict=True):
         for row, name in enumerate(group.variants):
             for place, stream in enumerate(group.streams):
@@ -114,16 +114,16 @@ def plot(groups: Sequence[Group], results: Results, chance: float, path: Path) -
                 taken = [100 * v for v in values(results, name, stream)]
                 mean, sd = mean_and_sd(taken)
                 ax.plot(taken, [y] * len(taken), ".", color=_COLORS[stream], alpha=0.4, markersize=5)
-                ax.errorbar(mean, y, xerr=sd, fmt="o", color=_COLORS[stream], capsize=3, markersize=6, label=_TITLES[stream] if row == 0 else None)
+                ax.errorbar(mean, y, xerr=sd, fmt="o", color=_COLORS[stream], capsize=2, markersize=5, label=_TITLES[stream] if row == 0 else None)
         ax.axvline(100 * chance, color="#888888", linestyle=":", linewidth=1)
         ax.set_yticks(range(len(group.variants)), [VARIANTS[name].title for name in group.variants])
         ax.set_ylim(-0.6, len(group.variants) - 0.4)
-        ax.set_title(f"{group.question}  ({group.source}; best in the paper on top)", fontsize=10, loc="left")
+        ax.set_title(f"{group.question}  ({group.source})", fontsize=10, loc="left")
         ax.grid(axis="x", color="#dddddd", linewidth=0.6)
         ax.set_axisbelow(True)
         if len(group.streams) > 1:
             ax.legend(fontsize=8, loc="best", framealpha=0.9)
-    axes[-1, 0].set_xlabel("test top-1, %: dots seeds, circles means, bars one standard deviation, dotted line chance")
+    axes[-1, 0].set_xlabel("test top-1, %; the paper's best on top\nsmall dots: seeds; circles: means; bars: one standard deviation; dotted: chance", fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

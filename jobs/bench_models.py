@@ -15,7 +15,7 @@ gpu        on a GPU: clips/s of a training step in bf16, compiled or not, its sh
 Writes   --json: hardware, versions, commit, scale, rows (name, params, paper_params, gflop, paper_gflop, literal_ms, fast_ms, speedup,
          max_abs_diff, literal_peak_mb, fast_peak_mb and more; null: not measured, or no such path), gpu, missed.
 Exit     0 measured, and what must hold held: at full size a speed-up of 1.2 (MRST-P), 1.1 and a lower peak (MRST-T), 1.15 (recurrent part of CRN),
-         and 1e-4 between the paths, relative (gradients: or no further from float64 than the literal path is); 1 one of them does not hold; 2 refused before any work. Of reduced sizes only the scores' 1e-4 is judged.
+         and 1e-4 between the paths, relative (gradients: or 1e-8 in float64); 1 one of them does not hold; 2 refused before any work. Of reduced sizes only the scores' 1e-4 is judged.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ from pipeline.config.base import as_dict, require
 from pipeline.config.version import code_version
 from pipeline.data.decoders import rank_cores
 
-_NO_WORSE = 1.5
-"""Where float32 itself is further from float64 than the tolerance, the fast path may be this many times as far."""
+_FLOAT64_TOLERANCE = 1e-8
+"""A ReLU or max-pool whose input is within rounding of its kink sends its gradient another way: behind many of them float32 gradients of any
+two orders of summation differ by per cents, those of one network on one thread and on two as well. Float64 tells whether the sums are the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,8 +135,8 @@ def missed(subject: Subject, row: dict[str, Any], scale: float) -> list[str]:
         lines.append(f"{row['name']}: scores differ by {row['relative_diff']:.2g}, more than {TOLERANCE:g}")
     if scale < 1:
         return lines
-    if (row.get("gradient_relative_diff") or 0) > TOLERANCE and row["fast_gradient_error"] > _NO_WORSE * row["literal_gradient_error"]:
-        lines.append(f"{row['name']}: gradients are {row['fast_gradient_error']:.2g} from float64's, the literal path's {row['literal_gradient_error']:.2g}")
+    if (row.get("gradient_relative_diff") or 0) > TOLERANCE and row["float64_gradient_relative_diff"] > _FLOAT64_TOLERANCE:
+        lines.append(f"{row['name']}: gradients differ by {row['gradient_relative_diff']:.2g}, in float64 by {row['float64_gradient_relative_diff']:.2g}")
     if subject.bar is not None and row["speedup"] is not None and row["speedup"] < subject.bar:
         lines.append(f"{row['name']}: speed-up {row['speedup']:.3f} is below {subject.bar}")
     if subject.less_memory and row["fast_peak_mb"] and row["literal_peak_mb"] and row["fast_peak_mb"] >= row["literal_peak_mb"]:
@@ -158,7 +159,7 @@ def show(result: dict[str, Any]) -> None:
             print_wide(console, table)
     for row in result["rows"]:
         if row.get("fast_gradient_error") is not None:
-            console.print(f"{row['name']}: gradients of the two paths differ by {row['gradient_relative_diff']:.1e}; from float64's the fast ones by {row['fast_gradient_error']:.1e}, the literal ones by {row['literal_gradient_error']:.1e}", markup=False)
+            console.print(f"{row['name']}: gradients of the two paths differ by {row['float64_gradient_relative_diff']:.1e} in float64, by {row['gradient_relative_diff']:.1e} in float32 (from float64's the fast ones by {row['fast_gradient_error']:.1e}, the literal ones by {row['literal_gradient_error']:.1e})", markup=False)
     for why in dict.fromkeys(row["why"] for row in result["rows"] if row["why"] and (row["paper_params"] or row["paper_gflop"])):
         console.print(f"* {', '.join(row['name'] for row in result['rows'] if row['why'] == why)}: {why}", markup=False)
     for kind, unit in (("training", "clips_per_s"), ("inference", "frames_per_s")):

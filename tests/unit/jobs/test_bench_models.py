@@ -91,6 +91,8 @@ def test_gradients_that_differ_are_held_against_float64(small: tuple[Subject, ..
     assert (calm.fast_gradient_error, calm.literal_gradient_error) == (None, None)
     monkeypatch.setattr(bench_models_time, "TOLERANCE", 0.0)
     taken = compare(small[1], rounds=1)
+    assert taken.float64_gradient_relative_diff is not None
+    assert taken.float64_gradient_relative_diff < 1e-12
     errors = taken.fast_gradient_error, taken.literal_gradient_error
     assert all(error is not None and 1e-8 < error < 1e-4 for error in errors)
     # three gradients make a triangle
@@ -161,9 +163,9 @@ def test_what_must_hold_is_judged_at_full_size() -> None:
     assert bench_models.missed(subject, {**row, "speedup": 1.2, "fast_peak_mb": 9.0}, 1) == []
     assert bench_models.missed(subject, {**row, "speedup": None, "fast_peak_mb": None}, 1) == []
     assert "scores differ by 0.001" in bench_models.missed(subject, {**row, "relative_diff": 1e-3}, 0.5)[0]
-    apart = {**row, "speedup": 1.2, "fast_peak_mb": 9.0, "gradient_relative_diff": 3e-4, "literal_gradient_error": 2e-4}
-    assert bench_models.missed(subject, {**apart, "fast_gradient_error": 2e-4}, 1) == []
-    assert "0.0004 from float64's, the literal path's 0.0002" in bench_models.missed(subject, {**apart, "fast_gradient_error": 4e-4}, 1)[0]
+    apart = {**row, "speedup": 1.2, "fast_peak_mb": 9.0, "gradient_relative_diff": 3e-4}
+    assert bench_models.missed(subject, {**apart, "float64_gradient_relative_diff": 1e-12}, 1) == []
+    assert "gradients differ by 0.0003, in float64 by 2e-07" in bench_models.missed(subject, {**apart, "float64_gradient_relative_diff": 2e-7}, 1)[0]
     bars = {s.name: s.bar for s in SUBJECTS if s.bar}
     assert bars["MRST-Net, units P"] == 1.2
     assert bars["MRST-Net, units T"] == 1.1
