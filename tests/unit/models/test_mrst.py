@@ -207,6 +207,20 @@ def test_every_parameter_gets_a_gradient(unit: str, shortcut: str) -> None:
     assert [id(p) for p in groups["head"]] == [id(p) for p in model.parameters()]
 
 
+@pytest.mark.parametrize("unit", ["P", "S", "T", "STF"])
+def test_every_gate_of_a_network_lies_between_zero_and_one(unit: str) -> None:
+    model = build(small(unit=unit, blocks=(2, 2, 2), mid=(8, 8, 8), out=(8, 8, 8)), 32).train()
+    seen: list[Tensor] = []
+    for module in model.modules():
+        if isinstance(module, MutualGates):
+            module.register_forward_hook(lambda _module, _inputs, gates: seen.extend(gates))
+    model({"rgb": torch.randn(2, 4, 3, 32, 32)})
+    assert len(seen) == 2 * 7  # of S and of T, in the stem and in six units
+    gates = torch.cat([g.flatten() for g in seen])
+    assert ((gates > 0) & (gates < 1)).all()
+    assert gates.std() > 0.01  # they do not all stay at one value
+
+
 @pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize("unit", ["P", "S", "T", "STF"])
 def test_gates_are_summed_in_float32(unit: str, pooled: bool) -> None:
