@@ -8,7 +8,8 @@ counts     parameters, and GFLOP of a clip's forward pass by torch's counter on 
            sums are not counted), beside what the papers print; "why" explains a difference. Always at full size.
 time       forward + backward of one clip in fp32 on the CPU, both paths in turns on the same weights and inputs, median of the rounds; their
            largest difference. The bound is what the products saved would give: FLOP of the literal path by FLOP of the fast one.
-memory     the kernel's high-water mark (VmHWM) of a fresh process per path that does one forward and backward: Python, torch and weights included
+memory     the kernel's high-water mark (VmHWM) of a fresh process per path and round that does one forward and backward: Python, torch and weights
+           included; median of the rounds
 gpu        on a GPU: clips/s of a training step in bf16, compiled or not, its share of the rate of large matrix products measured in the
            same run, and frames/s of RGB + difference inference
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -122,8 +124,10 @@ def measure(subject: Subject, args: ModelsArgs, threads: int) -> dict[str, Any]:
         row |= dataclasses.asdict(taken) | {"speedup": taken.speedup}
     if "memory" not in args.skip:
         for name, literal in (("fast", False), ("literal", True)):
-            peak = peak_memory_mb(small, literal, threads) if not literal or small.has_literal() else None
-            row[f"{name}_peak_mb"], row[f"{name}_before_mb"] = peak or (None, None)
+            # One peak scatters by 50 MB: which threads allocate first decides how the heap is cut.
+            peaks = [peak_memory_mb(small, literal, threads) for _ in range(args.rounds)] if not literal or small.has_literal() else [None]
+            whole = [peak for peak in peaks if peak is not None]
+            row[f"{name}_peak_mb"], row[f"{name}_before_mb"] = (statistics.median(column) for column in zip(*whole, strict=True)) if len(whole) == len(peaks) else (None, None)
     return row
 
 
