@@ -56,7 +56,7 @@ class ModelsArgs:
     """Rows whose name holds one of these; none: all."""
     scale: float = 1.0
     """Share of the frames and of the side of a clip that is timed (at least 8 frames of 96 pixels); 1: the papers' size."""
-    rounds: int = 3
+    rounds: int = 5
     """Turns of each path."""
     threads: int = 0
     """0: the cores this process may use."""
@@ -124,7 +124,6 @@ def measure(subject: Subject, args: ModelsArgs, threads: int) -> dict[str, Any]:
         row |= dataclasses.asdict(taken) | {"speedup": taken.speedup}
     if "memory" not in args.skip:
         for name, literal in (("fast", False), ("literal", True)):
-            # One peak scatters by 50 MB: which threads allocate first decides how the heap is cut.
             peaks = [peak_memory_mb(small, literal, threads) for _ in range(args.rounds)] if not literal or small.has_literal() else [None]
             whole = [peak for peak in peaks if peak is not None]
             row[f"{name}_peak_mb"], row[f"{name}_before_mb"] = (statistics.median(column) for column in zip(*whole, strict=True)) if len(whole) == len(peaks) else (None, None)
