@@ -29,7 +29,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,8 +40,8 @@ from rich.progress import Progress
 from jobs.bench_loader_course import Course, codes_off, lay_out
 from jobs.bench_loader_report import missed, rates, show
 from jobs.bench_loader_rounds import InMemory, take_turns, time_fetching, time_ours, time_usual
-from jobs.bench_machine import hardware, versions
-from jobs.cli import console, errors, parse
+from jobs.bench_machine import finish, hardware, versions
+from jobs.cli import errors, parse
 from pipeline.config.base import as_dict, require
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CHANNELS, Modality
@@ -112,12 +111,7 @@ def run(arguments: Sequence[str]) -> int:
     course = _course(args)
     torch.set_num_threads(course.threads)
     result = measure(args, course)
-    args.json.write_text(json.dumps(result, indent=2) + "\n")
-    show(result)
-    console.print(f"result   {args.json}", markup=False)
-    for line in result["missed"]:
-        errors.print(f"does not hold: {line}", style="bold red", markup=False)
-    return 1 if result["missed"] else 0
+    return finish(result, args.json, show)
 
 
 def _course(args: LoaderArgs) -> Course:

@@ -1,14 +1,18 @@
-"""What a measurement says of the machine it was taken on."""
+"""What a measurement says of the machine it was taken on, and how it ends."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from jobs.cli import console, errors
 
 
 def hardware() -> dict[str, Any]:
@@ -24,6 +28,16 @@ def versions(*distributions: str) -> dict[str, str]:
     found = {"python": platform.python_version()}
     installed = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
     return found | {name: installed[name] for name in distributions if name in installed}
+
+
+def finish(result: dict[str, Any], file: Path, show: Callable[[dict[str, Any]], None]) -> int:
+    """Write and show a result; returns the exit code: 1 where ``result["missed"]`` names something, each on a red line."""
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    show(result)
+    console.print(f"result   {file}", markup=False)
+    for line in result["missed"]:
+        errors.print(f"does not hold: {line}", style="bold red", markup=False)
+    return 1 if result["missed"] else 0
 
 
 def _cpu() -> str:

@@ -22,7 +22,6 @@ Exit     0 measured, and what must hold held: at full size a speed-up of 1.2 (MR
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ import torch
 from rich.progress import Progress
 from rich.table import Table
 
-from jobs.bench_machine import hardware, versions
+from jobs.bench_machine import finish, hardware, versions
 from jobs.bench_models_subjects import Subject, count, find_subjects
 from jobs.bench_models_time import TOLERANCE, compare, peak_memory_mb
 from jobs.cli import console, errors, parse
@@ -98,12 +97,7 @@ def run(arguments: Sequence[str]) -> int:
 
         result["gpu"] = gpu_rows(torch.device("cuda", 0), args.batch_size, args.steps)
     result["missed"] = [line for subject, row in zip(subjects, rows, strict=True) for line in missed(subject, row, args.scale)]
-    args.json.write_text(json.dumps(result, indent=2) + "\n")
-    show(result)
-    console.print(f"result   {args.json}", markup=False)
-    for line in result["missed"]:
-        errors.print(f"does not hold: {line}", style="bold red", markup=False)
-    return 1 if result["missed"] else 0
+    return finish(result, args.json, show)
 
 
 def measure(subject: Subject, args: ModelsArgs, threads: int) -> dict[str, Any]:
