@@ -25,7 +25,7 @@ test: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -q tests/unit/test_import_table.py
+	$(BIN)/python -m pytest -q tests/unit/repository/test_import_table.py
 
 up down status: setup
 	$(BIN)/python -m infra.local $@

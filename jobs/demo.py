@@ -24,23 +24,23 @@ from typing import Literal
 from rich.table import Table
 
 from infra.local import up
-from jobs.cli import console, parse, run_main
-from jobs.evaluate import EvaluateArgs, evaluate
+from jobs.evaluate.command import EvaluateArgs, evaluate
 from jobs.predict import PredictArgs, predict
-from jobs.preprocess import PreprocessConfig, preprocess
-from jobs.promote import PromoteArgs, promote
+from jobs.preprocess.command import PreprocessConfig, preprocess
+from jobs.promote.command import PromoteArgs, promote
 from jobs.recipes import find_recipe
-from jobs.runs import RESULT, open_run, read_result
-from jobs.train import prepare, train
+from jobs.train.command import prepare, train
+from pipeline.common.cli import console, parse, run_main
 from pipeline.config.preprocess import StoredConfig
 from pipeline.config.stack import Stack, home
 from pipeline.config.train import TrainConfig
 from pipeline.errors import ReciprocalError
 from pipeline.evaluation.report import EvalReport
+from pipeline.runs.folder import RESULT, open_run, read_result
 from pipeline.storage import join, open_storage
 from pipeline.tracking.registry import versions
 from pipeline.tracking.runs import address
-from preprocessing.synthetic import SyntheticConfig, generate
+from preprocessing.synthetic.generate import SyntheticConfig, generate
 
 RECIPES = ("crn_demo", "rgb_demo", "flow_demo", "mrst_demo")
 MODELS = {"crn_demo": "synthetic-crn", "mrst_demo": "synthetic-mrst"}

@@ -18,7 +18,7 @@ import pandas as pd
 import tyro
 from rich.table import Table
 
-from jobs.cli import console, parse, run_main
+from pipeline.common.cli import console, parse, run_main
 from pipeline.errors import UserError
 from pipeline.tracking.registry import load_model
 from pipeline.tracking.runs import check_server

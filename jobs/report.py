@@ -21,11 +21,11 @@ from typing import Annotated
 import tyro
 from rich.progress import Progress
 
-from jobs.cli import console, parse, run_main
+from pipeline.common.cli import console, parse, run_main
 from pipeline.config.base import require
 from pipeline.errors import ReciprocalError
 from pipeline.storage import open_storage
-from preprocessing.report import make_report
+from preprocessing.report.page import make_report
 
 
 @dataclasses.dataclass(frozen=True)

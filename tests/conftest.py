@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.paths import data_folder
 
 # Set before anything imports torch or Ray: tests share two cores, and must never reach a user's own stack or cloud.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,11 +17,6 @@ for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "MLFLOW_T
     os.environ.pop(name, None)
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["RECIPROCAL_STACK"] = "off"  # tests of the stack take this back for a state folder of their own
-
-
-def data_folder() -> Path:
-    """Folder of real clips and annotation files: RECIPROCAL_DATA, else ../shared/data beside the checkout."""
-    return Path(os.environ.get("RECIPROCAL_DATA") or ROOT.parent / "shared" / "data")
 
 
 @pytest.fixture(scope="session")
@@ -55,13 +50,13 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> str:
     """URI of a small stored data set: 4 classes, 5 + 2 + 2 clips each of 10 to 12 frames at short side 32, all modalities."""
     from pipeline.config.base import as_dict
     from pipeline.config.preprocess import StoredConfig
-    from pipeline.manifest import MANIFEST, Manifest, entry_of
+    from pipeline.dataset.manifest import MANIFEST, Manifest, entry_of
     from pipeline.storage import open_storage
     from preprocessing.annotations import read_ucf101
-    from preprocessing.build import Recipe, build_shard
-    from preprocessing.plan import plan_shards
+    from preprocessing.shard.build import Recipe, build_shard
+    from preprocessing.shard.plan import plan_shards
     from preprocessing.sources import open_sources
-    from preprocessing.synthetic import SyntheticConfig, generate
+    from preprocessing.synthetic.generate import SyntheticConfig, generate
 
     base = tmp_path_factory.mktemp("tiny")
     generate(SyntheticConfig(out=base / "raw", train=5, val=2, test=2, appearances=2, motions=2, min_frames=10, max_frames=12))

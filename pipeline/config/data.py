@@ -29,7 +29,7 @@ class ClipConfig:
     """Training clips are mirrored with probability 1/2; u is negated with them."""
     brightness: float = 0.0
     """Colour jitter of training clips, for RGB alone, one draw a clip: brightness, contrast and saturation are multiplied by
-    numbers drawn from [1 - x, 1 + x]; see ``pipeline.data.jitter``."""
+    numbers drawn from [1 - x, 1 + x]; see ``pipeline.data.sampling.jitter``."""
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0

@@ -10,13 +10,13 @@ import torch
 from pipeline.config.data import ClipConfig
 from pipeline.config.model import CHANNELS
 from pipeline.data.batch import Batch
-from pipeline.data.clips import sample_plans
-from pipeline.data.decoders import Decoder, Row
-from pipeline.data.fetch import Damaged, DamageLedger
+from pipeline.data.decoding.base import Decoder, Row
+from pipeline.data.decoding.stacks import empty_clips, stack_motion
+from pipeline.data.fetch.fetcher import Damaged, DamageLedger
 from pipeline.data.index import SplitIndex
-from pipeline.data.stacks import empty_clips, stack_motion
+from pipeline.data.sampling.clips import sample_plans
+from pipeline.dataset.sample import extension, stored_modalities
 from pipeline.errors import ReciprocalError
-from pipeline.sample import extension, stored_modalities
 
 _MEASURED_BATCH, _MEASURED_ROWS = 2, 4  # which batch, and how many of its rows, tell decoding from augmentation
 

@@ -9,10 +9,10 @@ from functools import partial
 
 import numpy as np
 
+from pipeline.dataset.manifest import Manifest, ShardEntry, read_records
+from pipeline.dataset.sample import extension, stored_modalities
+from pipeline.dataset.shards import Member, SampleRecord
 from pipeline.errors import ManifestError
-from pipeline.manifest import Manifest, ShardEntry, read_records
-from pipeline.sample import extension, stored_modalities
-from pipeline.shards import Member, SampleRecord
 from pipeline.storage import Storage
 
 _READ_THREADS = 8  # records are small objects: latency, not bandwidth, is what they cost

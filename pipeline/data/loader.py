@@ -19,16 +19,17 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
+from pipeline.common.read_ahead import ReadAhead
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.data.assemble import Assembler
 from pipeline.data.batch import Batch
-from pipeline.data.cache import DiskCache
-from pipeline.data.decoders import Decoder, Device, backend, make_decoder
-from pipeline.data.fetch import DamageLedger, Fetcher, FetchMetrics, Request
+from pipeline.data.decoding.base import Decoder, Device
+from pipeline.data.decoding.factory import backend, make_decoder
+from pipeline.data.fetch.cache import DiskCache
+from pipeline.data.fetch.fetcher import DamageLedger, Fetcher, FetchMetrics, Request
 from pipeline.data.index import SplitIndex, load_index
-from pipeline.data.order import FILLER, epoch_order, global_batch, num_steps, passes, rank_batch_size, rank_slice
-from pipeline.data.prefetch import Prefetcher
-from pipeline.manifest import Manifest
+from pipeline.data.sampling.order import FILLER, epoch_order, global_batch, num_steps, passes, rank_batch_size, rank_slice
+from pipeline.dataset.manifest import Manifest
 from pipeline.storage import Storage
 
 
@@ -79,7 +80,7 @@ class Loader:
             index, decoder, self._ledger, clip=clip, train=train, seed=seed, device=device, num_views=num_views, num_crops=num_crops,
             channels_last=channels_last,
         )  # fmt: skip
-        self._running: Prefetcher[Batch] | None = None
+        self._running: ReadAhead[Batch] | None = None
 
     def num_steps(self, epoch: int = 0) -> int:
         """Steps of an epoch: the same for every rank and every epoch."""
@@ -112,17 +113,17 @@ class Loader:
             cache=self._cache,
         )
         batches = self._produce(epoch, start_step, fetcher)
-        prefetcher = self._running = Prefetcher(batches, self._data.prefetch, f"loader-{self.index.split}", wake=fetcher.close)
+        ahead = self._running = ReadAhead(batches, self._data.prefetch, f"loader-{self.index.split}", wake=fetcher.close)
         try:
             while True:
                 began = time.perf_counter()
-                batch = prefetcher.get()
+                batch = ahead.get()
                 self._times.consumer_wait_s += time.perf_counter() - began
                 if batch is None:
                     return
                 yield batch
         finally:
-            prefetcher.close()
+            ahead.close()
 
     def metrics(self) -> dict[str, float]:
         """Sums since the loader was made. ``fetch_wait_s`` and ``decode_s`` are the producer's, ``consumer_wait_s`` is the trainer's;
@@ -216,7 +217,7 @@ def make_loader(
             crop within a clip. ``data.batch_size`` counts samples: a batch has ``data.batch_size / world_size * num_views * num_crops`` rows.
         channels_last: inputs keep their shape (B, T, C, H, W) and lie in memory as (B, T, H, W, C): frames folded into the batch are
             channels_last to torch without a copy.
-        device: see ``pipeline.data.decoders.resolve_device``. Batches of DALI on ``gpu`` lie on GPU ``device_id``, all
+        device: see ``pipeline.data.decoding.factory.resolve_device``. Batches of DALI on ``gpu`` lie on GPU ``device_id``, all
             others on the CPU (``data.loader=auto`` is DALI on a GPU).
         index: of this split and these modalities, where it is at hand; otherwise it is read.
 
@@ -236,7 +237,7 @@ def make_loader(
         raise ValueError(f"the index is of {index.split} {index.modalities}, asked for {split} {tuple(modalities)}")
     piece = min(part, data.micro_batch or part)
     rows = piece * (1 if train else num_views * num_crops)
-    decoder = make_decoder(data, clip, index, max_rows=rows, device=device, device_id=device_id, channels_last=channels_last)
+    decoder = make_decoder(data, clip, index.modalities, index.flow_bound_px, max_rows=rows, device=device, device_id=device_id, channels_last=channels_last)
     on_gpu = backend(data, device) == "dali" and device == "gpu"
     return Loader(
         storage,

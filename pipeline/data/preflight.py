@@ -11,13 +11,13 @@ from pathlib import Path
 
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CHANNELS
-from pipeline.data.cache import stored_total
-from pipeline.data.damage import Damaged
+from pipeline.data.fetch.cache import stored_total
+from pipeline.data.fetch.damage import Damaged
+from pipeline.data.fetch.read import FetchMetrics, Request, read_sample
 from pipeline.data.index import SplitIndex, check_modalities, load_index
-from pipeline.data.order import num_steps, rank_batch_size
-from pipeline.data.read import FetchMetrics, Request, read_sample
+from pipeline.data.sampling.order import num_steps, rank_batch_size
+from pipeline.dataset.manifest import Manifest
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.manifest import Manifest
 from pipeline.storage import Storage
 
 log = logging.getLogger(__name__)

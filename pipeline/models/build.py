@@ -8,12 +8,12 @@ from torch import Tensor
 
 from pipeline.config.base import require
 from pipeline.config.model import CRNConfig, ModelConfig
-from pipeline.models.c3d import C3DNet
-from pipeline.models.checkpoints import load_backbone
-from pipeline.models.crn import CRN
-from pipeline.models.inflate import load_2d_weights
+from pipeline.models.backbones.public_weights import load_backbone
+from pipeline.models.crn.model import CRN
 from pipeline.models.interface import ActionModel
-from pipeline.models.mrst import MRSTNet
+from pipeline.models.mrst.c3d import C3DNet
+from pipeline.models.mrst.inflate import load_2d_weights
+from pipeline.models.mrst.model import MRSTNet
 
 
 def build_model(config: ModelConfig, *, num_classes: int, crop: int, weights: Mapping[str, Tensor] | None = None) -> ActionModel:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pipeline.config.model import ModelConfig
 from pipeline.errors import ConfigError
+from pipeline.models.backbones.public_weights import LoadReport, fill
 from pipeline.models.build import build_model
-from pipeline.models.checkpoints import LoadReport, fill
 from pipeline.models.interface import ActionModel
 
 FIELD = "start_from"

@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.data.loader import Loader, make_loader
+from pipeline.dataset.manifest import Manifest, read_manifest, read_records
 from pipeline.errors import NotFoundError, StorageError
-from pipeline.manifest import Manifest, read_manifest, read_records
 from pipeline.storage import Storage, open_storage
 from tests.support.fault_proxy import FaultProxy, Faults
 from tests.support.gateway import Gateway, started_gateway

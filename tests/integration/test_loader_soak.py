@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.data.loader import make_loader
-from pipeline.manifest import read_manifest
+from pipeline.dataset.manifest import read_manifest
 from pipeline.storage import open_storage
 from tests.support.gateway import Gateway, started_gateway
 

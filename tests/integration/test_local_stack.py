@@ -22,8 +22,8 @@ from infra.process import ProcessId
 from infra.records import ServerRecord, load_servers
 from infra.server import token_of
 from pipeline.config.stack import Stack, find_stack, stack_file
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 

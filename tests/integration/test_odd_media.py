@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 
 from infra import process
-from pipeline.manifest import read_manifest, read_records
-from pipeline.shards import Reject, SampleRecord, split_members
+from pipeline.dataset.manifest import read_manifest, read_records
+from pipeline.dataset.shards import Reject, SampleRecord, split_members
 from pipeline.storage import open_storage
 from tests.support.odd_media import SHARED_REJECTS, disagreement, generated, moving, read_independently, stored_frames, write_video
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 # A worker has imported the project (200 MiB) and holds a few blocks of frames; a 4K picture takes 25 MB.
 WORKER_MB = 650

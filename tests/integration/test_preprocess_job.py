@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import ray
 
-from jobs.preprocess import PreprocessConfig, main, preprocess
+from jobs.preprocess.command import PreprocessConfig, main, preprocess
 from pipeline.config.preprocess import StoredConfig
+from pipeline.dataset.manifest import read_manifest, read_records
 from pipeline.errors import ConfigError, ReciprocalError, UserError
-from pipeline.manifest import read_manifest, read_records
 from pipeline.storage import open_storage
-from preprocessing.synthetic import SyntheticConfig, generate
+from preprocessing.synthetic.generate import SyntheticConfig, generate
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PLAIN = StoredConfig(short_side=32, modalities=("rgb", "diff"))  # no flow: these tests are about the job
 
 
@@ -29,7 +29,7 @@ def _poison_setup() -> None:
     """Runs in every worker: a file whose name says so takes the process down, as a crash inside a decoder does."""
     import os
 
-    from preprocessing import stages
+    from preprocessing.shard import stages
 
     real = stages.VideoReader
 

@@ -23,14 +23,14 @@ import webdataset
 from infra import local, ray_head
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.stack import Stack, find_stack
-from pipeline.data.fetch import Fetcher, FetchMetrics, Request
+from pipeline.data.fetch.fetcher import Fetcher, FetchMetrics, Request
 from pipeline.data.loader import make_loader
+from pipeline.dataset.manifest import read_manifest, read_records
 from pipeline.errors import StorageSetupError
 from pipeline.evaluation.report import EvalReport
-from pipeline.manifest import read_manifest, read_records
 from pipeline.storage import Storage, open_storage
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(400)]
 
 SMALL = [

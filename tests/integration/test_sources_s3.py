@@ -10,7 +10,6 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,8 +18,8 @@ from pipeline.errors import RejectedSource, StorageSetupError
 from pipeline.storage import open_storage
 from preprocessing.annotations import read_annotations
 from preprocessing.sources import open_sources
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 VIDEOS = {"walk/a b+c.mp4": os.urandom(20_000_000), "walk/ünï%20.mp4": b"12345", "run/empty.mp4": b"", "run/x#1.avi": os.urandom(100_000)}
 

@@ -14,13 +14,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from jobs import train as train_job
-from jobs.start_weights import StartWeights
+from jobs.train import command as train_job
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import MRSTConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
-from pipeline.manifest import read_manifest
+from pipeline.dataset.manifest import read_manifest
 from pipeline.models import build_model
+from pipeline.runs.start_weights import StartWeights
 from pipeline.storage import Storage, open_storage
 from tests.support.stored_set import CLASSES, clips_of, store_manifest, store_shard
 

@@ -26,9 +26,9 @@ from infra.records import load_servers, write_stack
 from infra.server import token_of
 from pipeline.config.stack import Stack, find_stack
 from pipeline.storage import open_storage
-from preprocessing.synthetic import SyntheticConfig, generate
+from preprocessing.synthetic.generate import SyntheticConfig, generate
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("worker", "driver", "node", "s3", "head")  # node: the second one; head: the one with Ray's control service
 RUN_TIMEOUT_S = 120.0
 _NUM_BROKEN = 2  # of the listed videos: one is a web page, one is not there

@@ -14,11 +14,11 @@ import av
 import cv2
 import numpy as np
 
-from pipeline.manifest import MANIFEST, Manifest, entry_of
-from pipeline.sample import quantise_diff, quantise_flow, sample_key
-from pipeline.shards import Reject, SampleRecord, ShardRecord, dali_index, file_sha256, scan_tar, write_tar
+from pipeline.dataset.manifest import MANIFEST, Manifest, entry_of
+from pipeline.dataset.sample import quantise_diff, quantise_flow, sample_key
+from pipeline.dataset.shards import Reject, SampleRecord, ShardRecord, dali_index, file_sha256, scan_tar, write_tar
 from pipeline.storage import Storage
-from preprocessing.encode import VideoCodec, encode_gray, encode_rgb
+from preprocessing.media.encode import VideoCodec, encode_gray, encode_rgb
 
 CLASSES = ("walk", "run & <jump>", "sit")
 MODALITIES = ("rgb", "flow", "diff")

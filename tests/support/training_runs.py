@@ -10,7 +10,7 @@ import torch
 from pipeline.config.base import as_dict
 from pipeline.config.train import TrainConfig
 from pipeline.data.loader import make_loader
-from pipeline.manifest import read_manifest
+from pipeline.dataset.manifest import read_manifest
 from pipeline.models import build_model
 from pipeline.storage import Storage, open_storage
 from pipeline.training.checkpoint import RunFacts

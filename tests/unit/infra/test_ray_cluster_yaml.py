@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.paths import ROOT
+
 # vCPUs and GPUs from AWS's instance type pages.
 INSTANCES = {"m7i.2xlarge": (8, 0), "c7i.8xlarge": (32, 0), "g6.12xlarge": (48, 4)}
 

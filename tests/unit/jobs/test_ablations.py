@@ -13,17 +13,17 @@ import torch
 from matplotlib import image
 from scipy.stats import ttest_rel
 
-from jobs import ablations as job
-from jobs.ablations import AblationsArgs, ablations, plan, run_all
-from jobs.ablations_report import as_json, compare, comparisons, mean_and_sd, plot
-from jobs.ablations_run import result_path, train_and_test
-from jobs.ablations_variants import GROUPS, VARIANTS, tiny_config
+from jobs.ablations import command as job
+from jobs.ablations.command import AblationsArgs, ablations, plan, run_all
+from jobs.ablations.report import as_json, compare, comparisons, mean_and_sd, plot
+from jobs.ablations.training import result_path, train_and_test
+from jobs.ablations.variants import GROUPS, VARIANTS, tiny_config
 from jobs.recipes import RECIPES, Recipe
 from jobs.recipes import crn as crn_rows
 from jobs.recipes import mrst as mrst_rows
 from pipeline.config.base import as_dict
+from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.manifest import Manifest, read_manifest
 from pipeline.storage import Storage, open_storage
 from tests.support.stored_set import clips_of, store_manifest, store_shard
 

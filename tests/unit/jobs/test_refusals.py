@@ -12,20 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from jobs import evaluate as evaluate_job
 from jobs import predict as predict_job
-from jobs import promote as promote_job
-from jobs import train as train_job
+from jobs.evaluate import command as evaluate_job
+from jobs.promote import command as promote_job
 from jobs.recipes import RECIPES, find_recipe
-from jobs.runs import RunRecord, claim, default_output, default_run_id
+from jobs.train import command as train_job
 from pipeline.config.base import as_dict
 from pipeline.config.model import CRNConfig, MRSTConfig
 from pipeline.config.train import TrainConfig, config_from_dict
+from pipeline.dataset.manifest import MANIFEST, read_manifest
 from pipeline.errors import ConfigError, UserError
-from pipeline.manifest import MANIFEST, read_manifest
+from pipeline.runs.folder import RunRecord, claim, default_output, default_run_id
 from pipeline.storage import open_storage
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.paths import ROOT
 
 
 def command(*args: str) -> subprocess.CompletedProcess[str]:

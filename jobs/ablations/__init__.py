@@ -1,0 +1,1 @@
+"""``python -m jobs.ablations``: the papers' variants in tiny networks, compared with error bars."""

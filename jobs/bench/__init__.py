@@ -1,0 +1,1 @@
+"""``python -m jobs.bench PART``: a part of the system timed against its alternatives."""

@@ -1,0 +1,160 @@
+"""What ``jobs.bench loader`` times: the same training clips through three loaders, window after window, in turns.
+
+A window is what a contender delivers after its warm-up, in its steady state: caches, buffers and queues filled, and more work
+still to come when it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from jobs.bench.loader.workload import WARM_STEPS, Course, check_keys, read_members
+from pipeline.data.decoding.base import Decoder, Row
+from pipeline.data.decoding.factory import make_decoder
+from pipeline.data.fetch.fetcher import Damaged, Fetcher, FetchMetrics, Request
+from pipeline.data.loader import Loader
+from pipeline.data.sampling.order import epoch_order
+from pipeline.errors import ReciprocalError
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """One contender's steady state."""
+
+    clips: int
+    seconds: float
+    cpu_s: float
+    """CPU seconds of this process and its children: other load on the machine hardly changes them."""
+    waits: dict[str, float] = dataclasses.field(default_factory=dict)
+    """What the loader counted meanwhile."""
+
+    @property
+    def clips_per_s(self) -> float:
+        return self.clips / self.seconds
+
+
+class Clock:
+    """Started when it is made."""
+
+    def __init__(self) -> None:
+        self._wall_s, self._cpu_s = time.perf_counter(), _cpu_s()
+
+    def read(self) -> tuple[float, float]:
+        """Seconds on the wall and on CPUs since the start."""
+        return time.perf_counter() - self._wall_s, _cpu_s() - self._cpu_s
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of its live children (Linux; elsewhere its own)."""
+    total = time.process_time()
+    for child in multiprocessing.active_children():
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user, system
+    return total
+
+
+def time_ours(loader: Loader, course: Course, check: Callable[[dict[str, Any]], None]) -> Window:
+    """The same first batches of epoch 0 again, fetched again. ``check`` gets the first of them at the end."""
+    with contextlib.closing(loader.iter_epoch(0)) as batches:  # type: ignore[type-var]
+        first = next(batches)
+        for _ in range(WARM_STEPS - 1):
+            next(batches)
+        before, clock, clips = loader.metrics(), Clock(), 0
+        for _ in range(course.steps):
+            clips += int(next(batches).weights.sum())
+        times, after = clock.read(), loader.metrics()
+    check({"key": list(first.keys), **{m: x.cpu() for m, x in first.inputs.items()}})
+    return Window(clips, *times, {name: after[name] - before[name] for name in after})
+
+
+class InMemory:
+    """The batches of ours, their bytes and plans ready in memory: what decoders are timed on alone."""
+
+    def __init__(self, course: Course) -> None:
+        self._course, self._batches = course, course.batches()
+        members = read_members(course, {int(i) for batch in self._batches for i in batch})
+        self._rows = {int(i): course.row(int(i), members[course.index.key(int(i))]) for batch in self._batches for i in batch}
+
+    def decoder(self, loader: str) -> Decoder:
+        """A decoder for these batches; ``loader`` as in DataConfig. ConfigError where it cannot be had."""
+        course = self._course
+        data = dataclasses.replace(course.data, loader=loader)  # type: ignore[arg-type]
+        return make_decoder(data, course.clip, course.index.modalities, course.index.flow_bound_px, max_rows=course.batch_size, device=course.device, device_id=0)
+
+    def rows(self, step: int) -> list[Row]:
+        """Of one batch."""
+        return [self._rows[int(i)] for i in self._batches[step]]
+
+    def time(self, decoder: Decoder) -> Window:
+        """Decode the batches that ours delivers in its window."""
+        clock = Clock()
+        for step in range(len(self._batches)):
+            if step == WARM_STEPS:
+                clock = Clock()
+            decoder.decode(self.rows(step))
+        return Window(sum(len(b) for b in self._batches[WARM_STEPS:]), *clock.read())
+
+
+def time_usual(usual: Iterable[dict[str, Any]], course: Course, check: Callable[[dict[str, Any]], None]) -> Window:
+    """A whole pass of the usual loader; its middle counts.
+
+    Args:
+        check: gets the first batch, when the pass is over.
+
+    Raises:
+        ReciprocalError: the pass did not hold every sample as often as the course says.
+    """
+    keys: list[str] = []
+    first: dict[str, Any] = {}
+    warm, clips, clock, times = 2 * course.threads, 0, Clock(), (0.0, 0.0)
+    for number, batch in enumerate(usual):
+        keys += batch["key"]
+        first = first or batch
+        if warm <= number < warm + course.steps:
+            clips += len(batch["key"])
+        if number == warm - 1:
+            clock = Clock()
+        elif number == warm + course.steps - 1:
+            times = clock.read()
+    check_keys(keys, course)
+    check(first)
+    return Window(clips, *times)
+
+
+def time_fetching(course: Course, depth: int, requests: int) -> dict[str, float]:
+    """Ranged GETs and checksums alone, up to ``depth`` in flight: what one rank's Python side can take in."""
+    metrics, warm = FetchMetrics(), 4 * depth
+    indices = [int(i) for i in epoch_order(len(course.index), course.seed, 0, shuffle=True)]
+    wanted = [indices[k % len(indices)] for k in range(requests + warm)]
+    fetcher = Fetcher(course.storage, depth, course.data.fetch_deadline_s, metrics, burst=course.batch_size)
+    try:
+        arrived = fetcher.iterate(Request(course.index.tar(i), course.index.record(i)) for i in wanted)
+        for _ in range(warm):  # connections are made, and the depth has grown
+            next(arrived)
+        bytes_before, gets_before, clock = metrics.bytes, metrics.requests, Clock()
+        for sample in arrived:
+            if isinstance(sample, Damaged):
+                raise ReciprocalError(f"sample {sample.key} in {sample.tar} is damaged: {sample.detail}")
+        seconds, cpu_s = clock.read()
+        gets = metrics.requests - gets_before  # fewer than the samples: some had arrived before
+    finally:
+        fetcher.close()
+    return {"clips_per_s": gets / seconds, "mb_per_s": (metrics.bytes - bytes_before) / seconds / 1e6, "cpu_ms_per_get": 1000 * cpu_s / gets}
+
+
+def take_turns(contenders: dict[str, Callable[[], Window]], rounds: int, done: Callable[[str], None]) -> dict[str, list[Window]]:
+    """Every contender's windows, one of each a round, so that other load on the machine hits all alike."""
+    windows: dict[str, list[Window]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            windows[name].append(contender())
+            done(name)
+    return windows

@@ -1,0 +1,1 @@
+"""``python -m jobs.bench models``: the papers' networks counted, timed and compared with their equations."""

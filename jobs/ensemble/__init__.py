@@ -1,0 +1,1 @@
+"""``python -m jobs.ensemble``: the mean of several runs' class probabilities."""

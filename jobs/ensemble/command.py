@@ -1,0 +1,152 @@
+"""Average the class probabilities of several runs' nets, as the papers' rows CRN + N-CRN do.
+
+    python -m jobs.ensemble RUN RUN                       # all branches of both; every branch counts as one net
+    python -m jobs.ensemble RUN:rgb RUN:rgb --split test  # S-Nets alone
+    python -m jobs.ensemble RUN RUN --recipe crn_t3_ucf_bni_ens_flow   # a row of a paper: its branches, its number beside
+
+RUN is a run id or URI, BRANCH one of rgb, flow, diff, diff-online, fused (of a model with one head for several modalities) or all.
+
+Reads    each run's report and predictions of the split and protocol (written by jobs.evaluate).
+Writes   OUTPUT/ensembles/NAME/evaluations/SPLIT_PROTOCOL.json and .png; an MLflow run NAME. NAME follows from the members.
+Restart  the same members give the same report; it is made again where one of them was evaluated again.
+Exit     0 finished; 1 failed while running; 2 refused before any work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from typing import Annotated, Literal
+
+import tyro
+from rich.table import Table
+
+from jobs.ensemble.members import EvaluatedRun, Protocol, find_ensemble, left_out, load_nets, members_of, open_member
+from jobs.evaluate.publish import publish
+from jobs.recipes import Ensemble
+from pipeline.common.cli import console, parse
+from pipeline.config.version import code_version
+from pipeline.errors import ConfigError, NotFoundError
+from pipeline.evaluation.ensemble import average, check_comparable
+from pipeline.evaluation.report import EvalReport, Member, report_path
+from pipeline.storage import Storage, join, open_storage
+from pipeline.tracking.runs import RunTracker, check_server, client, find_run, run_page, start_run
+
+log = logging.getLogger("jobs.ensemble")
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleArgs:
+    """Average the class probabilities of evaluated runs."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """RUN or RUN:BRANCH, two nets or more. RUN alone: all its branches, or with --recipe those of the row."""
+    split: str = "test"
+    num_views: int = 0
+    """Clips of a video in the evaluations that are averaged; 0: the paper's number."""
+    num_crops: Literal[1, 3] = 1
+    recipe: str = ""
+    """A row of a paper (`python -m jobs.train --list ens`): checks that the runs are those it averages, and prints its number."""
+    output: str = ""
+    """Folder of ensembles (s3:// or file://). Default: ``ensembles`` beside the runs."""
+
+    def __post_init__(self) -> None:
+        if self.num_views < 0:
+            raise ConfigError("num_views", self.num_views, "must be 0 (default) or more")
+
+
+def main() -> int:
+    """Parse, average and print."""
+    args = parse(EnsembleArgs, description=__doc__)
+    report, folder, tracking_id = ensemble(args)
+    print_report(report)
+    if args.recipe:
+        print_paper(find_ensemble(args.recipe), report)
+    console.print(f"report   {folder}/{report_path(report.split, report.protocol)}\npage     {run_page(tracking_id)}", markup=False)
+    return 0
+
+
+def ensemble(args: EnsembleArgs) -> tuple[EvalReport, str, str]:
+    """Average, or return the report there is. Returns (report, URI of the ensemble's folder, MLflow run id)."""
+    start = time.perf_counter()
+    wanted = find_ensemble(args.recipe) if args.recipe else None
+    protocol = Protocol(split=args.split, num_views=args.num_views, num_crops=args.num_crops)
+    # The order of words decides nothing: neither the folder nor the experiment.
+    runs = sorted((open_member(text, protocol, wanted) for text in args.runs), key=lambda run: run.storage.uri)
+    members = members_of(runs)
+    check_comparable({run.name: run.report for run in runs})
+    if wanted is not None and (missing := left_out(runs, wanted)):
+        log.warning("%s averages %s too; here it is left out", wanted.name, ", ".join(missing))
+    name = _name(args.recipe, members)
+    folder = open_storage(join(args.output or join(runs[0].storage.uri.rsplit("/", 1)[0], "ensembles"), name))
+    folder.probe(write=True)
+    check_server()
+    experiment = runs[0].config.run.experiment
+    old = _find(folder, runs[0].report, members)
+    if old is not None and (found := find_run(client(), experiment, name)):
+        log.info("%s was averaged before", name)
+        return old, folder.uri, found.info.run_id
+    report = old or _average(name, args.recipe, runs, members, start)
+    tags = {
+        "kind": "ensemble", "recipe": report.model, "dataset": report.dataset, "manifest_digest": report.manifest_digest, "run_uri": folder.uri,
+        **{f"member_{number}": f"{m.run}:{m.branch}" for number, m in enumerate(members, 1)},
+    }  # fmt: skip
+    tracking_id = start_run(experiment, name, {"members": " ".join(m.name for m in members)}, tags)
+    tracker = RunTracker(tracking_id)
+    try:
+        publish(folder, report, tracker)
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    tracker.finish()
+    return report, folder.uri, tracking_id
+
+
+def _name(recipe: str, members: tuple[Member, ...]) -> str:
+    digest = hashlib.sha256(json.dumps([[m.run, m.branch] for m in members]).encode()).hexdigest()
+    return f"{(recipe or 'ensemble').replace('_', '-')}-{digest[:8]}"
+
+
+def _find(folder: Storage, like: EvalReport, members: tuple[Member, ...]) -> EvalReport | None:
+    """The report of the same members and the same predictions of theirs, if it is there."""
+    try:
+        old = EvalReport.from_json(folder.read(report_path(like.split, like.protocol)).decode())
+    except NotFoundError:
+        return None
+    return old if old.members == members else None
+
+
+def _average(name: str, recipe: str, runs: list[EvaluatedRun], members: tuple[Member, ...], start: float) -> EvalReport:
+    predictions = average(load_nets(members, runs))
+    first, reports = runs[0].report, {run.storage.uri: run.report for run in runs}
+    modalities = dict.fromkeys(m for member in members for m in (reports[member.run].modalities if member.branch == "fused" else (member.branch,)))
+    return dataclasses.replace(
+        first, run_id=name, model=recipe or "ensemble", modalities=tuple(modalities), num_videos=len(predictions.keys), num_damaged=predictions.num_damaged,
+        scores=predictions.scores(), per_class=tuple(predictions.per_class()), confusion=tuple(tuple(int(n) for n in row) for row in predictions.confusion()),
+        checkpoint="", code_version=code_version(), seconds=round(time.perf_counter() - start, 2), predictions="", members=members,
+    )  # fmt: skip
+
+
+def print_report(report: EvalReport) -> None:
+    """Every net's scores and the ensemble's, with the gain over the best net in points."""
+    title = f"{report.model} on {report.dataset} {report.split}: mean of {len(report.members)} nets, {report.num_videos} videos, {report.num_damaged} damaged"
+    table = Table("net", "recipe", f"top-1 ({report.protocol})", "top-5", title=title)
+    for member in report.members:
+        table.add_row(member.name, member.recipe, *(f"{report.scores[member.name][name]:.4f}" for name in ("top1", "top5")))
+    table.add_section()
+    table.add_row("ensemble", report.model if report.model != "ensemble" else "", *(f"{report.scores['fused'][name]:.4f}" for name in ("top1", "top5")))
+    gains = [100 * (report.scores["fused"][name] - max(report.scores[m.name][name] for m in report.members)) for name in ("top1", "top5")]
+    table.add_row("over the best net", "", *(f"{gain:+.2f} points" for gain in gains))
+    console.print(table)
+
+
+def print_paper(wanted: Ensemble, report: EvalReport) -> None:
+    """The row's printed numbers beside ours."""
+    for claim in wanted.claims:
+        ours = 100 * report.scores["fused"]["top5" if "top-5" in claim.what else "top1"]
+        console.print(f"paper    {wanted.row}, {claim.what}: {claim.value:.2f} %, here {ours:.2f} % ({ours - claim.value:+.2f})", markup=False)
+    for note in (wanted.data, *wanted.notes):
+        console.print(f"         {note}", markup=False)

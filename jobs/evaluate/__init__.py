@@ -1,0 +1,1 @@
+"""``python -m jobs.evaluate``: a finished run on a split."""

@@ -1,0 +1,126 @@
+"""Evaluate a finished run on a split: views averaged, every video exactly once over all workers.
+
+    python -m jobs.evaluate RUN --split test              # RUN: run id or s3://.../runs/RUN_ID
+    python -m jobs.evaluate RUN --split test --num-views 10 --num-crops 3 --num-workers 4
+
+Reads    RUN's final checkpoint and the data set it was trained on (another manifest is refused).
+Writes   RUN/evaluations/SPLIT_PROTOCOL.json, .png (confusion matrix) and .npz (probabilities of every video, for jobs.ensemble);
+         metrics, report and picture to the run's MLflow page.
+Exit     0 finished (again, if it was there already); 1 failed while running; 2 refused before any work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import ray
+import tyro
+from rich.table import Table
+
+from jobs.cluster.connect import check_resources, connect, wants_gpu
+from jobs.evaluate.publish import publish
+from jobs.evaluate.worker import evaluate_rank
+from jobs.recipes import default_views
+from pipeline.common.cli import console, parse
+from pipeline.config.version import code_version
+from pipeline.dataset.manifest import read_manifest, read_records
+from pipeline.errors import ConfigError
+from pipeline.evaluation.evaluate import Part, join_parts
+from pipeline.evaluation.predictions import write_predictions
+from pipeline.evaluation.report import STREAM_NAMES, EvalReport, protocol_name, report_path
+from pipeline.runs.folder import check_same_data, open_run, read_result, read_run
+from pipeline.storage import open_storage
+from pipeline.tracking.runs import RunTracker, check_server, run_page
+
+log = logging.getLogger("jobs.evaluate")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateArgs:
+    """Evaluate a finished run."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Run id (on the local stack) or URI of the run's folder."""
+    split: str = "test"
+    num_views: int = 0
+    """Clips of a video, uniformly spaced; 0: the paper's number (4 for CRN, 20 for MRST-Net)."""
+    num_crops: Literal[1, 3] = 1
+    """Crops of each clip: the centre, or three along the long side."""
+    num_workers: int = 0
+    """Workers that share the videos; 0: as many as the run was trained with."""
+    batch_size: int = 0
+    """Videos of all workers in a step; 0: a number whose clips fit where training's did."""
+    data_uri: str = ""
+    """Where the data set lies now, if not where the run found it."""
+    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    again: bool = False
+    """Evaluate even if this split and protocol were evaluated before."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_views", "num_workers", "batch_size"):
+            if getattr(self, name) < 0:
+                raise ConfigError(name, getattr(self, name), "must be 0 (default) or more")
+
+
+def main() -> int:
+    """Parse and evaluate."""
+    report, run_uri, tracking_id = evaluate(parse(EvaluateArgs, description=__doc__))
+    print_report(report)
+    console.print(f"report   {run_uri}/{report_path(report.split, report.protocol)}\npage     {run_page(tracking_id)}", markup=False)
+    return 0
+
+
+def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
+    """Evaluate, or return the report there is. Returns (report, run URI, MLflow run id)."""
+    run = open_run(args.run)
+    run.probe(write=True)
+    record, result = read_run(run), read_result(run)
+    config = record.train_config()
+    uri = args.data_uri or config.data.uri
+    manifest = read_manifest(open_storage(uri))
+    check_same_data(record, manifest, uri)
+    check_server()
+    views = args.num_views or default_views(config)
+    protocol, rows = protocol_name(views, args.num_crops), views * args.num_crops
+    path = report_path(args.split, protocol)
+    if run.exists(path) and not args.again:
+        report = EvalReport.from_json(run.read(path).decode())
+        if report.checkpoint == result["checkpoint"]:
+            log.info("%s was evaluated before", path)
+            return report, run.uri, result["tracking_run_id"]
+    samples = [s for r in read_records(open_storage(uri), manifest, args.split) for s in r.samples]
+    connect()
+    gpu = wants_gpu(args.use_gpu)
+    workers = args.num_workers or config.run.num_workers
+    check_resources(workers, config.run.cpus_per_worker, gpu)
+    batch = args.batch_size or max(workers, config.data.batch_size // rows // workers * workers)
+    data = dataclasses.replace(config.data, uri=uri, batch_size=batch)
+    start = time.perf_counter()
+    task = ray.remote(num_cpus=config.run.cpus_per_worker, num_gpus=1 if gpu else 0, max_retries=2)(evaluate_rank)
+    parts: list[Part] = ray.get([task.remote(run.uri, result["checkpoint"], dataclasses.replace(config, data=data), args.split, views, args.num_crops, rank, workers, gpu) for rank in range(workers)])
+    predictions = join_parts(parts, {s.key: s.label for s in samples})
+    report = EvalReport(
+        run_id=config.run.run_id, model=config.recipe, modalities=config.model.modalities, dataset=manifest.dataset, manifest_digest=manifest.digest,
+        split=args.split, protocol=protocol, num_videos=len(predictions.keys), num_damaged=predictions.num_damaged, classes=manifest.classes,
+        scores=predictions.scores(), per_class=tuple(predictions.per_class()), confusion=tuple(tuple(int(n) for n in row) for row in predictions.confusion()),
+        checkpoint=result["checkpoint"], code_version=code_version(), seconds=round(time.perf_counter() - start, 2),
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "predictions.npz"
+        report = dataclasses.replace(report, predictions=write_predictions(predictions, file))
+        run.write_file(report_path(args.split, protocol, "npz"), file)
+    publish(run, report, RunTracker(result["tracking_run_id"]))
+    return report, run.uri, result["tracking_run_id"]
+
+
+def print_report(report: EvalReport) -> None:
+    """Scores per stream as a table."""
+    table = Table("stream", f"top-1 ({report.protocol})", "top-5", title=f"{report.model} on {report.dataset} {report.split}: {report.num_videos} videos, {report.num_damaged} damaged, {report.seconds:.0f} s")
+    for stream in dict.fromkeys((*report.branches, "fused")):
+        table.add_row(STREAM_NAMES[stream], *(f"{report.scores[stream][name]:.4f}" for name in ("top1", "top5")))
+    console.print(table)

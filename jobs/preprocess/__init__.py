@@ -1,0 +1,1 @@
+"""``python -m jobs.preprocess``: raw videos to a stored data set."""

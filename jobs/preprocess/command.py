@@ -1,0 +1,161 @@
+"""Turn raw videos and their annotations into a stored data set: shards, indexes, records and a manifest.
+
+    python -m preprocessing.synthetic ~/toy
+    python -m jobs.preprocess --format ucf101 --source ~/toy/videos --annotations ~/toy --out file://$HOME/toy-shards --stored.short-side 64
+
+Reads    --source (a folder every node sees, a bucket, or archives in them) and --annotations.
+Writes   OUT/SPLIT/shard-NNNNNN.{tar,idx,json}    one Ray task a shard; the record (.json) last
+         OUT/manifest.json                        LAST: if it exists, the data set is finished
+         a run in MLflow's experiment "preprocessing": parameters, rates, rejects, times of the stages
+Restart  The same command builds the shards that have no record yet, and those whose sources have changed.
+         A finished data set is not touched: other parameters or sources need another --out, or --overwrite;
+         --retry-rejected builds the shards with rejects again.
+Exit     0 finished. 2 refused before any video was read. 1 failed while running: mend it and run the same command again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+
+import ray
+import torch
+
+from jobs.cluster.connect import connect
+from jobs.preprocess.config import PreprocessConfig, limit
+from jobs.preprocess.estimate import estimate
+from jobs.preprocess.existing import existing_manifest, finished_shards, remove_leftovers
+from jobs.preprocess.summary import RunLog, print_plan, print_summary
+from jobs.preprocess.tally import Outcome, Tally, shortest_names
+from jobs.preprocess.tasks import Job, recipe_for, resources_for, run_shards
+from pipeline.common.cli import console, parse
+from pipeline.config.base import as_dict
+from pipeline.config.preprocess import StoredConfig
+from pipeline.config.stack import ray_address
+from pipeline.dataset.manifest import MANIFEST, Manifest
+from pipeline.errors import ReciprocalError
+from pipeline.storage import open_storage
+from pipeline.storage.scratch import remove_abandoned
+from preprocessing.annotations import Annotations, read_annotations
+from preprocessing.shard.build import build_shard, code_version
+from preprocessing.shard.plan import ShardPlan, plan_shards
+from preprocessing.sources import open_sources
+
+log = logging.getLogger(__name__)
+
+
+def preprocess(config: PreprocessConfig) -> Manifest | None:
+    """Check everything, build what is missing, write the manifest, and return it; None after a dry run.
+
+    Raises:
+        UserError: refused; nothing was built.
+        ReciprocalError: shards failed, or more sources were rejected than allowed; what was built is kept.
+    """
+    start_s = time.perf_counter()
+    store = open_sources(config.source)
+    annotations = read_annotations(config.format, store, config.lists, config.split_index, any_classes=config.any_classes)
+    plans = plan_shards(annotations, store.sizes({s.path for s in annotations.sources}), config.samples_per_shard)
+    num_missing = sum(len(plan.missing) for plan in plans)
+    print_plan(annotations, plans, time.perf_counter() - start_s)
+    _within("missing", num_missing, config.max_missing, len(annotations.sources))
+    recipe = recipe_for(annotations.classes, resolve_engine(config), config.gpu_share)
+    job = Job(store=store, recipe=recipe, storage=open_storage(config.out))
+    if config.dry_run:
+        connect()
+        estimate(plans, job, resources_for(recipe, config.gpu_share), config)
+        return None
+    job.storage.probe(write=True)
+    remove_abandoned()
+    tally = Tally()
+    for outcome in finished_shards(plans, recipe, job.storage, retry_rejected=config.retry_rejected):
+        tally.add(outcome)
+    existing = existing_manifest(config, recipe, job.storage, plans, set(tally.entries))
+    todo = [plan for plan in plans if plan.path not in tally.entries]
+    console.print(f"{len(tally.entries)} shards are there already, {len(todo)} to build")
+    if todo:
+        build_all(todo, job, config, tally, len(annotations.sources) - num_missing)
+    manifest = _finish(config, job, annotations, plans, tally, existing)
+    print_summary(config, manifest, annotations, tally, sum(len(p.present) for p in todo), time.perf_counter() - start_s)
+    return manifest
+
+
+def resolve_engine(config: PreprocessConfig) -> StoredConfig:
+    """The stored form with the engine that ``auto`` stands for: torch where there is a GPU, else what the form says (numba)."""
+    engine = config.flow_engine
+    if engine == "auto":
+        if ray_address() or ray.is_initialized():
+            connect()
+        gpu = ray.cluster_resources().get("GPU", 0) > 0 if ray.is_initialized() else torch.cuda.is_available()
+        engine = "torch" if gpu and config.stored.flow_engine == "numba" else config.stored.flow_engine
+    return dataclasses.replace(config.stored, flow_engine=engine)
+
+
+def build_all(todo: Sequence[ShardPlan], job: Job, config: PreprocessConfig, tally: Tally, num_present: int) -> None:
+    """Build shards and count them into ``tally``; an MLflow run follows it.
+
+    Raises:
+        ReciprocalError: shards failed, or too many sources were rejected.
+    """
+    allowed = limit(config.max_rejects, num_present)
+    run = RunLog.start(config, job, todo)
+
+    def done(outcome: Outcome) -> bool:
+        tally.add(outcome)
+        run.progress(tally)
+        return tally.num_rejected <= allowed
+
+    try:
+        # Shards of missing videos alone need no worker: the record is all there is to write.
+        for plan in todo:
+            if not plan.present:
+                done(Outcome.of(build_shard(plan, store=job.store, recipe=job.recipe, storage=job.storage)))
+        rest = [plan for plan in todo if plan.present]
+        if rest:
+            connect()
+            run_shards(rest, job, resources_for(job.recipe, config.gpu_share), done=done)
+        _within("rejected", tally.num_rejected, config.max_rejects, num_present, tally, job.recipe.classes)
+    except BaseException:
+        run.finish(tally, job.recipe.classes, "FAILED")
+        raise
+    run.finish(tally, job.recipe.classes, "FINISHED")
+
+
+def _within(what: str, count: int, allowed: str, total: int, tally: Tally | None = None, classes: Sequence[str] = ()) -> None:
+    if count <= limit(allowed, total):
+        return
+    names = "\n" + shortest_names([r for reason, kept in tally.examples.items() if reason != "missing" for r in kept], classes, 50) if tally else ""
+    raise ReciprocalError(f"{count} of {total} videos are {what}, more than --max-{'rejects' if what == 'rejected' else what} {allowed}: mend them, or allow more{names}")
+
+
+def _finish(config: PreprocessConfig, job: Job, annotations: Annotations, plans: Sequence[ShardPlan], tally: Tally, existing: Manifest | None) -> Manifest:
+    """Write the manifest, last of all; of a data set that was finished before, see that repaired shards are what it lists."""
+    storage, num_inputs = job.storage, len(annotations.sources)
+    manifest = Manifest(
+        dataset=config.dataset,
+        classes=annotations.classes,
+        modalities=job.recipe.stored.modalities,
+        parameters=as_dict(job.recipe.stored),
+        parameter_hash=job.recipe.parameter_hash,
+        code_version=code_version(),
+        shards=tuple(tally.entries[plan.path] for plan in plans),
+        flow=job.recipe.flow,
+    )
+    if existing is not None:
+        if manifest.shards != existing.shards:
+            raise ReciprocalError(f"{storage.uri}: repaired shards differ from the manifest, so other software made them; use another --out or --overwrite")
+        return existing
+    if manifest.num_samples == 0:
+        raise ReciprocalError(f"all {num_inputs} sources were rejected; there is no data set to write\n{shortest_names([r for kept in tally.examples.values() for r in kept], annotations.classes)}")
+    if manifest.num_inputs != num_inputs:
+        raise ReciprocalError(f"{num_inputs} sources went in, {manifest.num_samples} samples and {manifest.num_rejects} rejects came out")
+    storage.write(MANIFEST, manifest.to_json())
+    remove_leftovers(storage, plans, {entry.path for entry in manifest.shards if entry.num_samples})
+    return manifest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code documented at the top of this file."""
+    preprocess(parse(PreprocessConfig, args=argv, description=__doc__))
+    return 0

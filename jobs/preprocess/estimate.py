@@ -1,0 +1,129 @@
+"""What a data set will cost, from a timed sample of the user's own videos."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import ray
+from rich.table import Table
+
+from jobs.preprocess.config import PreprocessConfig
+from jobs.preprocess.summary import stage_line
+from jobs.preprocess.tasks import Job, Resources, remote_options
+from pipeline.common.cli import console
+from pipeline.errors import ReciprocalError, RejectedSource
+from pipeline.storage.scratch import scratch_folder
+from preprocessing.annotations import Source
+from preprocessing.shard.plan import ShardPlan
+from preprocessing.shard.stages import Sample, make_samples
+from preprocessing.shard.work import StageTimes
+
+_PART_BYTES = 64 << 20  # of a multipart upload
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipCost:
+    """One video of the timed sample."""
+
+    source: str
+    reject: str | None
+    frames: int
+    stored_bytes: int
+    seconds: float
+    times: StageTimes
+
+
+def time_clip(source: Source, job: Job) -> ClipCost:
+    """Make one sample in a temporary folder and throw it away; says what it took."""
+    times, made = StageTimes(), []
+
+    def take(_: Source, sample: Sample | RejectedSource) -> None:
+        if isinstance(sample, RejectedSource):
+            made.append((sample.reason, 0, 0))
+        else:
+            sizes = [len(m) if isinstance(m, bytes) else m.stat().st_size for m in sample.members.values()]
+            made.append((None, sample.record.num_frames, sum(512 + -(-size // 512) * 512 for size in sizes)))
+
+    start_s = time.perf_counter()
+    with scratch_folder() as folder:
+        make_samples([source], job.store, job.recipe.classes, job.recipe.stored, folder, take=take, times=times)
+    reject, frames, stored_bytes = made[0]
+    return ClipCost(source=source.name, reject=reject, frames=frames, stored_bytes=stored_bytes, seconds=time.perf_counter() - start_s, times=times)
+
+
+@ray.remote
+def _time_clips(sources: Sequence[Source], job: Job) -> list[ClipCost]:
+    time_clip(sources[0], job)  # compiling a kernel is no cost of a clip
+    return [time_clip(source, job) for source in sources]
+
+
+def estimate(plans: Sequence[ShardPlan], job: Job, resources: Resources, config: PreprocessConfig) -> dict[str, float]:
+    """Time a few videos on the cluster and print what all will take.
+
+    Returns:
+        The printed figures: pairs, core_hours, gpu_hours, stored_bytes, puts, gets, hours on the cluster as it is.
+
+    Raises:
+        ReciprocalError: every video of the sample was rejected.
+    """
+    present = [source for plan in plans for source in plan.present]
+    if not present:
+        raise ReciprocalError("no listed video is there; nothing can be timed")
+    step = max(1, len(present) // config.dry_run_clips)
+    sample = present[::step][: config.dry_run_clips]  # the plan's order is a mixed one
+    console.print(f"timing {len(sample)} of {len(present)} videos ({job.recipe.stored.flow_engine} flow, short side {job.recipe.stored.short_side})")
+    costs: list[ClipCost] = ray.get(_time_clips.options(max_retries=0, **remote_options(resources)).remote(sample, job))
+    good = [cost for cost in costs if cost.reject is None]
+    if not good:
+        raise ReciprocalError("every video of the sample was rejected: " + ", ".join(f"{c.source}: {c.reject}" for c in costs[:5]))
+    figures = _figures(plans, costs, good, resources, present)
+    _print(figures, sum((c.times for c in costs), StageTimes()), plans, present, costs)
+    return figures
+
+
+def _figures(plans: Sequence[ShardPlan], costs: Sequence[ClipCost], good: Sequence[ClipCost], resources: Resources, present: Sequence[Source]) -> dict[str, float]:
+    count = len(present)
+    flow_s = np.array([c.times.flow_s for c in costs])
+    work_s = np.array([sum(getattr(c.times, f"{stage}_s") for stage in ("fetch", "decode", "flow", "encode", "verify")) for c in costs])
+    gpu = resources.num_gpus > 0
+    core_s, gpu_s = (work_s - flow_s, flow_s) if gpu else (work_s, 0 * flow_s)
+    stored_bytes = count * len(good) / len(costs) * float(np.mean([c.stored_bytes for c in good]))
+    shards = sum(1 for plan in plans if plan.present)
+    parts = 0 if stored_bytes / shards < _PART_BYTES else shards * (2 + math.ceil(stored_bytes / shards / _PART_BYTES))
+    cluster = ray.cluster_resources()
+    slots = cluster.get("GPU", 0) / resources.num_gpus if gpu else cluster.get("CPU", 1) / resources.num_cpus
+    return {
+        "pairs": count * float(np.mean([c.times.pairs for c in costs])),
+        "core_hours": count * float(core_s.mean()) / 3600,
+        "core_hours_error": count * float(core_s.std(ddof=1)) / math.sqrt(len(costs)) / 3600 if len(costs) > 1 else math.nan,
+        "gpu_hours": count * float(gpu_s.mean()) / 3600,
+        "cluster_hours": count * float(np.mean([c.seconds for c in costs])) / 3600 / max(1.0, slots),
+        "source_bytes": float(sum(size for plan in plans for size in plan.sizes if size > 0)),
+        "stored_bytes": stored_bytes,
+        "puts": float(2 * shards + len(plans) + parts + 1 if parts else 3 * shards + (len(plans) - shards) + 1),
+        "gets": float(count + len(plans)),
+    }
+
+
+def _print(figures: dict[str, float], times: StageTimes, plans: Sequence[ShardPlan], present: Sequence[Source], costs: Sequence[ClipCost]) -> None:
+    table = Table(title="what it will take", title_justify="left", show_header=False)
+    rows = {
+        "videos": f"{len(present)} there, {sum(len(p.missing) for p in plans)} missing; {figures['source_bytes'] / 1e9:.2f} GB to read",
+        "shards": f"{len(plans)}, {sum(1 for p in plans if p.present)} with samples",
+        "frame pairs": f"{figures['pairs']:,.0f}",
+        "core-hours": f"{figures['core_hours']:.2f} ± {figures['core_hours_error']:.2f}",
+        "GPU-hours": f"{figures['gpu_hours']:.2f}",
+        "on this cluster": f"{figures['cluster_hours']:.2f} h",
+        "storage": f"{figures['stored_bytes'] / 1e9:.3f} GB",
+        "requests": f"{figures['puts']:,.0f} PUT, {figures['gets']:,.0f} GET or HEAD",
+        "stages": stage_line(times),
+        "sample": f"{len(costs)} videos, {sum(c.reject is not None for c in costs)} rejected, {np.mean([c.frames for c in costs if c.reject is None]):.0f} frames on average",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+    console.print("nothing was written (--dry-run)")

@@ -1,0 +1,128 @@
+"""What a preprocessing run tells: the plan before, the summary after, and its run in MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from jobs.preprocess.config import PreprocessConfig
+from jobs.preprocess.tally import Tally
+from jobs.preprocess.tasks import Job
+from pipeline.common.cli import console
+from pipeline.config.base import as_dict
+from pipeline.dataset.manifest import MANIFEST, Manifest
+from pipeline.tracking.runs import RunTracker, check_server, run_page, start_run
+from preprocessing.annotations import Annotations
+from preprocessing.shard.plan import ShardPlan
+from preprocessing.shard.work import StageTimes
+
+log = logging.getLogger(__name__)
+EXPERIMENT = "preprocessing"
+_STAGES = ("fetch", "decode", "flow", "encode", "verify", "store")
+_LOG_EVERY_S = 10.0
+
+
+def print_plan(annotations: Annotations, plans: Sequence[ShardPlan], seconds: float) -> None:
+    """Videos, classes, shards and what is missing, before anything is computed."""
+    num_inputs = len(annotations.sources)
+    missing = Counter(s.label for plan in plans for s in plan.missing)
+    splits = Counter(s.split for s in annotations.sources)
+    by_split = ", ".join(f"{split} {splits[split]}" for split in ("train", "val", "test") if splits[split])
+    console.print(f"{num_inputs} videos ({by_split}), {len(annotations.classes)} classes, {len(plans)} shards; planned in {seconds:.1f} s")
+    if missing:
+        present = num_inputs - missing.total()
+        console.print(f"{missing.total()} of {num_inputs} videos are missing, in {len(missing)} classes: {_per_class(list(missing.most_common()), annotations.classes)}")
+        if present < 0.5 * num_inputs:
+            console.print(f"{present} are there: shards hold {present / len(plans):.1f} samples on average; raise --samples-per-shard if no more will come")
+
+
+def print_summary(config: PreprocessConfig, manifest: Manifest, annotations: Annotations, tally: Tally, num_built: int, seconds: float) -> None:
+    """Counts, rejects by reason and class, times of the stages, and the digest."""
+    if tally.reasons:
+        table = Table(title="rejected videos", title_justify="left")
+        for column in ("reason", "videos", "classes", "most in", "first"):
+            table.add_column(column, justify="right" if column in ("videos", "classes") else "left", overflow="fold")
+        for reason, count in tally.reasons.most_common():
+            found = tally.classes_of(reason)
+            first = tally.examples[reason][0]
+            table.add_row(reason, str(count), str(len(found)), _per_class(found, annotations.classes, 3), f"{first.source}: {first.detail}")
+        console.print(table)
+    if tally.times.clips:
+        console.print(f"seconds of work by stage: {stage_line(tally.times)}")
+    built = f"{num_built} processed in {seconds:.1f} s ({num_built / seconds:.2f} clips/s, {tally.times.pairs / seconds:.1f} pairs/s)"
+    reasons = f" ({tally.num_missing} missing, {tally.num_rejected} for other reasons)" if tally.reasons else ""
+    console.print(f"{manifest.num_inputs} videos = {manifest.num_samples} samples + {manifest.num_rejects} rejected{reasons}, {manifest.split_sizes()}; {built}")
+    console.print(f"{config.out.rstrip('/')}/{MANIFEST} sha256 {manifest.digest}")
+
+
+def stage_line(times: StageTimes) -> str:
+    """Seconds every stage was busy, with its share."""
+    busy = {stage: getattr(times, f"{stage}_s") for stage in _STAGES}
+    total = sum(busy.values()) or 1.0
+    return ", ".join(f"{stage} {seconds:.1f} ({seconds / total:.0%})" for stage, seconds in busy.items())
+
+
+def _per_class(counts: Sequence[tuple[int, int]], classes: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(f"{classes[label]} {count}" for label, count in counts[:most])
+    return shown + (f" and {len(counts) - most} more" if len(counts) > most else "")
+
+
+class RunLog:
+    """The job's run in MLflow. Once it has begun, a tracking server that fails costs curves, never work."""
+
+    def __init__(self, tracker: RunTracker, page: str) -> None:
+        self._tracker, self._page = tracker, page
+        self._start_s = self._logged_s = time.monotonic()
+
+    @classmethod
+    def start(cls, config: PreprocessConfig, job: Job, todo: Sequence[ShardPlan]) -> RunLog:
+        """Find or make the run of this data set; UserError where MLflow does not answer."""
+        check_server()
+        run_id = f"{config.dataset}-{job.recipe.parameter_hash}"
+        params = {**as_dict(config), "stored": as_dict(job.recipe.stored), "flow": job.recipe.flow or {}}
+        tracking_id = start_run(EXPERIMENT, run_id, params, {"reciprocal.data": config.out, "reciprocal.shards_to_build": str(len(todo))})
+        return cls(RunTracker(tracking_id), run_page(tracking_id))
+
+    def progress(self, tally: Tally) -> None:
+        """Add a point to the curves, every few seconds at most."""
+        now_s = time.monotonic()
+        if now_s - self._logged_s >= _LOG_EVERY_S:
+            self._logged_s = now_s
+            self._send(lambda: self._tracker.log_metrics(self._metrics(tally), step=len(tally.entries)))
+
+    def _metrics(self, tally: Tally) -> dict[str, float]:
+        seconds = max(1e-6, time.monotonic() - self._start_s)
+        counts = {"shards": len(tally.entries), "rejected": tally.num_rejected, "missing": tally.num_missing}
+        rates = {"clips_per_s": tally.times.clips / seconds, "pairs_per_s": tally.times.pairs / seconds}
+        return {**counts, **rates, **{f"stage/{stage}_s": getattr(tally.times, f"{stage}_s") for stage in _STAGES}}
+
+    def finish(self, tally: Tally, classes: Sequence[str], status: str) -> None:
+        """Log the last point and the summary, and end the run."""
+        summary = {
+            "reasons": dict(tally.reasons),
+            "by_class": {classes[label]: {} for label, _ in tally.by_class},
+            "examples": {reason: [dataclasses.asdict(r) for r in kept] for reason, kept in tally.examples.items()},
+            "stages": dataclasses.asdict(tally.times),
+        }
+        for (label, reason), count in sorted(tally.by_class.items()):
+            summary["by_class"][classes[label]][reason] = count
+
+        def send() -> None:
+            self._tracker.log_metrics(self._metrics(tally), step=len(tally.entries))
+            self._tracker.log_text(json.dumps(summary, indent=1, sort_keys=True), "summary.json")
+            self._tracker.finish(status)
+
+        self._send(send)
+        console.print(f"MLflow run {self._page}")
+
+    def _send(self, what) -> None:
+        try:
+            what()
+        except Exception as error:  # MLflow raises what its HTTP library raises; none of it may end the job
+            log.warning("MLflow did not take a report: %s", error)

@@ -1,0 +1,71 @@
+"""Counts of what came out so far. A million samples pass through; only counts and the first examples are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from pipeline.dataset.manifest import ShardEntry, entry_of
+from pipeline.dataset.shards import Reject, ShardRecord
+from preprocessing.shard.work import StageTimes
+
+_EXAMPLES = 20  # of every reason, for the summary; the records hold all
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One shard that is stored: what the driver keeps of its record."""
+
+    entry: ShardEntry
+    rejects: tuple[Reject, ...]
+    times: StageTimes
+
+    @classmethod
+    def of(cls, record: ShardRecord, times: StageTimes | None = None) -> Outcome:
+        """The part of a record that a driver needs."""
+        return cls(entry_of(record), record.rejects, times or StageTimes())
+
+
+class Tally:
+    """Entries of finished shards, rejects by reason and class, and the time the stages took."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, ShardEntry] = {}
+        self.reasons: Counter[str] = Counter()
+        self.by_class: Counter[tuple[int, str]] = Counter()  # (label, reason)
+        self.examples: dict[str, list[Reject]] = {}
+        self.times = StageTimes()
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one shard; each at most once."""
+        if outcome.entry.path in self.entries:
+            raise ValueError(f"{outcome.entry.path} came twice")
+        self.entries[outcome.entry.path] = outcome.entry
+        self.times += outcome.times
+        for reject in outcome.rejects:
+            self.reasons[reject.reason] += 1
+            self.by_class[reject.label, reject.reason] += 1
+            kept = self.examples.setdefault(reject.reason, [])
+            if len(kept) < _EXAMPLES:
+                kept.append(reject)
+
+    @property
+    def num_missing(self) -> int:
+        """Listed videos that were not there."""
+        return self.reasons["missing"]
+
+    @property
+    def num_rejected(self) -> int:
+        """Videos that were there and could not be used."""
+        return self.reasons.total() - self.num_missing
+
+    def classes_of(self, reason: str) -> list[tuple[int, int]]:
+        """(label, rejects) for one reason, most first."""
+        found = [(label, count) for (label, why), count in self.by_class.items() if why == reason]
+        return sorted(found, key=lambda item: (-item[1], item[0]))
+
+
+def shortest_names(rejects: Iterable[Reject], classes: Sequence[str], count: int = 10) -> str:
+    """The first few rejects, one a line, with class and detail."""
+    return "\n".join(f"  {r.reason}: {r.source} ({classes[r.label]}): {r.detail}" for _, r in zip(range(count), rejects, strict=False))

@@ -1,0 +1,186 @@
+"""The Ray side of preprocessing: one task a shard, its retries, and the search for a video that kills its worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from jobs.preprocess.progress import ProgressView, Reporter, make_board
+from jobs.preprocess.tally import Outcome
+from pipeline.config.preprocess import StoredConfig
+from pipeline.errors import ReciprocalError, StorageError
+from pipeline.storage import Storage
+from pipeline.storage.scratch import scratch_folder
+from preprocessing.annotations import Source
+from preprocessing.shard.build import Recipe, build_shard
+from preprocessing.shard.plan import ShardPlan
+from preprocessing.shard.stages import engine_for, make_samples
+from preprocessing.shard.work import StageTimes
+from preprocessing.sources import SourceStore
+
+log = logging.getLogger(__name__)
+_MAX_FAILED_SHARDS = 3  # then the fault is not in a shard but in what all of them use
+_CRASHES = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.LocalRayletDiedError)
+_MIN_IN_FLIGHT = 64  # submitted tasks; a plan of a million videos is not handed to Ray at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every task needs."""
+
+    store: SourceStore
+    recipe: Recipe
+    storage: Storage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one task takes."""
+
+    num_cpus: float
+    num_gpus: float
+
+
+# Three retries are for lost workers and nodes, and for storage that failed; videos that are bad do not raise, they are rejects.
+@ray.remote(max_retries=3, retry_exceptions=[StorageError])  # pyright: ignore[reportArgumentType] - Ray's stub knows only bool
+def _build(plan: ShardPlan, job: Job, crashed: dict[str, str], board: Any) -> Outcome:
+    times = StageTimes()
+    record = build_shard(plan, store=job.store, recipe=job.recipe, storage=job.storage, crashed=crashed, times=times, progress=Reporter(board, plan.path, times))
+    return Outcome.of(record, times)
+
+
+# No retry: dying is the answer. One source a task, so that its worker dies alone.
+@ray.remote(max_retries=0)
+def _survives(source: Source, job: Job) -> bool:
+    with scratch_folder() as folder:
+        make_samples([source], job.store, job.recipe.classes, job.recipe.stored, folder, take=lambda *_: None, times=StageTimes())
+    return True
+
+
+@ray.remote
+def _describe(stored: StoredConfig) -> dict[str, Any]:
+    return engine_for(stored).describe()
+
+
+def recipe_for(classes: Sequence[str], stored: StoredConfig, gpu_share: float) -> Recipe:
+    """The recipe with the engine as the tasks will have it: a GPU's engine describes itself where there is a GPU."""
+    if stored.flow_engine != "torch" or "flow" not in stored.modalities or not ray.is_initialized():
+        return Recipe.of(classes, stored)
+    resources = resources_for(Recipe(classes=tuple(classes), stored=stored, flow={"engine": "torch"}, parameter_hash=""), gpu_share)
+    return Recipe.of(classes, stored, ray.get(_describe.options(**remote_options(resources)).remote(stored)))
+
+
+def resources_for(recipe: Recipe, gpu_share: float) -> Resources:
+    """One core for a CPU engine: its stages take turns there. A GPU engine needs two to decode and encode beside it."""
+    if recipe.flow is not None and recipe.flow["engine"] == "torch" and ray.cluster_resources().get("GPU", 0) > 0:
+        return Resources(num_cpus=2, num_gpus=gpu_share)
+    return Resources(num_cpus=1, num_gpus=0)
+
+
+def remote_options(resources: Resources) -> dict[str, Any]:
+    """Options of a task on the connected cluster."""
+    environment = {"env_vars": local_environment()} if _single_host() else {}
+    return {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus, "runtime_env": environment}
+
+
+def run_shards(plans: Sequence[ShardPlan], job: Job, resources: Resources, *, done: Callable[[Outcome], bool]) -> None:
+    """Build shards on the connected Ray cluster; show progress.
+
+    Args:
+        done: gets every finished shard once, as it finishes; False stops the run: what is in flight is cancelled.
+
+    Raises:
+        ReciprocalError: shards failed; names them, with the first cause. What was finished is stored.
+    """
+    options = remote_options(resources)
+    build, survives = _build.options(**options), _survives.options(**options)
+    shared, board = ray.put(job), make_board()
+    in_flight = max(_MIN_IN_FLIGHT, 4 * int(ray.cluster_resources().get("CPU", 0)))
+    # The largest first: the last tasks to end are then small ones, and no core waits long for them.
+    waiting = iter(sorted(plans, key=lambda plan: -sum(size for size in plan.sizes if size > 0)))
+    running: dict[Any, ShardPlan] = {}
+    failures: dict[str, str] = {}
+    searched: set[str] = set()
+    stopped = False
+    with ProgressView(board, len(plans), sum(len(p.present) for p in plans)) as view:
+        while len(failures) < _MAX_FAILED_SHARDS and not stopped:
+            for plan in itertools.islice(waiting, in_flight - len(running)):
+                running[build.remote(plan, shared, {}, board)] = plan
+            if not running:
+                break
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=2)
+            for task in ready:
+                plan = running.pop(task)
+                try:
+                    outcome: Outcome = ray.get(task)
+                except _CRASHES as error:
+                    if plan.path in searched:
+                        failures[plan.path] = f"its worker died again: {str(error).splitlines()[0]}"
+                        continue
+                    searched.add(plan.path)
+                    log.warning("%s: its worker died; looking for the video that kills it", plan.path)
+                    crashed = _find_crashing(survives, plan, shared)
+                    # None: it was the worker's fate (memory, a node), not a video's; one more try tells.
+                    running[build.remote(plan, shared, crashed, board)] = plan
+                except ray.exceptions.RayTaskError as error:
+                    failures[plan.path] = str(error.cause) if isinstance(error.cause, ReciprocalError) else str(error)
+                    log.error("%s failed: %s", plan.path, failures[plan.path])
+                except ray.exceptions.RayError as error:
+                    failures[plan.path] = str(error)
+                    log.error("%s failed: %s", plan.path, error)
+                else:
+                    rejected = sum(r.reason != "missing" for r in outcome.rejects)
+                    view.shard_done(plan.path, len(plan.present), outcome.times.pairs, rejected)
+                    for reject in outcome.rejects:
+                        if reject.reason != "missing":
+                            log.info("rejected %s: %s (%s)", reject.source, reject.reason, reject.detail)
+                    stopped = not done(outcome) or stopped
+            view.refresh()
+    for task in running:
+        ray.cancel(task)
+    if failures:
+        path, cause = next(iter(failures.items()))
+        raise ReciprocalError(f"{len(failures)} shards failed; {path}: {cause}. Run the same command again to go on")
+
+
+def _find_crashing(survives: Any, plan: ShardPlan, job: Any) -> dict[str, str]:
+    """Try every source of a shard alone; those whose worker dies, with what Ray says about it."""
+    tasks = [survives.remote(source, job) for source in plan.present]
+    crashed = {}
+    for source, task in zip(plan.present, tasks, strict=True):
+        try:
+            ray.get(task)
+        except _CRASHES as error:
+            # The class alone: the text holds process ids, and equal inputs must give equal records.
+            crashed[source.name] = type(error).__name__
+        except ray.exceptions.RayError as error:
+            log.warning("%s: %s", source.name, str(error).splitlines()[0])
+    return crashed
+
+
+def _single_host() -> bool:
+    here = ray.util.get_node_ip_address()
+    # The local stack's nodes have loopback addresses of their own.
+    return all(node["NodeManagerAddress"] == here or node["NodeManagerAddress"].startswith("127.") for node in ray.nodes() if node["Alive"])
+
+
+def local_environment() -> dict[str, str]:
+    """What workers on this host need to run this checkout against this stack.
+
+    Elsewhere the package is installed (or submitted as a working folder), and nodes have addresses and roles of their own.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    # No access keys: a runtime environment is shown on the dashboard.
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "TMPDIR")
+    variables = {name: value for name, value in os.environ.items() if name in names or name.startswith("RECIPROCAL_")}
+    if "site-packages" not in root:
+        variables["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return variables

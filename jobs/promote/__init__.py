@@ -1,0 +1,1 @@
+"""``python -m jobs.promote``: a finished run to a registered model."""

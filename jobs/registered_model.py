@@ -1,9 +1,0 @@
-"""The code of a registered model: MLflow stores this file with the model and runs it when the model is loaded.
-
-It is source, not a pickle: a model loads on another Python version, and what it will run can be read.
-"""
-
-from pipeline.predict import load_predictor
-from pipeline.tracking.registry import serve
-
-serve(load_predictor)

@@ -1,0 +1,1 @@
+"""``python -m jobs.train``: a recipe to a trained run."""

@@ -1,0 +1,120 @@
+"""What every rank runs under Ray Train: build, resume, train, report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+
+from pipeline.config.train import TrainConfig, config_from_dict
+from pipeline.data.loader import make_loader
+from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.errors import ManifestError
+from pipeline.evaluation.evaluate import join_parts, predict_part
+from pipeline.models import ActionModel
+from pipeline.runs.start_weights import StartWeights, first_model
+from pipeline.storage import Storage, open_storage
+from pipeline.tracking.runs import RunTracker
+from pipeline.training.checkpoint import RunFacts
+from pipeline.training.collective import gather_objects
+from pipeline.training.loop import train
+
+log = logging.getLogger("jobs.train")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkerTask:
+    """What the driver hands to the ranks."""
+
+    facts: dict[str, Any]  # RunFacts
+    gpu: bool
+    start: dict[str, Any] | None = None  # StartWeights; None: fresh weights
+
+
+class RayReporter:
+    """Checkpoints through ``ray.train.report``: a barrier, an upload by every rank, then Ray's own record of it."""
+
+    @contextlib.contextmanager
+    def latest(self) -> Iterator[Path | None]:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)
+
+    def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder))
+            ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def train_worker(fields: dict[str, Any]) -> dict[str, float]:
+    """One rank. ``fields`` is WorkerTask as a dict; returns the last metrics."""
+    _set_up_logging()
+    # Weights in channels-last order make gradients of 1x1 convolutions whose strides differ in name only
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    facts = RunFacts(**{**fields["facts"], "classes": tuple(fields["facts"]["classes"])})
+    config = config_from_dict(facts.config)
+    context = ray.train.get_context()
+    rank, world_size, local_rank = context.get_world_rank(), context.get_world_size(), context.get_local_rank()
+    device = torch.device("cuda", torch.cuda.current_device()) if fields["gpu"] else torch.device("cpu")
+    storage = open_storage(config.data.uri)
+    manifest = read_manifest(storage)
+    if manifest.digest != facts.manifest_digest:
+        raise ManifestError(f"{config.data.uri} changed while the run was waiting: manifest {manifest.digest[:12]} instead of {facts.manifest_digest[:12]}")
+    start = StartWeights(**fields["start"]) if fields["start"] and ray.train.get_checkpoint() is None else None  # a checkpoint has all weights
+    torch.manual_seed(config.run.seed)  # equal initial weights on all ranks
+    model = first_model(config, len(manifest.classes), start)
+    tracker = RunTracker(facts.tracking_run_id) if rank == 0 else None
+    log.info("rank %d of %d (local %d) on %s, node %s", rank, world_size, local_rank, device, ray.get_runtime_context().get_node_id()[:8])
+    common = {
+        "data": config.data, "clip": config.clip, "modalities": config.model.modalities, "seed": config.run.seed, "rank": rank, "world_size": world_size,
+        "device": "gpu" if fields["gpu"] and config.data.device != "cpu" else "cpu", "device_id": device.index or 0,
+        "channels_last": True,  # as the models' convolutions want it
+    }  # fmt: skip
+    with make_loader(storage, manifest, config.data.train_split, train=True, **common) as loader:
+        validate = _validation(config, storage, manifest, device, common)
+        metrics = train(config, facts, model, loader, RayReporter(), device=device, rank=rank, tracker=tracker, validate=validate)
+        if tracker:
+            tracker.log_metrics({f"train_loader/{name}": float(value) for name, value in loader.metrics().items()}, config.optim.epochs * loader.num_steps(0))
+    return metrics
+
+
+def _set_up_logging() -> None:
+    # Our lines go to the driver; Ray Train's, every rank's every report in full, would drown them.
+    for name in ["ray.train", *(n for n in logging.root.manager.loggerDict if "/ray/train/" in n)]:  # one is named by its file
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("jobs", "pipeline"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        if not logger.handlers:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            logger.addHandler(handler)
+            logger.propagate = False
+    logging.getLogger("pipeline.models").setLevel(logging.WARNING)  # what was loaded, the driver has said once
+
+
+def _validation(config: TrainConfig, storage: Storage, manifest: Manifest, device: torch.device, common: dict[str, Any]) -> Callable[[ActionModel, int], dict[str, float]] | None:
+    split = config.data.val_split
+    if not split:
+        return None
+
+    def validate(model: ActionModel, epoch: int) -> dict[str, float]:
+        # One view a video: a curve to watch, named by its protocol so that nobody takes it for the test number.
+        with make_loader(storage, manifest, split, train=False, num_views=1, **common) as loader:
+            part = predict_part(model, loader.iter_epoch(0), device=device, precision=config.run.precision)
+            predictions = join_parts(gather_objects(part), {loader.index.key(i): int(loader.index.labels[i]) for i in range(len(loader.index))})
+        scores = predictions.scores()
+        return {f"{split}/{name}_1x1" if stream == "fused" else f"{split}/{stream}/{name}_1x1": value for stream, values in scores.items() for name, value in values.items()}
+
+    return validate

@@ -1,0 +1,1 @@
+"""``python -m jobs.verify``: a stored data set re-read, each fault by its name."""

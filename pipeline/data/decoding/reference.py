@@ -1,0 +1,233 @@
+"""The picture operations, literally: PyAV decodes, torch resizes, numpy does the rest.
+
+This is the oracle of the DALI graph, the loader for machines without DALI, and what evaluation and prediction use on
+raw frames. It reads whatever PyAV reads, H.264 among it.
+
+Values the network sees, from stored 8-bit codes:
+
+    rgb   imagenet  (x/255 - mean)/std     RGB       inception  x/127.5 - 1  RGB       caffe  x - (104, 117, 128)  BGR
+    flow  (q * 2 bound/255 - bound) / flow_std       stored pixels per frame, whatever the crop is resized to
+    diff  (q - 128) * s                              s as for rgb: the difference of two normalised RGB frames
+    diff-online  clip(x[t+1] - x[t], -127, 127) * s  the same, from decoded and resized RGB; no codes of its own
+
+A colour jitter (``pipeline.data.sampling.jitter``) changes rgb after the resize and before the normalisation, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from torch.nn import functional
+
+from pipeline.config.data import ClipConfig
+from pipeline.data.decoding.stacks import empty_clips, stack_motion
+from pipeline.data.decoding.videos import read_frames
+from pipeline.data.sampling.boxes import Box
+from pipeline.data.sampling.clips import ClipPlan
+from pipeline.data.sampling.jitter import MIDDLE, YIQ, Jitter
+from pipeline.dataset.sample import DIFF_BOUND, DIFF_ZERO, ONLINE_DIFF, stored_modalities
+
+# swscale's short cut to RGB repeats chroma and rounds down: up to 43 levels off at coloured edges, 1 to 2 levels dark
+# in colours. These flags are the long way, which DALI takes too.
+EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+
+_NORMS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    # mean and std in codes 0..255, in the channel order of ``bgr``
+    "imagenet": ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
+    "inception": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "caffe": ((104.0, 117.0, 128.0), (1.0, 1.0, 1.0)),
+}
+
+
+def bgr(clip: ClipConfig) -> bool:
+    """Whether colour channels are given as blue, green, red."""
+    return clip.norm == "caffe"
+
+
+def mean_std(modality: str, clip: ClipConfig, flow_bound_px: float) -> tuple[list[float], list[float]]:
+    """Mean and std per channel, in stored codes: the network sees ``(code - mean) / std``."""
+    if modality == "flow":
+        return [127.5, 127.5], [clip.flow_std * 255 / (2 * flow_bound_px)] * 2
+    mean, std = _NORMS[clip.norm]
+    if modality == ONLINE_DIFF:
+        return [0.0] * 3, list(std)
+    return (list(mean) if modality == "rgb" else [float(DIFF_ZERO)] * 3), list(std)
+
+
+def _crop_resize(pictures_LCHW: torch.Tensor, box: Box, crop: int) -> torch.Tensor:
+    # Cropped before it is resized, so that nothing outside the box (for flow: the other half) leaks in. A triangle
+    # filter, widened when shrinking: plain bilinear sampling would alias, and the alias would move with the object.
+    cut = pictures_LCHW[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+    return functional.interpolate(cut.float(), size=(crop, crop), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _jittered(codes_LCHW: torch.Tensor, jitter: Jitter) -> torch.Tensor:
+    """``pipeline.data.sampling.jitter``'s definition, step by step, on RGB codes."""
+    x = codes_LCHW * jitter.brightness
+    x = (x - MIDDLE) * jitter.contrast + MIDDLE
+    to_yiq = torch.from_numpy(YIQ).to(x.dtype)
+    y, i, q = torch.einsum("ij,ljhw->ilhw", to_yiq, x)
+    i, q = i * jitter.saturation, q * jitter.saturation
+    cos, sin = math.cos(2 * math.pi * jitter.hue), math.sin(2 * math.pi * jitter.hue)
+    turned = torch.stack([y, cos * i - sin * q, sin * i + cos * q])
+    return torch.einsum("ij,jlhw->lihw", torch.linalg.inv(to_yiq), turned).clamp(0, 255)
+
+
+def _normalised(modality: str, x: torch.Tensor, plan: ClipPlan, clip: ClipConfig, flow_bound_px: float) -> torch.Tensor:
+    if bgr(clip) and modality != "flow":
+        x = x.flip(1)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in mean_std(modality, clip, flow_bound_px))
+    x = (x - mean) / std
+    if plan.flip:
+        x = x.flip(-1)
+        if modality == "flow":
+            x[:, 0].neg_()
+    return x.contiguous()
+
+
+def prepare_rgb(
+    modalities: Sequence[str], frames: np.ndarray, plan: ClipPlan, clip: ClipConfig, window: Sequence[int] | None = None
+) -> dict[str, torch.Tensor]:
+    """rgb and diff-online, those that are among ``modalities``, from the RGB frames that both take.
+
+    Args:
+        frames: (L, H, W, 3) uint8, selected by ``window``; default: ``plan.rgb_window(modalities)``.
+
+    Returns:
+        By modality (L, 3, crop, crop) float32, motion not yet stacked.
+    """
+    window = plan.rgb_window(modalities) if window is None else window
+    codes = _crop_resize(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2), plan.box, clip.crop)
+    clips = {}
+    if "rgb" in modalities:
+        x = codes if ONLINE_DIFF not in modalities else codes[torch.from_numpy(plan.rgb_takes(window))]
+        clips["rgb"] = _normalised("rgb", x if plan.jitter is None else _jittered(x, plan.jitter), plan, clip, 1.0)
+    if ONLINE_DIFF in modalities:
+        earlier, later = (codes[torch.from_numpy(take)] for take in plan.pair_takes(window))
+        clips[ONLINE_DIFF] = _normalised(ONLINE_DIFF, (later - earlier).clamp(-DIFF_BOUND, DIFF_BOUND), plan, clip, 1.0)
+    return clips
+
+
+def prepare_frames(modality: str, frames: np.ndarray, plan: ClipPlan, clip: ClipConfig, flow_bound_px: float = 20.0) -> torch.Tensor:
+    """Frames that the plan selected, as the network sees them, motion not yet stacked.
+
+    Args:
+        frames: uint8, selected by ``plan.frames(modality)``: rgb, diff and diff-online (L, H, W, 3), flow codes (L, 2H, W).
+
+    Returns:
+        (L, C, crop, crop) float32.
+    """
+    if modality in ("rgb", ONLINE_DIFF):
+        return prepare_rgb((modality,), frames, plan, clip)[modality]
+    if modality == "flow":
+        length, rows, width = frames.shape
+        pictures = torch.from_numpy(np.ascontiguousarray(frames)).reshape(length, 2, rows // 2, width)
+    else:
+        pictures = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    return _normalised(modality, _crop_resize(pictures, plan.box, clip.crop), plan, clip, flow_bound_px)
+
+
+def prepare_clip(
+    frames: Mapping[str, np.ndarray], plan: ClipPlan, clip: ClipConfig, flow_bound_px: float = 20.0, modalities: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """One clip from whole decoded videos.
+
+    Args:
+        frames: uint8 by stored modality: rgb (N, H, W, 3), flow codes (N-1, 2H, W) with u above v, diff (N-1, H, W, 3).
+        plan: from ``pipeline.data.sampling.clips``, made for N, H, W.
+        flow_bound_px: bound the codes were made with.
+        modalities: outputs; default: those of ``frames``. diff-online is made of rgb.
+
+    Returns:
+        By modality (T, C, crop, crop) float32; C as in ``Batch``.
+    """
+    wanted = tuple(frames) if modalities is None else tuple(modalities)
+    window = plan.rgb_window(wanted)
+    clips = prepare_rgb(wanted, frames["rgb"][list(window)], plan, clip, window) if {"rgb", ONLINE_DIFF} & set(wanted) else {}
+    for modality in wanted:
+        if modality not in clips:
+            clips[modality] = prepare_frames(modality, frames[modality][list(plan.frames(modality))], plan, clip, flow_bound_px)
+    return {m: (clips[m] if m == "rgb" else stack_motion(clips[m][None], clip)[0]).numpy() for m in wanted}
+
+
+def decode_frames(video: bytes, modality: str, indices: Sequence[int]) -> np.ndarray:
+    """Decode frames of a stored member.
+
+    Args:
+        indices: ascending, repeats allowed.
+
+    Returns:
+        uint8 (L, H, W, 3) RGB, or (L, rows, W) for flow.
+
+    Raises:
+        ReciprocalError: the video is shorter than the last index, or FFmpeg cannot decode it.
+    """
+    return np.stack(read_frames(video, indices, lambda frame: _pixels(frame, modality), modality))
+
+
+class ReferenceDecoder:
+    """The oracle as a loader's backend: clips one by one, ``threads`` at a time (FFmpeg and torch release the GIL)."""
+
+    def __init__(
+        self, modalities: Sequence[str], clip: ClipConfig, flow_bound_px: float, *, threads: int = 1, channels_last: bool = False
+    ) -> None:
+        self._modalities, self._clip, self._bound, self._last = tuple(modalities), clip, flow_bound_px, channels_last
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
+
+    def _read(self, row: tuple[Mapping[str, bytes], ClipPlan, int]) -> dict[str, np.ndarray]:
+        members, plan, _ = row
+        windows = {m: plan.rgb_window(self._modalities) if m == "rgb" else plan.motion_window for m in stored_modalities(self._modalities)}
+        return {m: decode_frames(members[m], m, window) for m, window in windows.items()}
+
+    def _row(self, row: tuple[Mapping[str, bytes], ClipPlan, int]) -> dict[str, torch.Tensor]:
+        plan, frames = row[1], self._read(row)
+        clips = prepare_rgb(self._modalities, frames["rgb"], plan, self._clip) if "rgb" in frames else {}
+        stored = {m: prepare_frames(m, frames[m], plan, self._clip, self._bound) for m in frames if m != "rgb"}
+        return {**clips, **stored}
+
+    def decode(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> dict[str, torch.Tensor]:
+        """Rows of (members by stored modality, plan, stored height) to (rows, F, C, crop, crop) float32, motion not yet stacked.
+
+        Raises:
+            ReciprocalError: a video cannot be decoded or is shorter than its record says.
+        """
+        clips = list(self._pool.map(self._row, rows) if self._pool else map(self._row, rows))
+        out = {}
+        for m in self._modalities:
+            frames, channels = clips[0][m].shape[:2]
+            out[m], _ = empty_clips(len(rows), frames, channels, self._clip.crop, self._last)
+            for place, clip in zip(out[m], clips, strict=True):
+                place.copy_(clip[m])
+        return out
+
+    def submit(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> Callable[[], dict[str, torch.Tensor]]:
+        """``decode(rows)``, when the result is called."""
+        return lambda: self.decode(rows)
+
+    def decode_share(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> float:
+        """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1; the rest is crop, resize, colour, normalising."""
+        began_s = time.perf_counter()
+        for row in rows:
+            self._read(row)
+        decode_s, began_s = time.perf_counter() - began_s, time.perf_counter()
+        for row in rows:
+            self._row(row)
+        return min(1.0, decode_s / (time.perf_counter() - began_s))
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _pixels(frame: av.VideoFrame, modality: str) -> np.ndarray:
+    if modality == "flow":
+        return frame.to_ndarray(format="gray", dst_color_range=ColorRange.JPEG)
+    return frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.JPEG, interpolation=EXACT)

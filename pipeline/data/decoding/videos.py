@@ -1,0 +1,119 @@
+"""Some frames of a video in memory, by number, decoded from the keyframe at or before the first of them.
+
+Frame n is the n-th shown, counted from 0, whatever the container says about times: packets are all looked at first, and
+their times sorted. Where that does not work out (no times, times twice, packets that show nothing) the video is
+decoded from its start and frames are counted.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import av
+import av.error
+
+from pipeline.data.decoding.mp4 import read_track
+from pipeline.errors import ReciprocalError
+
+T = TypeVar("T")
+
+
+class _Uncounted(Exception):
+    """A frame came whose number is not known."""
+
+
+def read_frames(video: bytes, wanted: Sequence[int], take: Callable[[av.VideoFrame], T], what: str) -> list[T]:
+    """Decode frames and keep what ``take`` makes of them.
+
+    Args:
+        wanted: ascending numbers, repeats allowed; ``take`` sees each frame once.
+        what: of which kind the video is, for messages.
+
+    Returns:
+        One value for each of ``wanted``.
+
+    Raises:
+        ReciprocalError: the video is shorter than the last number, or FFmpeg cannot decode it.
+    """
+    distinct = set(wanted)
+    try:
+        found = _by_table(video, distinct, take)
+        if found is None:
+            found = _by_container(video, distinct, take)
+    except (av.error.FFmpegError, IndexError) as error:
+        raise ReciprocalError(f"FFmpeg cannot decode this {what} video: {error}") from error
+    if len(found) < len(distinct):
+        raise ReciprocalError(f"the {what} video has no frame {max(distinct)}: its record is wrong")
+    return [found[number] for number in wanted]
+
+
+def _by_table(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T]) -> dict[int, T] | None:
+    track = read_track(video)
+    if track is None or max(wanted) >= len(track.sizes):
+        return None
+    first = int(track.keyframes[track.keyframes <= min(wanted)][-1])
+    context: Any = av.CodecContext.create(track.codec, "r")
+    _alone(context)
+
+    def packets() -> Iterator[av.Packet]:
+        for number in range(first, max(wanted) + 1):
+            offset = track.offsets[number]
+            packet = av.Packet(video[offset : offset + track.sizes[number]])
+            packet.pts = packet.dts = number
+            yield packet
+
+    found = _take((frame for packet in packets() for frame in context.decode(packet)), lambda frame: frame.pts, wanted, take)
+    return found if len(found) == len(wanted) else None
+
+
+def _by_container(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T]) -> dict[int, T]:
+    with av.open(io.BytesIO(video), "r") as container:
+        stream = container.streams.video[0]
+        _alone(stream.codec_context)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        # A packet marked "discard" is decoded and not shown: an edit list begins after it.
+        shown = sorted(packet.pts for packet in packets if packet.pts is not None and not packet.is_discard)
+        numbers: dict[int | None, int] = {pts: number for number, pts in enumerate(shown)}
+        if all(packet.pts is not None for packet in packets) and len(numbers) == len(shown) > max(wanted):
+            target = shown[min(wanted)]
+            starts = [i for i, packet in enumerate(packets) if packet.is_keyframe and packet.pts is not None and packet.pts <= target]
+            # Frames shown before the keyframe but stored after it may need what came before; they are not wanted.
+            frames = _decode(stream.codec_context, packets[starts[-1] :] if starts else packets)
+            try:
+                found = _take(frames, lambda frame: numbers.get(frame.pts), wanted, take)
+            except _Uncounted:
+                found = {}
+            if len(found) == len(wanted):
+                return found
+    with av.open(io.BytesIO(video), "r") as container:
+        stream = container.streams.video[0]
+        _alone(stream.codec_context)
+        count = iter(range(1 << 62))
+        return _take(container.decode(stream), lambda frame: next(count), wanted, take)
+
+
+def _alone(context: av.CodecContext) -> None:
+    context.thread_type, context.thread_count = "NONE", 1  # threads are the loader's business
+
+
+def _decode(context: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
+    for packet in packets:
+        yield from context.decode(packet)
+    yield from context.decode(None)
+
+
+def _take(
+    frames: Iterable[av.VideoFrame], number_of: Callable[[av.VideoFrame], int | None], wanted: set[int], take: Callable[[av.VideoFrame], T]
+) -> dict[int, T]:
+    found: dict[int, T] = {}
+    for frame in frames:
+        number = number_of(frame)
+        if number is None:
+            raise _Uncounted
+        if number in wanted and number not in found:
+            found[number] = take(frame)
+            if len(found) == len(wanted):
+                break
+    return found

@@ -1,0 +1,1 @@
+"""What is stored: the grammar of samples, shards (tar, index, record) and the manifest."""

@@ -1,0 +1,1 @@
+"""Public image networks and their public weights."""

@@ -1,0 +1,1 @@
+"""CRN: two ConvLSTM branches that feed each other."""

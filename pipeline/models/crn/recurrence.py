@@ -1,0 +1,122 @@
+"""One branch of a CRN behind its backbone: RIB, RAB and ConvLSTM layers, and the head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config.model import CRNConfig
+from pipeline.models.crn.blocks import RAB, RIB, Unchanged, make_rib
+from pipeline.models.crn.convlstm import ConvLSTMCell, State
+from pipeline.models.precision import full_precision
+from pipeline.models.recompute import recomputed
+
+
+class Head(nn.Module):
+    """G of equation 6: global average pooling, dropout, linear classifier.
+
+    Pooling and the product run in the parameters' dtype, outside autocast: they cost nothing and feed the loss.
+
+    Shape:
+        h_BCHW: (B, f, H, W); returns logits (B, N).
+    """
+
+    def __init__(self, channels: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, h_BCHW: Tensor) -> Tensor:
+        with full_precision(h_BCHW):
+            pooled = h_BCHW.to(self.fc.weight.dtype).mean(dim=(2, 3))
+            return self.fc(self.dropout(pooled))
+
+
+class Recurrence(nn.Module):
+    """RAB (with RIB of what is heard) -> ConvLSTM layers. Equations 1-5 and 9.
+
+    Coupling "top": the partner's top H enters at the input. Coupling "each": layer l hears the partner's layer l, through a RIB and
+    a RAB of its own; the upper layers' RAB takes the H below in the place of X.
+
+    Args:
+        config: of the whole network.
+        in_channels: Cx of the feature map.
+    """
+
+    def __init__(self, config: CRNConfig, in_channels: int) -> None:
+        super().__init__()
+        self.exact_literal, self.recompute = config.exact_literal, config.recompute
+        self.rib: RIB | Unchanged | None = self._make_rib(config)
+        heard = 0 if self.rib is None else self.rib.out_channels
+        adapted = config.adapted or in_channels
+        self.rab = RAB(in_channels, heard, adapted)
+        self.upper_ribs, self.upper_rabs = nn.ModuleList(), nn.ModuleList()
+        above = config.hidden
+        if config.coupling == "each":
+            above = config.adapted or config.hidden
+            for _ in range(config.num_layers - 1):
+                self.upper_ribs.append(self._make_rib(config) or nn.Identity())
+                self.upper_rabs.append(RAB(config.hidden, heard, above))
+        inputs = [adapted] + [above] * (config.num_layers - 1)
+        self.cells = nn.ModuleList(ConvLSTMCell(cin, config.hidden, config.kernel_size) for cin in inputs)
+
+    @staticmethod
+    def _make_rib(config: CRNConfig) -> RIB | Unchanged | None:
+        if config.partner == "off":
+            return None
+        return make_rib(config.rib, config.hidden, form=config.rib_form, dilations=config.rib_dilations, activation=config.rib_activation)
+
+    def adapt(self, maps_FCHW: Tensor, num_steps: int) -> list[Tensor]:
+        """The input half of RAB for all frames at once: T tensors (B, R, h, w) of step-major frames (T * B, Cx, h, w).
+
+        With ``exact_literal`` it is the maps themselves, and ``step`` applies RAB whole.
+        """
+        return list((maps_FCHW if self.exact_literal else self.rab.from_input(maps_FCHW)).chunk(num_steps))
+
+    def step(self, adapted_BCHW: Tensor, heard: list[Tensor] | None, states: list[State] | None) -> list[State]:
+        """One recurrence.
+
+        Args:
+            adapted_BCHW: one of ``adapt``'s.
+            heard: H of the heard branch's layers at t-1; None: nothing has been said yet, or nobody is heard.
+            states: own (H, C) of every layer at t-1; None: zeros.
+
+        Returns:
+            The new (H, C) of every layer.
+        """
+        function = self._literal_step if self.exact_literal else self._step
+        return recomputed(self, function, adapted_BCHW, heard, states) if self.recompute else function(adapted_BCHW, heard, states)
+
+    def _step(self, x: Tensor, heard: list[Tensor] | None, states: list[State] | None) -> list[State]:
+        if self.rib is not None and heard is not None:
+            x = self.rab.add_heard(x, self.rib(heard[0 if len(self.upper_rabs) else -1]))
+        new: list[State] = []
+        for index, cell in enumerate(self.cells):
+            if index and len(self.upper_rabs):
+                rab, rib = self.upper_rabs[index - 1], self.upper_ribs[index - 1]
+                assert isinstance(rab, RAB)
+                x = rab.from_input(x)
+                if heard is not None:
+                    x = rab.add_heard(x, rib(heard[index]))
+            new.append(cell(x, None if states is None else states[index]))
+            x = new[-1][0]
+        return new
+
+    def _literal_step(self, x: Tensor, heard: list[Tensor] | None, states: list[State] | None) -> list[State]:
+        """Equations 1-5 and 9 one by one: RAB on the concatenation, each gate from its own two convolutions, zeros at the start."""
+        zero = x.new_zeros(x.shape[0], self.cells[0].hidden, *x.shape[2:])  # pyright: ignore[reportArgumentType, reportCallIssue]
+        new: list[State] = []
+        for index, cell in enumerate(self.cells):
+            assert isinstance(cell, ConvLSTMCell)
+            if index == 0 or len(self.upper_rabs):
+                rab, rib = (self.upper_rabs[index - 1], self.upper_ribs[index - 1]) if index else (self.rab, self.rib)
+                assert isinstance(rab, RAB)
+                if isinstance(rib, RIB | Unchanged):
+                    if heard is None:
+                        x = torch.cat((x, x.new_zeros(x.shape[0], rib.out_channels, *x.shape[2:])), dim=1)
+                    else:
+                        x = torch.cat((x, rib(heard[index if len(self.upper_rabs) else -1])), dim=1)
+                x = rab.conv(x)
+            new.append(cell.literal(x, (zero, zero.to(cell.cell_dtype(zero))) if states is None else states[index]))
+            x = new[-1][0]
+        return new

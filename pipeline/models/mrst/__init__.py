@@ -1,0 +1,1 @@
+"""MRST-Net: mutually reinforced spatio-temporal units."""

@@ -1,0 +1,100 @@
+"""From the 2D twin, trained on still images, to MRST-Net."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError
+from pipeline.models.backbones.public_weights import FIELD, LoadReport, fill
+from pipeline.models.mrst.model import MRSTNet
+from pipeline.models.mrst.unit import Tube
+
+log = logging.getLogger(__name__)
+
+Start = Literal["fresh", "near"]
+NEAR = 1e-2
+"""Scale of what is new in a ``near`` start. Zero would be exact, and dead: ReLU has no gradient at zero."""
+_FIRST = "stem.spatial.weight"
+_CLASSIFIER = "fc."
+_NEW = ("temporal", "temporal_bn", "gates", "lstm", "fc")
+"""Parts of MRST-Net that its twin lacks, or whose classes are other ones."""
+
+
+def load_2d_weights(model: MRSTNet, state: Mapping[str, Tensor], *, start: Start = "fresh", source: str = "") -> LoadReport:
+    r"""Put the weights of the 2D twin (``MRSTConfig(unit="2D")``, otherwise the same) into MRST-Net.
+
+    The twin is MRST-Net without temporal convolutions, matrices and LSTM, so its tensors keep their names and shapes: a 3x3 kernel is
+    a 1x3x3 one. What is new begins in one of two ways. The paper says that networks start from ImageNet and not how; both are ours.
+
+    ``fresh``: as without pre-training. The spatial features of the stem are the twin's; behind it, T and the gates have changed the maps.
+
+    ``near``: the temporal BN and the matrices are scaled by 0.01. Gates then lie near 1/2 and T near 0, so X* = gS S + gT T is near S / 2;
+    the spatial BN's weight and bias are doubled, and X* is near S, the twin's (with unit STD, which has no gates, without doubling).
+    As the scale goes to 0 each frame's features go to the twin's, for any clip; at 0 they are equal, and T would never learn.
+
+    Args:
+        model: layout resnet, any unit but 2D; changed in place, and untouched if anything is wrong. On the
+            meta device: only checked.
+        state: the twin's state dict. Its classifier is left out.
+        start: fresh or near.
+        source: name of the file for messages.
+
+    Raises:
+        ConfigError: names the tensor that is missing, unknown, misshapen or not finite, and the shape expected; or ``near`` with unit
+            STF, whose gates are those of S itself and cannot be held at 1/2.
+    """
+
+    def wrong(problem: str) -> ConfigError:
+        return ConfigError(FIELD, source, f"{problem}; give the weights of the 2D twin: model.unit 2D, the rest of the model alike")
+
+    if start == "near" and model.config.unit == "STF":
+        raise ConfigError("model.start", start, "gates of unit STF are those of S itself and cannot be held near 1/2: use fresh")
+    own = model.state_dict()
+    shared = {name for name in own if not set(name.split(".")) & set(_NEW)}
+    adapted: dict[str, Tensor] = {}
+    for name in sorted(shared):
+        if name not in state:
+            raise wrong(f"{name} is missing, expected shape {tuple(own[name].shape)}")
+    averaged = False
+    for name, value in state.items():
+        if name.startswith(_CLASSIFIER):
+            continue
+        if name not in shared:
+            raise wrong(f"{name} is unknown")
+        given = value
+        if name == _FIRST and value.ndim == 4 and value.shape[1] == 3 != own[name].shape[1]:
+            given, averaged = value.mean(dim=1, keepdim=True).expand(-1, own[name].shape[1], -1, -1), True
+        if given.shape != own[name].shape:
+            raise wrong(f"{name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}")
+        if not given.isfinite().all():
+            raise wrong(f"{name} holds a value that is not finite")
+        adapted[name] = given
+    fill(model, adapted)
+    if start == "near":
+        scale_new_parts(model, NEAR)
+    report = LoadReport(tuple(adapted), tuple(name for name in state if name not in adapted), averaged)
+    log.info("%s: %s; %d tensors of MRST-Net start anew (%s)", source or "weights", report, len(own) - len(adapted), start)
+    return report
+
+
+@torch.no_grad()
+def scale_new_parts(model: MRSTNet, scale: float) -> None:
+    """Scale temporal BN and matrices, and double S where gates will halve it; see ``load_2d_weights``. Call it once."""
+    for tube in _tubes(model):
+        if tube.temporal_bn is not None:
+            tube.temporal_bn.weight.mul_(scale)
+            tube.temporal_bn.bias.mul_(scale)
+        if tube.gates is not None:
+            for matrix in tube.gates.parameters():
+                matrix.mul_(scale)
+            tube.spatial_bn.weight.mul_(2)
+            tube.spatial_bn.bias.mul_(2)
+
+
+def _tubes(model: nn.Module) -> Iterator[Tube]:
+    return (module for module in model.modules() if isinstance(module, Tube))

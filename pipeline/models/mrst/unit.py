@@ -1,0 +1,238 @@
+"""The MRST unit (Wu et al., equations 1-7): decomposition, mutual reinforcement, fusion.
+
+Maps are (F, C, H, W) with F = B * T frames, clip-major, in channels-last memory. In that memory the same numbers are also
+(B, C, T, H * W), so a 1x3x3 convolution is a 3x3 one on the first view and a 3x1x1 convolution a (3, 1) one on the second,
+with no copy between them. Other memory layouts give the same result, at the price of copies.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.models.mrst.gate import gated_sum, reinforced_means, wide_dtype
+from pipeline.models.precision import full_precision
+
+GATED = ("P", "S", "T", "STF")
+UNITS = (*GATED, "STD", "2D")
+
+
+class TemporalConv(nn.Conv2d):
+    """3x1x1 convolution over the frames of each clip, zero-padded in time, without bias.
+
+    Shape:
+        x_FCHW: (B * num_frames, cin, H, W); returns (B * num_frames, cout, H, W).
+    """
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__(cin, cout, (3, 1), padding=(1, 0), bias=False)
+
+    def forward(self, x_FCHW: Tensor, num_frames: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        _, channels, height, width = x_FCHW.shape
+        in_time = x_FCHW.permute(0, 2, 3, 1).reshape(-1, num_frames, height * width, channels).permute(0, 3, 1, 2)
+        out = super().forward(in_time)
+        return out.permute(0, 2, 3, 1).reshape(-1, height, width, out.shape[1]).permute(0, 3, 1, 2)
+
+
+def clip_mean(x_FCHW: Tensor, num_frames: int) -> Tensor:
+    """F_gp of equation 4: mean over T, H, W of each clip, (B, C), summed in float32 or wider."""
+    return x_FCHW.unflatten(0, (-1, num_frames)).mean(dim=(1, 3, 4), dtype=wide_dtype(x_FCHW))
+
+
+def positions(x_FCHW: Tensor, num_frames: int) -> Tensor:
+    """The same numbers as (B, P, C), P = num_frames * H * W: a view of channels-last memory, a copy of any other."""
+    return x_FCHW.permute(0, 2, 3, 1).reshape(x_FCHW.shape[0] // num_frames, -1, x_FCHW.shape[1]).contiguous()
+
+
+class MutualGates(nn.Module):
+    r"""Mutually reinforced unit and the gates made of it.
+
+        P:  S~ = Wss S + Wts T          T~ = Wst S + Wtt T                 (1)
+        S:  T~ = Wst S + Wtt T          S~ = Wss S + Wts ReLU(T~)          (2)
+        T:  S~ = Wss S + Wts T          T~ = Wst ReLU(S~) + Wtt T          (3)
+        STF: S~ = S                     T~ = T          (no matrices: the fusion unit alone, Table 2)
+        gS = sigmoid(GAP S~)            gT = sigmoid(GAP T~)               (4, 5)
+
+    GAP is linear, GAP(W S) = W GAP(S), and gates are all that leaves. So a map is needed only in front of a ReLU: never in P, once
+    in S and T. With ``pooled`` every other product works on C-vectors: the same numbers (1e-15 in float64, all gradients too) for
+    0 (P) or 2 (S, T) of the 4 map products, and the map behind the ReLU is never written (``mrst_gate.reinforced_means``).
+    Held against the literal form by tests/unit/pipeline/models/mrst/test_model.py.
+
+    The four matrices have neither bias nor BN (a BN in training mode would break the identity above). They start normal with
+    variance 1 / (2 C): S~ then has the scale of S, and gates start near 1/2. Both are our choices.
+
+    Args:
+        channels: C of S and T.
+        unit: P, S, T or STF.
+        pooled: use the identity; False follows the equations on maps.
+
+    Shape:
+        s_FCHW, t_FCHW: (B * num_frames, C, H, W); returns gS, gT, each (B, C), in (0, 1), float32 or wider.
+
+    Cost: 4 C^2 parameters (STF: none); 0, 2 or 4 times C^2 multiply-adds per position.
+    """
+
+    def __init__(self, channels: int, unit: str, pooled: bool) -> None:
+        super().__init__()
+        if unit not in GATED:
+            raise ValueError(f"unit: got {unit!r}, expected one of {', '.join(GATED)}")
+        self.unit = unit
+        self.pooled = pooled
+        if unit == "STF":
+            return
+        self.ss, self.ts, self.st, self.tt = (nn.Parameter(torch.empty(channels, channels)) for _ in range(4))
+        for matrix in (self.ss, self.ts, self.st, self.tt):
+            nn.init.normal_(matrix, std=math.sqrt(1 / (2 * channels)))
+
+    def forward(self, s_FCHW: Tensor, t_FCHW: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+        if self.unit == "STF":
+            return torch.sigmoid(clip_mean(s_FCHW, num_frames)), torch.sigmoid(clip_mean(t_FCHW, num_frames))
+        if self.unit == "S":
+            # Equation 2 is equation 3 with the two roles exchanged.
+            second, first = self._reinforce(t_FCHW, s_FCHW, (self.tt, self.st, self.ts, self.ss), num_frames)
+            return torch.sigmoid(first), torch.sigmoid(second)
+        first, second = self._reinforce(s_FCHW, t_FCHW, (self.ss, self.ts, self.st, self.tt), num_frames)
+        return torch.sigmoid(first), torch.sigmoid(second)
+
+    def _reinforce(self, a_FCHW: Tensor, b_FCHW: Tensor, weights: tuple[Tensor, ...], num_frames: int) -> tuple[Tensor, Tensor]:
+        """GAP(A~), GAP(B~) with A~ = Waa A + Wba B and B~ = Wab A' + Wbb B, where A' is ReLU(A~), or A itself in unit P."""
+        aa, ba, ab, bb = weights
+        if not self.pooled:
+            a_new = _mix(a_FCHW, aa) + _mix(b_FCHW, ba)
+            b_new = _mix(a_FCHW if self.unit == "P" else F.relu(a_new), ab) + _mix(b_FCHW, bb)
+            return clip_mean(a_new, num_frames), clip_mean(b_new, num_frames)
+        if self.unit == "P":
+            a, b = clip_mean(a_FCHW, num_frames), clip_mean(b_FCHW, num_frames)
+            spoken = a
+        else:
+            maps = positions(a_FCHW, num_frames), positions(b_FCHW, num_frames)
+            dtype = a_FCHW.dtype
+            spoken, a, b, _ = reinforced_means(*maps, aa.to(dtype), ba.to(dtype), torch.is_grad_enabled())
+        # Vectors stay in float32: they are tiny, and the sigmoid's input decides the scale of whole maps.
+        with full_precision(a_FCHW):
+            return F.linear(a, aa.to(a.dtype)) + F.linear(b, ba.to(a.dtype)), F.linear(spoken, ab.to(a.dtype)) + F.linear(b, bb.to(a.dtype))
+
+
+def _mix(x_FCHW: Tensor, weight: Tensor) -> Tensor:
+    """A C x C matrix on the channels of a map: a 1x1x1 convolution."""
+    return F.conv2d(x_FCHW, weight[:, :, None, None])
+
+
+class Tube(nn.Module):
+    r"""Fusion of given spatial and temporal convolutions.
+
+        S = ReLU(BN(spatial convolution)), T = ReLU(BN(temporal convolution)), both of the same input
+        P, S, T, STF:  X* = gS . S + gT . T          (equations 6, 7)
+        STD:           X* = S + T                    (plain decomposition)
+        2D:            X* = S                        (no temporal part: the twin for still images)
+
+    Raises:
+        ValueError: another unit.
+    """
+
+    def __init__(self, channels: int, unit: str, pooled: bool) -> None:
+        super().__init__()
+        if unit not in UNITS:
+            raise ValueError(f"unit: got {unit!r}, expected one of {', '.join(UNITS)}")
+        self.pooled = pooled
+        self.spatial_bn = nn.BatchNorm2d(channels)
+        self.temporal_bn = nn.BatchNorm2d(channels) if unit != "2D" else None
+        self.gates = MutualGates(channels, unit, pooled) if unit in GATED else None
+
+    def forward(self, spatial_FCHW: Tensor, temporal_FCHW: Tensor | None, num_frames: int) -> Tensor:
+        """X* of the convolutions' outputs; ``temporal_FCHW`` is None in unit 2D alone."""
+        s = F.relu(self.spatial_bn(spatial_FCHW), inplace=True)
+        if self.temporal_bn is None or temporal_FCHW is None:
+            return s
+        t = F.relu(self.temporal_bn(temporal_FCHW), inplace=True)
+        if self.gates is None:
+            return s + t
+        gates = self.gates(s, t, num_frames)
+        if self.pooled:
+            fused_BPC = gated_sum(positions(s, num_frames), positions(t, num_frames), *gates)
+            return fused_BPC.view(s.shape[0], *s.shape[2:], s.shape[1]).permute(0, 3, 1, 2)
+        gate_s, gate_t = (g.to(s.dtype).repeat_interleave(num_frames, dim=0)[:, :, None, None] for g in gates)
+        return torch.addcmul(gate_s * s, gate_t, t)
+
+
+class Stem(nn.Module):
+    """conv1 of Table 1: an MRST unit without reduction, 1x7x7 and 3x1x1 of stride (1, 2, 2) side by side on the frames.
+
+    Shape:
+        x_FCHW: (B * num_frames, cin, H, W); returns (B * num_frames, channels, ceil(H / 2), ceil(W / 2)).
+    """
+
+    def __init__(self, cin: int, channels: int, unit: str, pooled: bool) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(cin, channels, 7, stride=2, padding=3, bias=False)
+        self.temporal = TemporalConv(cin, channels) if unit != "2D" else None
+        self.tube = Tube(channels, unit, pooled)
+        _init_convs(self)
+
+    def forward(self, x_FCHW: Tensor, num_frames: int) -> Tensor:
+        # A kernel of one pixel with stride 2 reads every second pixel.
+        temporal = None if self.temporal is None else self.temporal(x_FCHW[:, :, ::2, ::2], num_frames)
+        return self.tube(self.spatial(x_FCHW), temporal, num_frames)
+
+
+class ResidualTube(nn.Module):
+    r"""MRST unit with its two 1x1x1 convolutions and shortcut: out = ReLU(shortcut(x) + BN(We X*)), y = ReLU(BN(Wr x)).
+
+    Source: Wu et al., Table 1 and section 3.2. The shortcut is x; where channels grow it is x with zero maps added (``pad``, no weights:
+    closest to the paper's FLOPs) or a 1x1x1 convolution with BN (``proj``). ``none`` leaves it out: out = ReLU(BN(We X*)), a layer of
+    the C3D layout.
+
+    Args:
+        cin, mid, out: channels that enter, of the tube (m), and that leave.
+        unit, pooled: see ``MutualGates``.
+        shortcut: pad, proj or none.
+
+    Shape:
+        x_FCHW: (B * num_frames, cin, H, W); returns (B * num_frames, out, H, W).
+
+    Cost: 16 m^2 + m (cin + out) parameters in convolutions, without BN; 12 m^2 in place of 16 without the four matrices (STD, STF).
+
+    Raises:
+        ValueError: ``pad`` with fewer channels out than in.
+    """
+
+    def __init__(self, cin: int, mid: int, out: int, unit: str, pooled: bool, shortcut: str = "pad") -> None:
+        super().__init__()
+        if shortcut == "pad" and out < cin:
+            raise ValueError(f"shortcut: got pad from {cin} to {out} channels, expected proj where channels shrink")
+        self.reduce = nn.Conv2d(cin, mid, 1, bias=False)
+        self.reduce_bn = nn.BatchNorm2d(mid)
+        self.spatial = nn.Conv2d(mid, mid, 3, padding=1, bias=False)
+        self.temporal = TemporalConv(mid, mid) if unit != "2D" else None
+        self.tube = Tube(mid, unit, pooled)
+        self.restore = nn.Conv2d(mid, out, 1, bias=False)
+        self.restore_bn = nn.BatchNorm2d(out)
+        self.skip = shortcut != "none"
+        self.extra = out - cin
+        self.project: nn.Sequential | None = None
+        if self.extra and shortcut == "proj":
+            self.project = nn.Sequential(nn.Conv2d(cin, out, 1, bias=False), nn.BatchNorm2d(out))
+        _init_convs(self)
+
+    def forward(self, x_FCHW: Tensor, num_frames: int) -> Tensor:
+        y = F.relu(self.reduce_bn(self.reduce(x_FCHW)), inplace=True)
+        temporal = None if self.temporal is None else self.temporal(y, num_frames)
+        fused = self.tube(self.spatial(y), temporal, num_frames)
+        if not self.skip:
+            return F.relu(self.restore_bn(self.restore(fused)), inplace=True)
+        shortcut = x_FCHW
+        if self.project is not None:
+            shortcut = self.project(x_FCHW)
+        elif self.extra:
+            shortcut = F.pad(x_FCHW, (0, 0, 0, 0, 0, self.extra))
+        return F.relu(self.restore_bn(self.restore(fused)) + shortcut, inplace=True)
+
+
+def _init_convs(module: nn.Module) -> None:
+    """He initialisation (fan out) of every convolution: our choice, the habit of residual networks."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

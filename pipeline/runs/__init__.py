@@ -1,0 +1,1 @@
+"""A training run on storage: its folder, and the weights it starts from."""

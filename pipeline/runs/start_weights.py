@@ -1,0 +1,175 @@
+"""Where a training's first weights come from: fresh, a public file (``model.pretrained``), or a finished run of ours (``start_from``).
+
+The driver finds the file, reads it, takes its sha256 and tries it on the model before any worker is taken; workers read it again and
+check the sha256, so that all of them start from what the driver saw. Who goes on from a checkpoint reads nothing here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.config.base import as_dict, require
+from pipeline.config.train import TrainConfig
+from pipeline.errors import ConfigError, NotFoundError, StorageSetupError, UserError
+from pipeline.models import ActionModel, build_model
+from pipeline.models.backbones.public_weights import FIELD as PRETRAINED
+from pipeline.models.backbones.public_weights import parse_weights
+from pipeline.models.transfer import FIELD as START_FROM
+from pipeline.models.transfer import classifier_names, load_run_weights
+from pipeline.runs.folder import fetched_checkpoint, open_run, read_result, read_run
+from pipeline.storage import open_storage
+from pipeline.training.checkpoint import WEIGHTS, read_state
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StartWeights:
+    """A file of weights as the driver found it; plain fields, to be handed to workers."""
+
+    field: str
+    """That named it: model.pretrained or start_from."""
+    source: str
+    """URI of the file, or of the run."""
+    folder: str
+    name: str
+    """Where the file lies: the URI of its folder, and its path below."""
+    digest: str
+    """sha256 of the file."""
+    fresh: tuple[str, ...] = ()
+    """With start_from: tensors of the classifier, where it begins anew."""
+    fix: str = ""
+    """With start_from: what to do where a tensor does not fit."""
+
+    def __str__(self) -> str:
+        classifier = {START_FROM: ", classifier fresh: that run's classes are other ones" if self.fresh else ", classifier too: the classes are the same"}
+        return f"weights of {self.folder}/{self.name} (sha256 {self.digest[:12]}){classifier.get(self.field, '')}"
+
+    def read(self) -> dict[str, Tensor]:
+        """The file's tensors.
+
+        Raises:
+            ConfigError: it cannot be read here, or is another file than the driver's.
+        """
+        where = f"node {socket.gethostname()} cannot read it; put it where every node does, such as s3://BUCKET/KEY"
+        data = _read(self.field, self.source, self.folder, self.name, where)
+        digest = hashlib.sha256(data).hexdigest()
+        require(digest == self.digest, self.field, self.source, f"the file was {self.digest[:12]} (sha256) when the run began and is {digest[:12]} now: put the first one back, or start another run")
+        return parse_weights(data, self.source, self.field)
+
+
+def find_start(config: TrainConfig, classes: Sequence[str]) -> tuple[TrainConfig, StartWeights | None]:
+    """Find, read and try the weights that a config names. No worker and no GPU is needed.
+
+    Args:
+        config: of the run; classes: of its data set, in order.
+
+    Returns:
+        The config with the URI and the sha256 of what was found, and what workers need to know; None for fresh weights.
+
+    Raises:
+        UserError: file or run are not there, not finished, not readable, not those of ``start_digest``, or do not fit the model.
+    """
+    if config.start_from:
+        start, data = _of_run(config, classes)
+        found = dataclasses.replace(config, start_from=start.source, start_digest=start.digest)
+    elif config.model.pretrained:
+        start, data = _of_file(config.model.pretrained)
+        found = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=start.source), start_digest=start.digest)
+    else:
+        return config, None
+    require(config.start_digest in ("", start.digest), "start_digest", config.start_digest, f"the file of {start.field} = {start.source!r} has {start.digest}: give that, or the file meant")
+    with torch.device("meta"):
+        _build(found, len(classes), start, parse_weights(data, start.source, start.field))
+    return found, start
+
+
+def first_model(config: TrainConfig, num_classes: int, start: StartWeights | None) -> ActionModel:
+    """The model as the first step finds it: fresh weights by torch's generator, and over them those of ``start``."""
+    return _build(config, num_classes, start, start.read() if start else None)
+
+
+def _build(config: TrainConfig, num_classes: int, start: StartWeights | None, state: Mapping[str, Tensor] | None) -> ActionModel:
+    options: dict[str, Any] = {"num_classes": num_classes, "crop": config.clip.crop}
+    if start is None or state is None:
+        return build_model(config.model, **options)
+    if start.field == PRETRAINED:
+        return build_model(config.model, **options, weights=state)
+    model = build_model(config.model, **options)
+    load_run_weights(model, state, fresh=start.fresh, source=start.source, fix=start.fix)
+    return model
+
+
+def _of_file(value: str) -> tuple[StartWeights, bytes]:
+    scheme, mark, rest = value.partition("://")
+    fix = "give the path of a .safetensors or torch.save file, file:///PATH or s3://BUCKET/KEY"
+    require(not mark or scheme in ("file", "s3"), PRETRAINED, value, f"{fix}; what lies elsewhere must be downloaded first")
+    # Workers run in other folders than this command, so a path has to be a whole one.
+    uri = value if scheme == "s3" else "file://" + os.path.abspath(os.path.expanduser(rest if mark else value))
+    folder, _, name = uri.rpartition("/")
+    require(bool(name) and folder != "s3:/", PRETRAINED, value, fix)
+    folder = "file:///" if folder == "file://" else folder
+    if scheme == "s3":
+        _probe(PRETRAINED, value, folder)
+    data = _read(PRETRAINED, value, folder, name, fix)
+    return StartWeights(field=PRETRAINED, source=uri, folder=folder, name=name, digest=hashlib.sha256(data).hexdigest()), data
+
+
+def _of_run(config: TrainConfig, classes: Sequence[str]) -> tuple[StartWeights, bytes]:
+    value = config.start_from
+    try:
+        run = open_run(value)
+        record, checkpoint = read_run(run), read_result(run)["checkpoint"]
+        theirs = record.train_config()
+        with fetched_checkpoint(run, checkpoint, only=("state.json",)) as folder:
+            known = tuple(read_state(folder)["classes"])
+    except UserError as error:
+        raise ConfigError(START_FROM, value, str(error)) from error
+    except NotFoundError as error:
+        raise ConfigError(START_FROM, value, f"the run's folder lacks something: {error}") from error
+    _check_pixels(config, theirs, value)
+    same = known == tuple(classes)
+    name = f"{checkpoint}/{WEIGHTS}"
+    data = _read(START_FROM, value, run.uri, name, "the run's last checkpoint lacks its weights")
+    fresh = () if same else classifier_names(config.model, crop=config.clip.crop)
+    start = StartWeights(field=START_FROM, source=run.uri, folder=run.uri, name=name, digest=hashlib.sha256(data).hexdigest(), fresh=fresh, fix=_fix(config, theirs))
+    return start, data
+
+
+def _check_pixels(config: TrainConfig, theirs: TrainConfig, value: str) -> None:
+    both = set(config.model.modalities) & set(theirs.model.modalities)
+    for modality, field in (("rgb", "norm"), ("flow", "flow_std")):
+        ours, learned = getattr(config.clip, field), getattr(theirs.clip, field)
+        require(modality not in both or ours == learned, f"clip.{field}", ours, f"{START_FROM} = {value!r} learned from {modality} with clip.{field} {learned}: use that")
+
+
+def _fix(config: TrainConfig, theirs: TrainConfig) -> str:
+    """Which fields to change, for a tensor that does not fit."""
+    here, there = (as_dict(c.model) | {"crop": c.clip.crop} for c in (config, theirs))
+    if here["kind"] != there["kind"]:
+        return f"give a run of a {here['kind']} model; that one is of {there['kind']}"
+    if there.get("unit") == "2D" != here.get("unit"):
+        return f"that run is a 2D twin: give its checkpoint's {WEIGHTS} as {PRETRAINED} in place of {START_FROM}"
+    free = ("pretrained", "start", "num_steps", "strategy", "dropout", "recompute", "exact_literal", "pooled_gates", "backbone_norm")
+    unlike = [f"{'clip' if name == 'crop' else 'model'}.{name} {value} here and {there.get(name)} there" for name, value in here.items() if name not in free and value != there.get(name)]
+    return f"give a run of the same model, or make this one alike: {', '.join(unlike)}" if unlike else "give a run of the same model"
+
+
+def _probe(field: str, value: str, folder: str) -> None:
+    try:
+        open_storage(folder).probe(write=False)
+    except StorageSetupError as error:
+        raise ConfigError(field, value, str(error)) from error
+
+
+def _read(field: str, value: str, folder: str, name: str, fix: str) -> bytes:
+    try:
+        return open_storage(folder).read(name)
+    except (NotFoundError, StorageSetupError, OSError) as error:  # any other StorageError is a server that failed, and no wrong value
+        raise ConfigError(field, value, f"{fix} ({error})") from error

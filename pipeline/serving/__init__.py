@@ -1,0 +1,1 @@
+"""Raw video to answer: what lies inside a registered model."""

@@ -1,0 +1,1 @@
+"""Video files: decoding with true clocks, encoding as stored."""

@@ -1,0 +1,191 @@
+"""A source video, whatever it is, to small upright RGB frames at a constant rate, or to a reject with its reason.
+
+    with VideoReader("clip.mp4", short_side=256) as video:
+        for frame_rgb_HWC in video:                 # one at a time: an hour of video takes no more memory than a second
+            ...
+    decoded = decode_video("clip.mp4", short_side=256)    # all at once, for short clips
+
+The order of work: read the packets' time stamps (the rate must be known before the first frame is encoded); then decode
+(one thread, so that a task is one core) -> RGB -> turn upright -> shrink -> show at a constant rate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation
+
+from pipeline.errors import RejectedSource
+from preprocessing.media.clock import Clock, Resampler
+from preprocessing.media.packets import Damage, announced_pictures, check_file, decoded_pictures, open_container, packet_times, video_stream
+
+REASONS: dict[str, str] = {
+    "missing": "there is no such file",
+    "unsafe_path": "the listed path leads out of the source folder",
+    "unreadable": "the file cannot be opened or read",
+    "empty": "the file has no bytes",
+    "not_video": "FFmpeg finds no video stream in it",
+    "no_frames": "there is a video stream, but no picture (in the part asked for)",
+    "too_short": "fewer than 2 frames, so there is no motion",
+    "decode_error": "decoding failed on the way",
+    "truncated": "fewer pictures than the container announces",
+    "too_large": "more pixels than a task may hold",
+    "bad_shape": "one side is more than 10 times the other",
+    "bad_clock": "a frame rate below 0.1 or above 1000, or gaps that only copies could fill",
+    "crashed": "the decoder took its process down",
+}
+"""The closed list of reasons a source is rejected for, counted in records and manifest."""
+
+MAX_FRAME_PIXELS = 64 << 20  # of the source; 8K video has 33 million
+MAX_KEPT_BYTES = 2 << 30  # of small frames held by decode_video
+MAX_ASPECT = 10.0
+_TRUNCATED_BELOW = 0.9  # share of the announced pictures; edit lists hide a few in sound files
+# FFmpeg's fast conversion repeats chroma samples and rounds down: up to 40 levels off at coloured edges.
+# Bit-exact: the same picture on every machine, whatever vector instructions it has.
+_EXACT = Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+_ENLARGE = Interpolation.BILINEAR | _EXACT
+_SHRINK = Interpolation.AREA | Interpolation.FULL_CHR_H_INP | _EXACT
+_MAX_DAMAGE = 0.05  # share of damaged packets: a clip that lost a picture is still a clip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """Frames at a constant rate: uint8 RGB (T, H, W, 3), T >= 2, even H and W; ``fps`` > 0."""
+
+    frames_rgb_THWC: np.ndarray
+    fps: float
+
+
+def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """(width, height) after scaling the short side to ``short_side``; the long side is rounded to even."""
+    scale = short_side / min(width, height)
+    fit = [short_side if side == min(width, height) else max(short_side, 2 * round(side * scale / 2)) for side in (width, height)]
+    return fit[0], fit[1]
+
+
+class VideoReader:
+    """Frames of a video file (path) or of its bytes, one at a time.
+
+    Iterating gives uint8 RGB (H, W, 3) frames of one size, even H and W, at the constant rate ``fps``; a picture that is
+    shown twice is the same object twice. What is wrong with a source may show only at its end (a file that was cut off):
+    then the last step of the iteration raises, and what came before must be thrown away.
+
+    Args:
+        short_side: of the frames, in pixels, even. Sample aspect ratios are ignored: pixels are taken as square.
+        fps: constant rate to return; 0 keeps the source's (its usual rate, or its average where it has no usual one).
+        start_s, end_s: part to take, in seconds from the first picture; None: to the end of the file.
+        max_frames: stop after so many frames; 0: no limit.
+
+    Raises:
+        RejectedSource: anything that is wrong with the source, with a reason from ``REASONS``.
+    """
+
+    def __init__(
+        self, source: str | Path | bytes, *, short_side: int, fps: float = 0.0, start_s: float | None = None, end_s: float | None = None, max_frames: int = 0
+    ) -> None:
+        if not isinstance(source, bytes):
+            check_file(Path(source))
+        elif not source:
+            raise RejectedSource("empty", "0 bytes")
+        self._source, self._short_side, self._max_frames = source, short_side, max_frames
+        self._start_s, self._end_s = start_s or 0.0, end_s
+        self._part = "" if start_s is None and end_s is None else f" from {self._start_s:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
+        self.decoded_frames = 0  # pictures taken from the source so far
+        self.source_size: tuple[int, int] | None = None  # (width, height), upright, once the first picture is there
+        self._size: tuple[int, int] | None = None
+        with open_container(source) as container:
+            stream = video_stream(container)
+            times = packet_times(container, stream, self._start_s, end_s)
+            self._clock = Clock.of_times(times, float(stream.average_rate or 0), fps)
+        self._container = open_container(source)
+
+    @property
+    def fps(self) -> float:
+        """Constant rate of the frames."""
+        return self._clock.fps
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        num_shown = 0
+        for frame in self._resampled():
+            yield frame
+            num_shown += 1
+            if num_shown == self._max_frames:
+                break
+        if num_shown < 2:
+            raise RejectedSource("too_short", f"{num_shown} picture{self._part}")
+
+    def _resampled(self) -> Iterator[np.ndarray]:
+        """Pictures, each as often as it is shown; looks at the damage when the source has ended."""
+        resampler, damage = Resampler(self._clock), Damage()
+        last: np.ndarray | None = None
+        stream = video_stream(self._container)
+        try:
+            for time_s, frame in decoded_pictures(self._container, stream, self._start_s, self._end_s, damage, trusted=self._clock.trusted):
+                small = self._small_upright(frame)
+                for _ in range(resampler.push(time_s)):
+                    yield last  # type: ignore[misc]  # push gives 0 for the first picture
+                last = small
+                self.decoded_frames += 1
+        except av.FFmpegError as error:
+            raise RejectedSource("decode_error", f"after {self.decoded_frames} pictures: {error.strerror or error}") from error
+        if damage.bad > _MAX_DAMAGE * damage.packets or (damage.bad and last is None):
+            raise RejectedSource("decode_error", f"{damage.bad} of {damage.packets} packets are damaged; first: {damage.first}")
+        if last is None:
+            raise RejectedSource("no_frames", f"no picture{self._part}" if self._part else "the video stream has no picture")
+        announced = announced_pictures(stream, self._start_s, self._end_s)
+        if self.decoded_frames < _TRUNCATED_BELOW * announced and not damage.bad:
+            raise RejectedSource("truncated", f"{self.decoded_frames} of {announced:.0f} announced pictures{self._part}")
+        for _ in range(resampler.finish()):
+            yield last
+
+    def _small_upright(self, frame: av.VideoFrame) -> np.ndarray:
+        width, height = frame.width, frame.height
+        if width * height > MAX_FRAME_PIXELS:
+            raise RejectedSource("too_large", f"pictures of {width}x{height}")
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise RejectedSource("bad_shape", f"pictures of {width}x{height}")
+        if self._size is None:
+            self._size = stored_size(width, height, self._short_side)
+            self._turns = round(frame.rotation / 90) % 4
+            self.source_size = (height, width) if self._turns % 2 else (width, height)
+        # A stream may change its size on the way; the sample keeps that of its first picture.
+        # Shrinking averages all source pixels under a target pixel (area). Bilinear or cubic sampling would skip pixels, and
+        # what they skip flickers from frame to frame: the flow would follow the flicker. Enlarging is bilinear.
+        how = _SHRINK if self._size[0] < width else _ENLARGE
+        small = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1], interpolation=how)
+        # The display matrix turns by multiples of 90 degrees, counter-clockwise; other angles are left as they are.
+        return np.ascontiguousarray(np.rot90(small, self._turns))
+
+
+def decode_video(
+    source: str | Path | bytes,
+    *,
+    short_side: int,
+    fps: float = 0.0,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    max_frames: int = 0,
+) -> Decoded:
+    """All frames of a video at once; arguments as ``VideoReader``.
+
+    Raises:
+        RejectedSource: anything that is wrong with the source; ``too_large`` where its frames would take more than 2 GiB.
+    """
+    frames: list[np.ndarray] = []
+    with VideoReader(source, short_side=short_side, fps=fps, start_s=start_s, end_s=end_s, max_frames=max_frames) as video:
+        for frame in video:
+            frames.append(frame)
+            if len(frames) * frame.nbytes > MAX_KEPT_BYTES:
+                raise RejectedSource("too_large", f"more than {MAX_KEPT_BYTES >> 20} MiB of frames of {frame.shape[1]}x{frame.shape[0]}; cut the video or set max_frames")
+    return Decoded(frames_rgb_THWC=np.stack(frames), fps=video.fps)

@@ -1,0 +1,1 @@
+"""Synthetic videos in which a class is a pair of texture and motion."""

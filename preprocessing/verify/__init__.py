@@ -1,0 +1,1 @@
+"""Stored data re-read: each fault by its name."""

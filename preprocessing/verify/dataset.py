@@ -1,0 +1,102 @@
+"""What can be wrong with a data set as a whole: its manifest, objects nobody lists, and what shards must not share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+
+from pipeline.dataset.manifest import MANIFEST, Manifest
+from pipeline.dataset.sample import MODALITIES
+from pipeline.errors import ManifestError, NotFoundError
+from pipeline.storage import Storage
+from preprocessing.verify.faults import Fault
+from preprocessing.verify.shard import ShardCheck
+
+_PREFIXES = ("train/", "val/", "test/")
+
+
+def open_manifest(storage: Storage) -> tuple[Manifest | None, list[Fault]]:
+    """The manifest, or None where it cannot be parsed, and the faults in itself.
+
+    Raises:
+        ManifestError: there is none, so no data set is finished there.
+        StorageError: the storage failed.
+    """
+    where = f"{storage.uri}/{MANIFEST}"
+    try:
+        data = storage.read(MANIFEST)
+    except NotFoundError as error:
+        raise ManifestError(f"{where} does not exist: no data set is finished there; check the URI, or run jobs.preprocess again") from error
+    try:
+        manifest = Manifest.from_json(data, where)
+    except ManifestError as error:
+        return None, [Fault(kind="manifest", detail=str(error))]
+    details = []
+    if hashlib.sha256(data).hexdigest() != manifest.digest:
+        details.append(f"not in canonical form, so it was edited: expected sha256 {manifest.digest}, found {hashlib.sha256(data).hexdigest()}")
+    for what, names in (("shard", [s.path for s in manifest.shards]), ("class", manifest.classes), ("modality", manifest.modalities)):
+        details += [f"{what} {name!r} stands in it {count} times" for name, count in Counter(names).items() if count > 1]
+    unknown = [name for name in manifest.modalities if name not in MODALITIES]
+    if unknown or "rgb" not in manifest.modalities:
+        details.append(f"modalities: expected rgb and others of {', '.join(MODALITIES)}, found {', '.join(manifest.modalities)}")
+    details += [f"shard {s.path!r}: expected train, val or test and a name without '/'" for s in manifest.shards if not _has_place(s.split, s.name)]
+    return manifest, [Fault(kind="manifest", detail=detail) for detail in details]
+
+
+def _has_place(split: str, name: str) -> bool:
+    return f"{split}/" in _PREFIXES and bool(name) and "/" not in name and not name.startswith(".")
+
+
+def find_strays(storage: Storage, manifest: Manifest) -> list[Fault]:
+    """Objects below train/, val/ and test/ that the manifest does not list, in lexical order."""
+    listed = {f"{entry.path}.json" for entry in manifest.shards}
+    listed |= {f"{entry.path}.{ending}" for entry in manifest.shards if entry.size for ending in ("tar", "idx")}
+    found = (path for prefix in _PREFIXES for path in storage.list(prefix))
+    return [Fault(shard=path, kind="stray", detail="the manifest does not list it; readers never see it: delete it") for path in found if path not in listed]
+
+
+class Totals:
+    """Sums over shards, and what only shows across them. Shards may come in any order.
+
+    Keys and sources are kept as 64-bit hashes: about 100 bytes each, 200 MB for a million samples.
+    """
+
+    def __init__(self) -> None:
+        self.num_shards = self.num_bytes = self.num_samples = self.num_decoded = self.num_frames = self.num_inputs = 0
+        self._keys: dict[int, str] = {}
+        self._sources: dict[int, str] = {}
+        self._flows: dict[str, list[str]] = {}
+
+    def add(self, check: ShardCheck) -> list[Fault]:
+        """Count a shard; returns keys and sources that another shard (or the same one) has already."""
+        self.num_shards += 1
+        self.num_bytes += check.num_bytes
+        self.num_samples += len(check.keys)
+        self.num_inputs += len(check.sources)
+        self.num_decoded += check.num_decoded
+        self.num_frames += check.num_frames
+        if check.flow:
+            self._flows.setdefault(check.flow, []).append(check.path)
+        faults = [Fault(shard=check.path, sample=key, kind="key", detail=f"stands in {first} already") for key, first in _repeated(check.keys, check.path, self._keys)]
+        again = _repeated(check.sources, check.path, self._sources)
+        return faults + [Fault(shard=check.path, kind="source", detail=f"{source!r} stands in {first} already") for source, first in again]
+
+    def finish(self) -> list[Fault]:
+        """Faults that show only when all shards are counted: flow of several engines in a data set whose manifest names none."""
+        if len(self._flows) < 2:
+            return []
+        usual = max(self._flows, key=lambda flow: (len(self._flows[flow]), flow))
+        return [Fault(shard=path, kind="flow", detail=f"expected {usual}, found {flow}") for flow, paths in sorted(self._flows.items()) if flow != usual for path in sorted(paths)]
+
+
+def _repeated(names: Iterable[str], shard: str, seen: dict[int, str]) -> list[tuple[str, str]]:
+    """(name, shard that has it already) of names that are in ``seen``; the others are put there."""
+    repeated = []
+    for name in names:
+        digest = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+        if digest in seen:
+            repeated.append((name, seen[digest]))
+        else:
+            seen[digest] = shard
+    return repeated

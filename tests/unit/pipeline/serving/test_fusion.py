@@ -1,0 +1,85 @@
+"""Models with one head for several modalities: their only stream is "fused", from evaluation to the registered model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from jobs.evaluate.command import print_report
+from pipeline.config.base import as_dict
+from pipeline.config.data import ClipConfig, DataConfig
+from pipeline.config.model import CRNConfig
+from pipeline.config.train import TrainConfig
+from pipeline.data.loader import make_loader
+from pipeline.dataset.manifest import read_manifest
+from pipeline.evaluation.evaluate import join_parts, predict_part
+from pipeline.evaluation.plots import plot_confusion
+from pipeline.evaluation.predictions import read_predictions, write_predictions
+from pipeline.evaluation.report import EvalReport, compare
+from pipeline.models import build_model
+from pipeline.serving.predictor import load_predictor, pack
+from pipeline.storage import open_storage
+
+
+@pytest.mark.parametrize("fusion", ["early", "late"])
+def test_a_fused_score_goes_the_whole_way(fusion: Any, tiny_set: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_num_threads(1)
+    storage = open_storage(tiny_set)
+    manifest = read_manifest(storage)
+    config = TrainConfig(
+        model=CRNConfig(width=0.125, backbone_stages=3, hidden=8, adapted=8, num_steps=4, modalities=("rgb", "flow"), partner="off", rib="none", fusion=fusion),
+        clip=ClipConfig(num_frames=4, crop=32, resize=32, flow_std=2.0),
+        data=DataConfig(uri=tiny_set, batch_size=4, loader="reference"),
+    )
+    torch.manual_seed(3)
+    model = build_model(config.model, num_classes=4, crop=32)
+    with torch.no_grad():  # random weights hardly react to their input; larger classifiers do
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(60)
+    with make_loader(storage, manifest, "test", data=config.data, clip=config.clip, modalities=("rgb", "flow"), train=False, seed=0, num_views=2) as loader:
+        records = [loader.index.record(i) for i in range(len(loader.index))]
+        batches = list(loader.iter_epoch(0))
+    found = join_parts([predict_part(model, batches, device=torch.device("cpu"))], {r.key: r.label for r in records})
+
+    # By hand: softmax of the model's one output, mean over a video's views.
+    by_hand: dict[str, list[np.ndarray]] = {}
+    model.eval()
+    for batch in batches:
+        with torch.inference_mode():
+            (output,) = model(batch.inputs).values()
+        for key, logits in zip(batch.keys, output[:, -1].double().numpy(), strict=True):
+            if key:
+                by_hand.setdefault(key, []).append(np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum())
+    assert list(found.branches) == ["fused"]
+    np.testing.assert_allclose(found.streams["fused"], [np.mean(by_hand[key], axis=0) for key in found.keys], atol=1e-6)
+    assert found.streams["fused"].std(0).max() > 0.01, "the model answers the same for all videos"
+
+    digest = write_predictions(found, tmp_path / "p.npz")
+    assert read_predictions((tmp_path / "p.npz").read_bytes(), digest).scores() == found.scores()
+    report = EvalReport(
+        run_id="r", model=fusion, modalities=("rgb", "flow"), dataset="d", manifest_digest=manifest.digest, split="test", protocol="2x1", num_videos=len(found.keys), num_damaged=0,
+        classes=manifest.classes, scores=found.scores(), per_class=tuple(found.per_class()), confusion=tuple(tuple(map(int, row)) for row in found.confusion()),
+        checkpoint="c", code_version="v", seconds=1.0, predictions=digest,
+    )  # fmt: skip
+    assert EvalReport.from_json(report.to_json()) == report
+    assert report.branches == ("fused",)
+    assert set(report.metrics()) == {"test/top1_2x1", "test/top5_2x1"}
+    assert compare(report, None).promote
+    plot_confusion(report, tmp_path / "c.png")
+    print_report(report)
+    assert capsys.readouterr().out.count("fused") == 1
+
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "raw.safetensors")
+    state = {"config": as_dict(config), "classes": list(manifest.classes), "stored": manifest.parameters, "manifest_digest": manifest.digest, "run_id": "r"}
+    pack(tmp_path, tmp_path / "raw.safetensors", state, num_views=2)
+    predictor = load_predictor(tmp_path)
+    raw = Path(tiny_set.removeprefix("file://")).parent / "raw" / "videos"
+    fused = dict(zip(found.keys, found.streams["fused"], strict=True))
+    differences = [np.abs(predictor.probabilities((raw / r.source).read_bytes()) - fused[r.key]).max() for r in records]
+    assert max(differences) < np.std(list(fused.values()), axis=0).max()  # VP9 is lossy; another frame, crop or head is not

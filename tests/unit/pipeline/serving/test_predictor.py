@@ -1,0 +1,140 @@
+"""Raw file to probabilities: must be what evaluation gives for the same video once it is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from pipeline.config.base import as_dict
+from pipeline.config.data import ClipConfig, DataConfig
+from pipeline.config.model import CRNConfig
+from pipeline.config.train import TrainConfig
+from pipeline.data.loader import make_loader
+from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.errors import UserError
+from pipeline.evaluation.evaluate import join_parts, predict_part
+from pipeline.models import build_model
+from pipeline.serving.predictor import CARD, WEIGHTS, Predictor, load_predictor, pack
+from pipeline.storage import open_storage
+from tests.support.paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def packed(tiny_set: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainConfig, Manifest]:
+    """A predictor's folder with random weights that answer differently for different videos."""
+    torch.set_num_threads(1)
+    manifest = read_manifest(open_storage(tiny_set))
+    config = TrainConfig(
+        model=CRNConfig(width=0.125, backbone_stages=3, hidden=8, adapted=8, num_steps=4, modalities=("rgb", "flow")),
+        clip=ClipConfig(num_frames=4, crop=32, resize=32, flow_std=2.0),
+        data=DataConfig(uri=tiny_set, batch_size=4, loader="reference"),
+    )
+    torch.manual_seed(3)
+    model = build_model(config.model, num_classes=4, crop=32)
+    with torch.no_grad():  # random weights hardly react to their input; larger classifiers do
+        for _name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(60)
+    folder = tmp_path_factory.mktemp("packed")
+    safetensors.torch.save_file(model.state_dict(), folder / "raw.safetensors")
+    state = {"config": as_dict(config), "classes": list(manifest.classes), "stored": manifest.parameters, "manifest_digest": manifest.digest, "run_id": "r"}
+    pack(folder, folder / "raw.safetensors", state, num_views=2)
+    return folder, config, manifest
+
+
+def raw_video(tiny_set: str, source: str) -> bytes:
+    return (Path(tiny_set.removeprefix("file://")).parent / "raw" / "videos" / source).read_bytes()
+
+
+def test_raw_video_agrees_with_evaluation_of_the_stored_one(packed: tuple[Path, TrainConfig, Manifest], tiny_set: str) -> None:
+    folder, config, manifest = packed
+    predictor = load_predictor(folder)
+    with make_loader(open_storage(tiny_set), manifest, "test", data=config.data, clip=config.clip, modalities=("rgb", "flow"), train=False, seed=0, num_views=2) as loader:
+        records = [loader.index.record(i) for i in range(len(loader.index))]
+        stored = join_parts([predict_part(predictor.model, loader.iter_epoch(0), device=torch.device("cpu"))], {r.key: r.label for r in records})
+    fused = dict(zip(stored.keys, stored.streams["fused"], strict=True))
+    differences = [np.abs(predictor.probabilities(raw_video(tiny_set, r.source)) - fused[r.key]).max() for r in records]
+    spread = np.std(np.stack(list(fused.values())), axis=0).max()
+    print(f"raw against stored: largest difference {max(differences):.4f}, videos differ by {spread:.4f}")
+    assert spread > 0.02, "the model answers the same for all videos: this test would see nothing"
+    assert max(differences) < spread  # VP9 is lossy; a wrong frame, crop or scale is not
+    assert float(np.mean(differences)) < 0.3 * spread
+
+
+def test_answers_are_ranked_probabilities(packed: tuple[Path, TrainConfig, Manifest], tiny_set: str) -> None:
+    predictor = Predictor(packed[0])
+    source = next(p for p in (Path(tiny_set.removeprefix("file://")).parent / "raw" / "videos").rglob("*.mp4"))
+    ((labels, probabilities),) = predictor([source.read_bytes()])
+    assert sorted(labels) == sorted(packed[2].classes)
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_file_that_is_no_video_is_named(packed: tuple[Path, TrainConfig, Manifest]) -> None:
+    with pytest.raises(UserError, match="video 0: not_video"):
+        Predictor(packed[0])([b"<html>not found</html>" * 50])
+    with pytest.raises(UserError, match="video 0: empty"):
+        Predictor(packed[0])([b""])
+
+
+@pytest.mark.parametrize("motion", ["diff", "diff-online"])
+def test_diff_models_predict_too(packed: tuple[Path, TrainConfig, Manifest], tiny_set: str, tmp_path: Path, motion) -> None:
+    _, config, manifest = packed
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, modalities=("rgb", motion)))
+    model = build_model(config.model, num_classes=4, crop=32)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "raw.safetensors")
+    pack(tmp_path, tmp_path / "raw.safetensors", {"config": as_dict(config), "classes": list(manifest.classes), "stored": manifest.parameters, "manifest_digest": "", "run_id": ""}, 1)
+    source = next(p for p in (Path(tiny_set.removeprefix("file://")).parent / "raw" / "videos").rglob("*.mp4"))
+    assert Predictor(tmp_path).probabilities(source.read_bytes()).sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_three_crops_are_those_of_evaluation(packed: tuple[Path, TrainConfig, Manifest], tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With diff-online, whose inputs on both roads come from RGB frames; the two differ by VP9 alone."""
+    _, config, manifest = packed
+    config = dataclasses.replace(config, clip=dataclasses.replace(config.clip, resize=40), model=dataclasses.replace(config.model, modalities=("rgb", "diff-online")))
+    model = build_model(config.model, num_classes=4, crop=32)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "raw.safetensors")
+    state = {"config": as_dict(config), "classes": list(manifest.classes), "stored": manifest.parameters, "manifest_digest": "", "run_id": ""}
+    pack(tmp_path, tmp_path / "raw.safetensors", state, num_views=2, num_crops=3)
+    predictor, seen = load_predictor(tmp_path), []
+    monkeypatch.setattr("pipeline.serving.predictor.predict_part", lambda model, batches, **rest: seen.extend(batches) or predict_part(model, batches, **rest))
+    with make_loader(open_storage(tiny_set), manifest, "test", data=config.data, clip=config.clip, modalities=config.model.modalities, train=False, seed=0, num_views=2, num_crops=3) as loader:
+        stored = next(iter(loader.iter_epoch(0)))
+        source = loader.index.record(0).source
+    predictor.probabilities(raw_video(tiny_set, source))
+    for name, x in seen[0].inputs.items():
+        assert x.shape == (6, *stored.inputs[name].shape[1:])
+        rows = (x[:, None] - stored.inputs[name][None, :6]).abs().mean((2, 3, 4, 5))
+        assert (rows.argmin(1) == torch.arange(6)).all(), f"{name}: views or crops are not in evaluation's order"
+
+
+def test_a_model_packed_before_crops_takes_one(packed: tuple[Path, TrainConfig, Manifest], tmp_path: Path) -> None:
+    card = json.loads((packed[0] / CARD).read_text())
+    del card["num_crops"]
+    (tmp_path / CARD).write_text(json.dumps(card))
+    (tmp_path / WEIGHTS).write_bytes((packed[0] / WEIGHTS).read_bytes())
+    assert Predictor(tmp_path).num_crops == 1
+
+
+def test_prediction_needs_neither_dali_nor_ray_nor_storage(packed: tuple[Path, TrainConfig, Manifest]) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('nvidia', 'ray', 'boto3', 'webdataset', 'mlflow', 'tyro', 'matplotlib'): sys.modules[name] = None\n"
+        "from pathlib import Path\nfrom pipeline.serving.predictor import load_predictor\n"
+        f"print(load_predictor(Path({str(packed[0])!r})).num_views)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+    assert done.stdout.strip() == "2", done.stderr
+
+
+def test_the_folder_is_two_plain_files(packed: tuple[Path, TrainConfig, Manifest]) -> None:
+    assert json.loads((packed[0] / CARD).read_text())["num_views"] == 2
+    assert safetensors.torch.load_file(packed[0] / WEIGHTS)
