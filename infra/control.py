@@ -37,8 +37,8 @@ class ServerState:
 def up(*, ray_cpus: int | None = None, timeout_s: float = 120.0) -> Stack:
     """Bring every server of the stack to health, publish their addresses and return them.
 
-    Healthy servers are left alone. MLflow restarts with a bucket that had to move to another port; nodes added to a Ray head that
-    died are ended with it and not started again.
+    Healthy servers are left alone. MLflow restarts with a bucket that had to move to another port; nodes added to a Ray
+    head that died are ended with it and not started again.
 
     Args:
         ray_cpus: CPUs the Ray head offers, by default all of the host; a running head keeps what it has.
@@ -114,7 +114,12 @@ def _up(servers: Servers, ray_cpus: int | None, timeout_s: float) -> Stack:
     credentials = s3_gateway.load_credentials()
     waiting: dict[str, tuple[ServerRecord, Probe]] = {}
 
-    def ensure(name: str, names: tuple[str, ...], plan: Callable[[dict[str, int]], Launch], wanted: dict[str, str] | None = None) -> None:
+    def ensure(
+        name: str,
+        names: tuple[str, ...],
+        plan: Callable[[dict[str, int]], Launch],
+        wanted: dict[str, str] | None = None,
+    ) -> None:
         old = servers.records.get(name)
         if old is not None:
             trouble = condition(old, _probe_of(name))
@@ -122,13 +127,16 @@ def _up(servers: Servers, ray_cpus: int | None, timeout_s: float) -> Stack:
                 return
             log.info("restarting %s: %s", name, trouble or "what it depends on has moved")
             stop(old, servers)
-        _end_stale_nodes(servers)  # before a new head starts: it refuses the address that a node of the old one still names
+        _end_stale_nodes(
+            servers
+        )  # before a new head starts: it refuses the address that a node of the old one still names
         ports = choose_ports(names, old.ports if old else {}, _taken(servers))
         server = plan(ports)
         waiting[name] = (launch(server, servers), server.probe)
 
     with _ended_on_failure(servers):
-        # All start at once and are waited for together: MLflow and Ray take seconds, and neither needs the other's answer.
+        # All start at once and are waited for together: MLflow and Ray take seconds, and neither needs the other's
+        # answer.
         ensure(s3_gateway.NAME, s3_gateway.PORTS, lambda ports: s3_gateway.launch(ports, credentials))
         endpoint = servers.records[s3_gateway.NAME].address
         ensure(
@@ -137,7 +145,9 @@ def _up(servers: Servers, ray_cpus: int | None, timeout_s: float) -> Stack:
             lambda ports: mlflow_server.launch(ports, endpoint, credentials),
             mlflow_server.settings(endpoint),
         )
-        ensure(ray_head.NAME, ray_head.PORTS, lambda ports: ray_head.launch_head(ports, ray_cpus or os.cpu_count() or 1))
+        ensure(
+            ray_head.NAME, ray_head.PORTS, lambda ports: ray_head.launch_head(ports, ray_cpus or os.cpu_count() or 1)
+        )
         wait_healthy(waiting, timeout_s)
         s3_gateway.make_bucket(endpoint, credentials)
     head = servers.records[ray_head.NAME]
@@ -177,7 +187,11 @@ def _end_stale_nodes(servers: Servers) -> None:
     for name, record in list(servers.records.items()):
         if name in PARTS:
             continue
-        if head is None or record.settings["head"] != ray_head.head_identity(head) or not process.is_alive(record.process):
+        if (
+            head is None
+            or record.settings["head"] != ray_head.head_identity(head)
+            or not process.is_alive(record.process)
+        ):
             stop(record, servers)
 
 

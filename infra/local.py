@@ -7,9 +7,10 @@
     python -m infra.local down                     end the servers; data stays
 
 Reads    $RECIPROCAL_HOME (default ~/.reciprocal).
-Writes   below it: s3/ (objects, metadata, credentials), mlflow/ (SQLite), ray/ (sessions), logs/, servers.json, and stack.json
-         LAST: every command of the project finds the servers there (``pipeline.config.stack``).
-Restart  ``up`` keeps what is healthy, at the same addresses, and starts the rest, at their old ports where those are free.
+Writes   below it: s3/ (objects, metadata, credentials), mlflow/ (SQLite), ray/ (sessions), logs/, servers.json, and
+         stack.json LAST: every command of the project finds the servers there (``pipeline.config.stack``).
+Restart  ``up`` keeps what is healthy, at the same addresses, and starts the rest, at their old ports where those are
+         free.
 Exit     0 done. 1 a server did not start (the end of its log is printed) or is not healthy. 2 refused before any work.
 """
 
@@ -46,7 +47,10 @@ def _main() -> int:
         changed = [name for name in PARTS if before.get(name) != after.get(name)]
         console.print(f"started {', '.join(changed)}" if changed else "all servers were healthy already")
         console.print(f"S3 {stack.s3_endpoint} (bucket {stack.bucket})\nMLflow {stack.mlflow_uri}")
-        console.print(f"Ray {stack.ray_address}, dashboard and jobs {stack.ray_dashboard} (token: {ray_token_file()})\nrecord {stack_file()}")
+        console.print(
+            f"Ray {stack.ray_address}, dashboard and jobs {stack.ray_dashboard} (token: {ray_token_file()})\nrecord"
+            f" {stack_file()}"
+        )
         return 0
 
     @app.command(name="env")
@@ -90,7 +94,9 @@ def _main() -> int:
 def main() -> None:
     """Run the command line and exit with its code."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)]
+    )
     logging.getLogger("infra").setLevel(logging.INFO)
     try:
         code = _main()

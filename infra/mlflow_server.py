@@ -30,11 +30,22 @@ def launch(ports: dict[str, int], s3_endpoint: str, credentials: Credentials) ->
     """Return how to start the server. The bucket is used by the first artifact, so it may still be missing now."""
     folder = home().absolute() / "mlflow"
     command = [
-        sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(ports["http"]),
-        "--workers", "1",  # each costs 200 MB and more; SQLite writes one at a time anyway
-        "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
-        "--serve-artifacts", "--artifacts-destination", f"s3://{BUCKET}/mlflow",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        LOOPBACK,
+        "--port",
+        str(ports["http"]),
+        "--workers",
+        "1",  # each costs 200 MB and more; SQLite writes one at a time anyway
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}",
+        "--serve-artifacts",
+        "--artifacts-destination",
+        f"s3://{BUCKET}/mlflow",
+    ]
     env = {
         "MLFLOW_S3_ENDPOINT_URL": s3_endpoint,
         "AWS_ACCESS_KEY_ID": credentials.access_key,

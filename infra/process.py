@@ -24,7 +24,8 @@ TOKEN_VARIABLE = "RECIPROCAL_STACK_TOKEN"
 _PROC = Path("/proc")
 _BOOT_ID = _PROC / "sys/kernel/random/boot_id"
 
-# Children of this process must be waited for, or they stay zombies for as long as it lives. Entries stay until they ended.
+# Children of this process must be waited for, or they stay zombies for as long as it lives. Entries stay until they
+# ended.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -59,7 +60,13 @@ def start(command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Pat
     """
     with log.open("ab") as output:
         child = subprocess.Popen(
-            list(command), env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            list(command),
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     _children[child.pid] = child
     identity = identify(child.pid)
@@ -112,7 +119,8 @@ def send(process: ProcessId, number: signal.Signals) -> bool:
 
 
 def family(leaders: Iterable[ProcessId], token: str) -> list[ProcessId]:
-    """Return every living process of the servers: leaders, members of their sessions, token holders, descendants of all.
+    """Return every living process of the servers: leaders, members of their sessions, token holders, descendants of
+    all.
 
     This process and its ancestors never belong, whatever they inherited.
 

@@ -3,14 +3,15 @@
     ray start --head --block --node-ip-address 127.0.0.2 --port GCS --dashboard-host 127.0.0.1 --dashboard-port PORT ...
     ray start --block --address 127.0.0.2:GCS --node-ip-address 127.0.0.3 ...
 
-``--block`` keeps one process per node that watches the others, and ends them all when one dies or when it is asked to end.
+``--block`` keeps one process per node that watches the others, and ends them all when one dies or when it is asked to
+end.
 
-Nodes live at 127.0.0.2, 127.0.0.3, ...: Ray replaces the address 127.0.0.1 by the host's outside address, where its HTTP
-agent would take jobs from the whole network, and which changes when a laptop changes networks. Any other loopback address is
-left alone, needs nothing set up on Linux, and gives each node of a test cluster an address of its own.
+Nodes live at 127.0.0.2, 127.0.0.3, ...: Ray replaces the address 127.0.0.1 by the host's outside address, where its
+HTTP agent would take jobs from the whole network, and which changes when a laptop changes networks. Any other loopback
+address is left alone, needs nothing set up on Linux, and gives each node of a test cluster an address of its own.
 
-Ray's RPC ports (not the dashboard, not the agents) are bound to all interfaces whatever it is told, and who reaches them may run
-code as this user. So the head asks every client for a token, which lies in a file of this user's alone
+Ray's RPC ports (not the dashboard, not the agents) are bound to all interfaces whatever it is told, and who reaches
+them may run code as this user. So the head asks every client for a token, which lies in a file of this user's alone
 (``pipeline.config.stack.ray_token_file``); our jobs send it by themselves, the dashboard page asks for it once, and
 ``eval "$(python -m infra.local env)"`` gives it to ``ray job submit``.
 """
@@ -35,7 +36,8 @@ PORTS = ("gcs", "dashboard", "agent", "client")
 NODE_PORTS = ("agent",)
 OBJECT_STORE_MB = 512  # video bytes never travel through it; results and small tensors do
 
-# The longest socket path Ray makes below its folder, and what Linux allows (sun_path has 108 bytes, the last is a zero).
+# The longest socket path Ray makes below its folder, and what Linux allows (sun_path has 108 bytes, the last is a
+# zero).
 _LONGEST_BELOW = "/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_TaskEventsHead"
 _UNIX_PATH_BYTES = 107
 _KEPT_SESSIONS = 2
@@ -56,11 +58,22 @@ def launch_head(ports: dict[str, int], cpus: int) -> Launch:
     _forget_old_sessions(folder)
     command = [
         *_ray_start(node_address(0), cpus, ports["agent"]),
-        "--head", "--port", str(ports["gcs"]), "--temp-dir", str(folder), "--disable-usage-stats",
-        "--include-dashboard", "true", "--dashboard-host", LOOPBACK, "--dashboard-port", str(ports["dashboard"]),
-        "--ray-client-server-port", str(ports["client"]),  # cannot be turned off; its default port is fixed and would clash
+        "--head",
+        "--port",
+        str(ports["gcs"]),
+        "--temp-dir",
+        str(folder),
+        "--disable-usage-stats",
+        "--include-dashboard",
+        "true",
+        "--dashboard-host",
+        LOOPBACK,
+        "--dashboard-port",
+        str(ports["dashboard"]),
+        "--ray-client-server-port",
+        str(ports["client"]),  # cannot be turned off; its default port is fixed and would clash
         "--no-monitor",  # the autoscaler's process, which has nothing to scale here
-    ]  # fmt: skip
+    ]
     return Launch(
         name=NAME,
         command=command,
@@ -77,7 +90,12 @@ def launch_node(index: int, ports: dict[str, int], cpus: int, head: ServerRecord
     """Return how to start node ``index`` (from 1) of the cluster of ``head``."""
     return Launch(
         name=f"{NAME}-node-{index}",
-        command=[*_ray_start(node_address(index), cpus, ports["agent"]), "--address", head.address, "--disable-usage-stats"],
+        command=[
+            *_ray_start(node_address(index), cpus, ports["agent"]),
+            "--address",
+            head.address,
+            "--disable-usage-stats",
+        ],
         env=_environment(),
         cwd=home().absolute() / "ray-jobs",
         address=node_address(index),
@@ -117,7 +135,9 @@ def head_problem(record: ServerRecord) -> str | None:
 
 def node_problem(record: ServerRecord) -> str | None:
     """Return None where the node's daemon answers through its agent."""
-    return http_problem(f"http://{LOOPBACK}:{record.ports['agent']}/api/local_raylet_healthz", expect="success", token=_token())
+    return http_problem(
+        f"http://{LOOPBACK}:{record.ports['agent']}/api/local_raylet_healthz", expect="success", token=_token()
+    )
 
 
 def _token() -> str:
@@ -125,7 +145,8 @@ def _token() -> str:
 
 
 def temporary_folder() -> Path:
-    """Return Ray's folder for sockets, logs and spilled objects: below ``home()/ray``, or below /tmp where that is too long.
+    """Return Ray's folder for sockets, logs and spilled objects: below ``home()/ray``, or below /tmp where that is too
+    long.
 
     Ray opens the folder it is given to everybody (mode 0777); the one above it, private, keeps everybody out.
 
@@ -143,7 +164,9 @@ def temporary_folder() -> Path:
         private.mkdir(exist_ok=True, mode=0o700)
         found = private.lstat()  # /tmp is everybody's: the name may have been taken, by a link even
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise UserError(f"{private} is not this user's private folder: remove it, or set RECIPROCAL_HOME to a shorter path")
+            raise UserError(
+                f"{private} is not this user's private folder: remove it, or set RECIPROCAL_HOME to a shorter path"
+            )
     folder = private / "r"
     folder.mkdir(exist_ok=True)
     return folder
@@ -151,11 +174,24 @@ def temporary_folder() -> Path:
 
 def _ray_start(address: str, cpus: int, agent_port: int) -> list[str]:
     return [
-        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address", address,
-        "--num-cpus", str(cpus), "--object-store-memory", str(OBJECT_STORE_MB << 20),
-        "--dashboard-agent-listen-port", str(agent_port),
-        "--min-worker-port", "0", "--max-worker-port", "0",  # the kernel chooses: the default range clashes with other clusters
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--block",
+        "--node-ip-address",
+        address,
+        "--num-cpus",
+        str(cpus),
+        "--object-store-memory",
+        str(OBJECT_STORE_MB << 20),
+        "--dashboard-agent-listen-port",
+        str(agent_port),
+        "--min-worker-port",
+        "0",
+        "--max-worker-port",
+        "0",  # the kernel chooses: the default range clashes with other clusters
+    ]
 
 
 def _forget_old_sessions(folder: Path) -> None:

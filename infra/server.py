@@ -16,8 +16,8 @@ from infra.records import ServerRecord, Servers
 from pipeline.config.stack import home
 from pipeline.errors import ReciprocalError
 
-# Addresses and credentials of whatever the calling shell talks to. Servers get theirs from us, and jobs on the local Ray
-# must find the local stack's record: the stack is the same whatever shell starts it.
+# Addresses and credentials of whatever the calling shell talks to. Servers get theirs from us, and jobs on the local
+# Ray must find the local stack's record: the stack is the same whatever shell starts it.
 _FOREIGN_PREFIXES = ("AWS_", "MLFLOW_", "MINIO_", "RAY_")
 _LOOPBACK_HOSTS = "127.0.0.1,127.0.0.2,127.0.0.3,127.0.0.4,localhost"
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -77,7 +77,8 @@ def launch(server: Launch, servers: Servers) -> ServerRecord:
     log.chmod(0o600)
     server.cwd.mkdir(parents=True, exist_ok=True)
     env = {**clean_environment(), **server.env, process.TOKEN_VARIABLE: token_of(servers, server.name)}
-    servers.save()  # the token is on disk before anything carries it: even a crash right after the start leaves nothing behind
+    # the token is on disk before anything carries it: even a crash right after the start leaves nothing behind
+    servers.save()
     try:
         identity = process.start(server.command, env=env, cwd=server.cwd, log=log)
     except OSError as error:
@@ -119,7 +120,9 @@ def wait_healthy(waiting: Mapping[str, tuple[ServerRecord, Probe]], timeout_s: f
             return
         if time.monotonic() >= deadline:
             name, (record, _) = next(iter(pending.items()))
-            raise ServerError(name, f"not healthy after {timeout_s:g} s ({reasons[name]})", record.log, tail(Path(record.log)))
+            raise ServerError(
+                name, f"not healthy after {timeout_s:g} s ({reasons[name]})", record.log, tail(Path(record.log))
+            )
         time.sleep(0.2)
 
 
@@ -168,8 +171,8 @@ def http_problem(url: str, *, expect: str = "", timeout_s: float = 3.0, token: s
 def clean_environment() -> dict[str, str]:
     """Return this process's environment without foreign addresses and credentials, and with proxies off for loopback.
 
-    The folder of this Python comes first on PATH: ``ray job submit -- python ...`` must get the interpreter that has the
-    project's packages, whether or not its virtual environment was activated in the shell that started the stack.
+    The folder of this Python comes first on PATH: ``ray job submit -- python ...`` must get the interpreter that has
+    the project's packages, whether or not its virtual environment was activated in the shell that started the stack.
     """
     env = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN_PREFIXES)}
     env.pop("RECIPROCAL_STACK", None)

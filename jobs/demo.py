@@ -44,7 +44,10 @@ from preprocessing.synthetic.generate import SyntheticConfig, generate
 
 RECIPES = ("crn_demo", "rgb_demo", "flow_demo", "mrst_demo")
 MODELS = {"crn_demo": "synthetic-crn", "mrst_demo": "synthetic-mrst"}
-MARKS = {"crn_demo": 0.90, "mrst_demo": 0.80}  # top-1 on the test split; chance is 1/6, appearance alone 1/3, motion alone 1/2
+MARKS = {
+    "crn_demo": 0.90,
+    "mrst_demo": 0.80,
+}  # top-1 on the test split; chance is 1/6, appearance alone 1/3, motion alone 1/2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +87,21 @@ def demo(args: DemoArgs) -> int:
         base = f"s3://{stack.bucket}"
     videos = _videos(args.seed)
     data_uri = join(base, f"synthetic-{args.seed}")
-    with _step(f"python -m jobs.preprocess --format ucf101 --source {videos / 'videos'} --annotations {videos} --out {data_uri} ..."):
+    with _step(
+        f"python -m jobs.preprocess --format ucf101 --source {videos / 'videos'} --annotations {videos} --out"
+        f" {data_uri} ..."
+    ):
         preprocess(
             PreprocessConfig(
-                format="ucf101", source=str(videos / "videos"), annotations=str(videos), out=data_uri, name="synthetic", samples_per_shard=32,
+                format="ucf101",
+                source=str(videos / "videos"),
+                annotations=str(videos),
+                out=data_uri,
+                name="synthetic",
+                samples_per_shard=32,
                 stored=StoredConfig(short_side=64, modalities=("rgb", "flow")),
             )
-        )  # fmt: skip
+        )
     rows = [_train_and_test(name, data_uri, args.seed) for name in RECIPES]
     by_name = {row.report.model: row for row in rows}
     for recipe, model in MODELS.items():
@@ -107,8 +118,13 @@ def demo(args: DemoArgs) -> int:
 
 def _videos(seed: int) -> Path:
     folder = home() / "demo" / f"synthetic-{seed}"
-    config = SyntheticConfig(out=folder, seed=seed, appearances=2, train=36, val=3, test=15, min_frames=13, max_frames=16)
-    with _step(f"python -m preprocessing.synthetic {folder} --seed {seed} --appearances 2 --train 36 --val 3 --test 15 --min-frames 13 --max-frames 16"):
+    config = SyntheticConfig(
+        out=folder, seed=seed, appearances=2, train=36, val=3, test=15, min_frames=13, max_frames=16
+    )
+    with _step(
+        f"python -m preprocessing.synthetic {folder} --seed {seed} --appearances 2 --train 36 --val 3 --test 15"
+        " --min-frames 13 --max-frames 16"
+    ):
         if (folder / "testlist01.txt").exists():  # written last
             console.print("the videos are there already")
         else:
@@ -119,7 +135,9 @@ def _videos(seed: int) -> Path:
 
 def _config(recipe: str, data_uri: str, seed: int) -> TrainConfig:
     config = find_recipe(recipe)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, uri=data_uri), run=dataclasses.replace(config.run, seed=seed))
+    return dataclasses.replace(
+        config, data=dataclasses.replace(config.data, uri=data_uri), run=dataclasses.replace(config.run, seed=seed)
+    )
 
 
 def _run_uri(recipe: str, data_uri: str, seed: int) -> str:
@@ -142,11 +160,31 @@ def _train_and_test(recipe: str, data_uri: str, seed: int) -> Row:
 
 
 def _print_end(rows: list[Row], stack: Stack | None, base: str) -> None:
-    table = Table("model", "modality", "test top-1", "views", "train s", "", title=f"{rows[0].report.dataset}: {rows[0].report.num_videos} test videos, chance {1 / len(rows[0].report.classes):.3f}")
+    table = Table(
+        "model",
+        "modality",
+        "test top-1",
+        "views",
+        "train s",
+        "",
+        title=(
+            f"{rows[0].report.dataset}: {rows[0].report.num_videos} test videos, chance"
+            f" {1 / len(rows[0].report.classes):.3f}"
+        ),
+    )
     for row in rows:
         report = row.report
-        streams = [(branch, report.scores[branch]["top1"]) for branch in report.branches] if len(report.branches) > 1 else []
-        table.add_row(report.model, "+".join(report.modalities), f"{report.top1:.4f}", report.protocol, f"{row.train_s:.0f}", "reused" if row.reused else "")
+        streams = (
+            [(branch, report.scores[branch]["top1"]) for branch in report.branches] if len(report.branches) > 1 else []
+        )
+        table.add_row(
+            report.model,
+            "+".join(report.modalities),
+            f"{report.top1:.4f}",
+            report.protocol,
+            f"{row.train_s:.0f}",
+            "reused" if row.reused else "",
+        )
         for modality, top1 in streams:
             table.add_row("", f"{modality} branch", f"{top1:.4f}", "", "", "")
     console.print(table)
@@ -157,7 +195,10 @@ def _print_end(rows: list[Row], stack: Stack | None, base: str) -> None:
     console.print(registry)
     console.print(f"MLflow         {address()}", markup=False)
     if stack:
-        console.print(f"Ray dashboard  {stack.ray_dashboard}\nS3 server      {stack.s3_endpoint} (bucket {stack.bucket})", markup=False)
+        console.print(
+            f"Ray dashboard  {stack.ray_dashboard}\nS3 server      {stack.s3_endpoint} (bucket {stack.bucket})",
+            markup=False,
+        )
     else:
         console.print(f"files          {base}", markup=False)
 

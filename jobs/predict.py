@@ -55,7 +55,9 @@ def predict(args: PredictArgs) -> int:
             answer = model.predict(pd.DataFrame({"video": [path.read_bytes()]})).iloc[0]
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        table = Table("class", "probability", title=f"{path} ({time.perf_counter() - start:.2f} s)", title_justify="left")
+        table = Table(
+            "class", "probability", title=f"{path} ({time.perf_counter() - start:.2f} s)", title_justify="left"
+        )
         for label, probability in list(zip(answer["labels"], answer["probabilities"], strict=True))[: args.top]:
             table.add_row(label, f"{probability:.4f}")
         console.print(table)

@@ -42,7 +42,12 @@ class ReportArgs:
     """Classes with a contact sheet, evenly spaced over the labels; tables have all of them."""
 
     def __post_init__(self) -> None:
-        require(self.out.absolute().parent.is_dir(), "out", str(self.out), "its folder does not exist: make it, or name another")
+        require(
+            self.out.absolute().parent.is_dir(),
+            "out",
+            str(self.out),
+            "its folder does not exist: make it, or name another",
+        )
         require(not self.out.is_dir(), "out", str(self.out), "is a folder: name a file in it")
         require(0 <= self.samples_per_class <= 100, "samples_per_class", self.samples_per_class, "must be in 0..100")
         require(self.max_classes >= 1, "max_classes", self.max_classes, "must be at least 1")
@@ -65,16 +70,22 @@ def report(args: ReportArgs) -> int:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("classes", total=None)
         page = make_report(
-            storage, samples_per_class=args.samples_per_class, max_classes=args.max_classes,
+            storage,
+            samples_per_class=args.samples_per_class,
+            max_classes=args.max_classes,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
-        )  # fmt: skip
+        )
     try:
         _write(args.out.absolute(), page.html)
     except OSError as error:
         raise ReciprocalError(f"cannot write {args.out}: {error}") from error
     for warning in page.warnings:
         console.print(f"worth a look: {warning}", markup=False)
-    console.print(f"{args.out}: {len(page.html) / 1e6:.2f} MB, {page.num_samples_shown} samples of {page.num_classes_shown} classes", markup=False)
+    console.print(
+        f"{args.out}: {len(page.html) / 1e6:.2f} MB, {page.num_samples_shown} samples of {page.num_classes_shown}"
+        " classes",
+        markup=False,
+    )
     return 0
 
 

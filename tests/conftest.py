@@ -24,12 +24,16 @@ def real_data() -> Path:
     """Real clips; the test is skipped, and says so, where there are none."""
     folder = data_folder()
     if not (folder / "clips").is_dir():
-        pytest.skip(f"real clips are not at {folder}: set RECIPROCAL_DATA to a folder that has clips/, ut_interaction/, odd/")
+        pytest.skip(
+            f"real clips are not at {folder}: set RECIPROCAL_DATA to a folder that has clips/, ut_interaction/, odd/"
+        )
     return folder
 
 
 @pytest.fixture(autouse=True)
-def _no_user_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
+def _no_user_state(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> None:
     """Tests that do not start a stack of their own see none, and keep their state to themselves."""
     if "stack" not in request.keywords:
         monkeypatch.setenv("RECIPROCAL_HOME", str(tmp_path_factory.getbasetemp() / "home"))
@@ -47,7 +51,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """URI of a small stored data set: 4 classes, 5 + 2 + 2 clips each of 10 to 12 frames at short side 32, all modalities."""
+    """URI of a small stored data set: 4 classes, 5 + 2 + 2 clips each of 10 to 12 frames at short side 32, all
+    modalities.
+    """
     from pipeline.config.base import as_dict
     from pipeline.config.preprocess import StoredConfig
     from pipeline.dataset.manifest import MANIFEST, Manifest, entry_of
@@ -59,15 +65,25 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> str:
     from preprocessing.synthetic.generate import SyntheticConfig, generate
 
     base = tmp_path_factory.mktemp("tiny")
-    generate(SyntheticConfig(out=base / "raw", train=5, val=2, test=2, appearances=2, motions=2, min_frames=10, max_frames=12))
+    generate(
+        SyntheticConfig(
+            out=base / "raw", train=5, val=2, test=2, appearances=2, motions=2, min_frames=10, max_frames=12
+        )
+    )
     stored, storage = StoredConfig(short_side=32), open_storage(f"file://{base}/set")
     annotations = read_ucf101(base / "raw")
     store, recipe = open_sources(str(base / "raw" / "videos")), Recipe.of(annotations.classes, stored)
     plans = plan_shards(annotations, store.sizes({s.path for s in annotations.sources}), 8)
     records = [build_shard(p, store=store, recipe=recipe, storage=storage) for p in plans]
     manifest = Manifest(
-        dataset="tiny", classes=annotations.classes, modalities=stored.modalities, parameters=as_dict(stored),
-        parameter_hash=recipe.parameter_hash, code_version="test", shards=tuple(entry_of(r) for r in records), flow=recipe.flow,
-    )  # fmt: skip
+        dataset="tiny",
+        classes=annotations.classes,
+        modalities=stored.modalities,
+        parameters=as_dict(stored),
+        parameter_hash=recipe.parameter_hash,
+        code_version="test",
+        shards=tuple(entry_of(r) for r in records),
+        flow=recipe.flow,
+    )
     storage.write(MANIFEST, manifest.to_json())
     return storage.uri

@@ -1,15 +1,17 @@
-"""The papers' ablations in tiny networks: every variant trained on several seeds with one budget, tested, compared with error bars.
+"""The papers' ablations in tiny networks: every variant trained on several seeds with one budget, tested, compared with
+error bars.
 
     python -m preprocessing.synthetic ~/motions --motions 4 --train 24 --val 0 --test 20 --min-frames 12 --max-frames 14
-    python -m jobs.preprocess --format ucf101 --source ~/motions/videos --annotations ~/motions --out file://$HOME/motions-shards \\
-        --stored.short-side 64 --stored.modalities rgb flow
+    python -m jobs.preprocess --format ucf101 --source ~/motions/videos --annotations ~/motions \\
+        --out file://$HOME/motions-shards --stored.short-side 64 --stored.modalities rgb flow
     python -m jobs.ablations --data-uri file://$HOME/motions-shards
     python -m jobs.ablations --data-uri s3://BUCKET/motions --only coupling rib --seeds 5
 
 Every training is one Ray task on one core; a cluster runs as many at a time as it has cores.
 
 Reads    a data set with rgb and flow, and a split named test.
-Writes   OUT/VARIANT-seedN-HASH.json, one a training; OUT/ablations.json and OUT/ablations.png at the end; all of it on one MLflow page.
+Writes   OUT/VARIANT-seedN-HASH.json, one a training; OUT/ablations.json and OUT/ablations.png at the end; all of it on
+         one MLflow page.
 Restart  trainings whose file is there are not repeated.
 Exit     0 all trained, whatever came out; 1 failed while running; 2 refused before any work.
 """
@@ -64,8 +66,18 @@ class AblationsArgs:
     """MLflow experiment."""
 
     def __post_init__(self) -> None:
-        require(self.data_uri.startswith(("s3://", "file://")), "data_uri", self.data_uri, "give s3://BUCKET/PREFIX or file:///FOLDER")
-        require(self.out == "" or self.out.startswith(("s3://", "file://")), "out", self.out, "give s3://BUCKET/PREFIX or file:///FOLDER")
+        require(
+            self.data_uri.startswith(("s3://", "file://")),
+            "data_uri",
+            self.data_uri,
+            "give s3://BUCKET/PREFIX or file:///FOLDER",
+        )
+        require(
+            self.out == "" or self.out.startswith(("s3://", "file://")),
+            "out",
+            self.out,
+            "give s3://BUCKET/PREFIX or file:///FOLDER",
+        )
         for name in ("seeds", "epochs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
 
@@ -146,22 +158,54 @@ def run_all(trainings: Sequence[Training], out: Storage) -> dict[str, list[dict[
         except ray.exceptions.RayError as error:
             for reference in running:
                 ray.cancel(reference, force=True)
-            raise ReciprocalError(f"{training.name}, seed {training.config.run.seed}: {str(error).strip().splitlines()[-1]}; mend it and run the same command again to go on") from error
+            raise ReciprocalError(
+                f"{training.name}, seed {training.config.run.seed}: {str(error).strip().splitlines()[-1]}; mend it and"
+                " run the same command again to go on"
+            ) from error
         results.setdefault(training.name, []).append(result)
         scores = " ".join(f"{stream} {value:.3f}" for stream, value in result["top1"].items())
-        log.info("%d of %d, %s seed %d: %s (training clips %.3f, %.0f s); %.0f s so far", total - len(running), total, training.name, result["seed"], scores, result["train_top1"], result["seconds"], time.perf_counter() - start_s)
+        log.info(
+            "%d of %d, %s seed %d: %s (training clips %.3f, %.0f s); %.0f s so far",
+            total - len(running),
+            total,
+            training.name,
+            result["seed"],
+            scores,
+            result["train_top1"],
+            result["seconds"],
+            time.perf_counter() - start_s,
+        )
     return results
 
 
-def _publish(args: AblationsArgs, groups: Sequence[Group], results: dict[str, list[dict[str, Any]]], manifest: Manifest, out: Storage) -> None:
+def _publish(
+    args: AblationsArgs,
+    groups: Sequence[Group],
+    results: dict[str, list[dict[str, Any]]],
+    manifest: Manifest,
+    out: Storage,
+) -> None:
     facts = {
-        "data": args.data_uri, "manifest_digest": manifest.digest, "num_test": manifest.split_sizes()[TEST_SPLIT], "num_train": manifest.split_sizes()["train"],
-        "classes": list(manifest.classes), "seeds": args.seeds, "epochs": args.epochs, "code": code_version(),
-    }  # fmt: skip
+        "data": args.data_uri,
+        "manifest_digest": manifest.digest,
+        "num_test": manifest.split_sizes()[TEST_SPLIT],
+        "num_train": manifest.split_sizes()["train"],
+        "classes": list(manifest.classes),
+        "seeds": args.seeds,
+        "epochs": args.epochs,
+        "code": code_version(),
+    }
     summary = facts | as_json(groups, results)
     # The same command finds its page again; other arguments or data make another.
-    run_id = f"ablations-{hashlib.sha256(json.dumps([dataclasses.asdict(args), manifest.digest]).encode()).hexdigest()[:8]}"
-    tracking_id = start_run(args.experiment, run_id, dataclasses.asdict(args), {"kind": "ablations", "manifest_digest": manifest.digest, "dataset": manifest.dataset})
+    run_id = (
+        f"ablations-{hashlib.sha256(json.dumps([dataclasses.asdict(args), manifest.digest]).encode()).hexdigest()[:8]}"
+    )
+    tracking_id = start_run(
+        args.experiment,
+        run_id,
+        dataclasses.asdict(args),
+        {"kind": "ablations", "manifest_digest": manifest.digest, "dataset": manifest.dataset},
+    )
     tracker = RunTracker(tracking_id)
     with tempfile.TemporaryDirectory() as folder:
         picture, text = Path(folder) / "ablations.png", Path(folder) / "ablations.json"
@@ -170,6 +214,19 @@ def _publish(args: AblationsArgs, groups: Sequence[Group], results: dict[str, li
         for file in (picture, text):
             out.write_file(file.name, file)
             tracker.log_file(file)
-    tracker.log_metrics({f"{name}/{stream}_top1_{what}": value for name, streams in summary["summary"].items() for stream, pair in streams.items() for what, value in pair.items() if value is not None}, 0)
+    tracker.log_metrics(
+        {
+            f"{name}/{stream}_top1_{what}": value
+            for name, streams in summary["summary"].items()
+            for stream, pair in streams.items()
+            for what, value in pair.items()
+            if value is not None
+        },
+        0,
+    )
     tracker.finish()
-    console.print(f"result   {join(out.uri, 'ablations.json')}\npicture  {join(out.uri, 'ablations.png')}\npage     {run_page(tracking_id)}", markup=False)
+    console.print(
+        f"result   {join(out.uri, 'ablations.json')}\npicture  {join(out.uri, 'ablations.png')}\npage    "
+        f" {run_page(tracking_id)}",
+        markup=False,
+    )

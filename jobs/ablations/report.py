@@ -69,7 +69,10 @@ def comparisons(groups: Sequence[Group], results: Results) -> list[Comparison]:
     """Neighbours in the paper's order, and its ends."""
     found = []
     for group in groups:
-        pairs = [*pairwise(group.variants), *([(group.variants[0], group.variants[-1])] if len(group.variants) > 2 else [])]
+        pairs = [
+            *pairwise(group.variants),
+            *([(group.variants[0], group.variants[-1])] if len(group.variants) > 2 else []),
+        ]
         found += [compare(group, stream, worse, better, results) for stream in group.streams for worse, better in pairs]
     return found
 
@@ -79,24 +82,41 @@ def as_json(groups: Sequence[Group], results: Results) -> dict[str, Any]:
     summary = {}
     for name, taken in results.items():
         streams = taken[0]["top1"]
-        summary[name] = {stream: dict(zip(("mean", "sd"), mean_and_sd(values(results, name, stream)), strict=True)) for stream in streams}
+        summary[name] = {
+            stream: dict(zip(("mean", "sd"), mean_and_sd(values(results, name, stream)), strict=True))
+            for stream in streams
+        }
     return {
-        "confidence": CONFIDENCE, "groups": [dataclasses.asdict(group) for group in groups], "summary": summary,
-        "comparisons": [{**dataclasses.asdict(c), "verdict": c.verdict} for c in comparisons(groups, results)], "results": {name: list(taken) for name, taken in results.items()},
-    }  # fmt: skip
+        "confidence": CONFIDENCE,
+        "groups": [dataclasses.asdict(group) for group in groups],
+        "summary": summary,
+        "comparisons": [{**dataclasses.asdict(c), "verdict": c.verdict} for c in comparisons(groups, results)],
+        "results": {name: list(taken) for name, taken in results.items()},
+    }
 
 
 def show(console: Console, groups: Sequence[Group], results: Results) -> None:
     """A table of means and one of differences for every group."""
     for group in groups:
-        table = Table(Column("worst to best in the paper", no_wrap=True), *(_TITLES[s] for s in group.streams), "M params", title=f"{group.question} ({group.source})", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        table = Table(
+            Column("worst to best in the paper", no_wrap=True),
+            *(_TITLES[s] for s in group.streams),
+            "M params",
+            title=f"{group.question} ({group.source})",
+            title_justify="left",
+            box=None,
+            padding=(0, 2, 0, 0),
+        )
         for name in group.variants:
             cells = [_with_error(*mean_and_sd(values(results, name, stream))) for stream in group.streams]
             table.add_row(VARIANTS[name].title, *cells, f"{results[name][0]['params'] / 1e6:.2f}")
         print_wide(console, table)
         for c in comparisons([group], results):
             error = "" if c.half_width is None else f" +- {100 * c.half_width:.1f}"
-            console.print(f"  {c.better} - {c.worse}, {_TITLES[c.stream]}: {100 * c.difference:+.1f}{error} points: {c.verdict}", markup=False)
+            console.print(
+                f"  {c.better} - {c.worse}, {_TITLES[c.stream]}: {100 * c.difference:+.1f}{error} points: {c.verdict}",
+                markup=False,
+            )
 
 
 def _with_error(mean: float, sd: float | None) -> str:
@@ -106,7 +126,15 @@ def _with_error(mean: float, sd: float | None) -> str:
 def plot(groups: Sequence[Group], results: Results, chance: float, path: Path) -> None:
     """Top-1 of every variant as PNG: every seed a small dot, their mean a large one, bars one standard deviation."""
     heights = [0.2 + len(group.variants) * (0.16 + 0.14 * len(group.streams)) for group in groups]
-    figure, axes = plt.subplots(len(groups), 1, figsize=(9.5, sum(heights) + 0.6 * len(groups) + 0.6), height_ratios=heights, sharex=True, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        len(groups),
+        1,
+        figsize=(9.5, sum(heights) + 0.6 * len(groups) + 0.6),
+        height_ratios=heights,
+        sharex=True,
+        layout="constrained",
+        squeeze=False,
+    )
     for ax, group in zip(axes[:, 0], groups, strict=True):
         for row, name in enumerate(group.variants):
             for place, stream in enumerate(group.streams):
@@ -114,7 +142,16 @@ def plot(groups: Sequence[Group], results: Results, chance: float, path: Path) -
                 taken = [100 * v for v in values(results, name, stream)]
                 mean, sd = mean_and_sd(taken)
                 ax.plot(taken, [y] * len(taken), ".", color=_COLORS[stream], alpha=0.4, markersize=5)
-                ax.errorbar(mean, y, xerr=sd, fmt="o", color=_COLORS[stream], capsize=2, markersize=5, label=_TITLES[stream] if row == 0 else None)
+                ax.errorbar(
+                    mean,
+                    y,
+                    xerr=sd,
+                    fmt="o",
+                    color=_COLORS[stream],
+                    capsize=2,
+                    markersize=5,
+                    label=_TITLES[stream] if row == 0 else None,
+                )
         ax.axvline(100 * chance, color="#888888", linestyle=":", linewidth=1)
         ax.set_yticks(range(len(group.variants)), [VARIANTS[name].title for name in group.variants])
         ax.set_ylim(-0.6, len(group.variants) - 0.4)
@@ -123,8 +160,10 @@ def plot(groups: Sequence[Group], results: Results, chance: float, path: Path) -
         ax.set_axisbelow(True)
         if len(group.streams) > 1:
             ax.legend(fontsize=8, loc="best", framealpha=0.9)
-    axes[-1, 0].set_xlabel("test top-1, %; the paper's best on top\nsmall dots: seeds; circles: means; bars: one standard deviation; dotted: chance", fontsize=9)
+    axes[-1, 0].set_xlabel(
+        "test top-1, %; the paper's best on top\nsmall dots: seeds; circles: means; bars: one standard deviation;"
+        " dotted: chance",
+        fontsize=9,
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-

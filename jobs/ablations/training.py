@@ -1,4 +1,6 @@
-"""One training of ``jobs.ablations`` and its test, in one process. A module of its own: Ray pickles functions of ``__main__`` by value."""
+"""One training of ``jobs.ablations`` and its test, in one process. A module of its own: Ray pickles functions of
+``__main__`` by value.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +44,12 @@ def read_result(out: Storage, path: str) -> dict[str, Any] | None:
 
 
 def train_and_test(name: str, config: TrainConfig, out_uri: str) -> dict[str, Any]:
-    """Train on one core, test on one view a video, store the result; returns it. A result that is there is returned as it is.
+    """Train on one core, test on one view a video, store the result; returns it. A result that is there is returned as
+    it is.
 
     Returns:
-        name, seed, top1 per stream in [0, 1] (streams as the model names them, and fused), params, seconds, train_top1 of the last
-        epoch's clips, code.
+        name, seed, top1 per stream in [0, 1] (streams as the model names them, and fused), params, seconds, train_top1
+        of the last epoch's clips, code.
     """
     torch.set_num_threads(1)
     logging.getLogger("pipeline").setLevel(logging.WARNING)
@@ -58,22 +61,51 @@ def train_and_test(name: str, config: TrainConfig, out_uri: str) -> dict[str, An
     torch.manual_seed(config.run.seed)
     model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop)
     facts = RunFacts(
-        config={}, identity=config.identity(), manifest_digest=manifest.digest, dataset=manifest.dataset, classes=manifest.classes, stored=manifest.parameters,
-        code_version=code_version(), run_id=name,
-    )  # fmt: skip
+        config={},
+        identity=config.identity(),
+        manifest_digest=manifest.digest,
+        dataset=manifest.dataset,
+        classes=manifest.classes,
+        stored=manifest.parameters,
+        code_version=code_version(),
+        run_id=name,
+    )
     common: dict[str, Any] = {
-        "clip": config.clip, "modalities": config.model.modalities, "seed": config.run.seed, "rank": 0, "world_size": 1, "device": "cpu", "device_id": 0, "channels_last": True,
-    }  # fmt: skip
+        "clip": config.clip,
+        "modalities": config.model.modalities,
+        "seed": config.run.seed,
+        "rank": 0,
+        "world_size": 1,
+        "device": "cpu",
+        "device_id": 0,
+        "channels_last": True,
+    }
     cpu, start_s = torch.device("cpu"), time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, make_loader(data, manifest, config.data.train_split, data=config.data, train=True, **common) as loader:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        make_loader(data, manifest, config.data.train_split, data=config.data, train=True, **common) as loader,
+    ):
         metrics = train(config, facts, model, loader, LocalReporter(open_storage(f"file://{folder}")), device=cpu)
-    with make_loader(data, manifest, TEST_SPLIT, data=dataclasses.replace(config.data, batch_size=3 * config.data.batch_size), train=False, num_views=1, **common) as loader:
+    with make_loader(
+        data,
+        manifest,
+        TEST_SPLIT,
+        data=dataclasses.replace(config.data, batch_size=3 * config.data.batch_size),
+        train=False,
+        num_views=1,
+        **common,
+    ) as loader:
         part = predict_part(model, loader.iter_epoch(0), device=cpu)
     labels = {s.key: s.label for record in read_records(data, manifest, TEST_SPLIT) for s in record.samples}
     scores = join_parts([part], labels).scores()
     result = {
-        "name": name, "seed": config.run.seed, "top1": {stream: values["top1"] for stream, values in scores.items()}, "params": count_parameters(model),
-        "train_top1": metrics["train/top1"], "seconds": round(time.perf_counter() - start_s, 1), "code": code_version(),
-    }  # fmt: skip
+        "name": name,
+        "seed": config.run.seed,
+        "top1": {stream: values["top1"] for stream, values in scores.items()},
+        "params": count_parameters(model),
+        "train_top1": metrics["train/top1"],
+        "seconds": round(time.perf_counter() - start_s, 1),
+        "code": code_version(),
+    }
     out.write(path, json.dumps(result, indent=1, sort_keys=True).encode())
     return result

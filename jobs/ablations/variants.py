@@ -38,7 +38,9 @@ def _crn(name: str, title: str, **fields: Any) -> Variant:
 
 
 def _mrst(unit: str, title: str) -> Variant:
-    model = MRSTConfig(unit=unit, blocks=(1, 1, 1), mid=(16, 16, 32), out=(32, 32, 64), stem=16, lstm=32, num_steps=8, dropout=0.1)  # type: ignore[arg-type]
+    model = MRSTConfig(
+        unit=unit, blocks=(1, 1, 1), mid=(16, 16, 32), out=(32, 32, 64), stem=16, lstm=32, num_steps=8, dropout=0.1
+    )  # type: ignore[arg-type]
     return Variant(f"mrst-{unit.lower()}", title, model)
 
 
@@ -68,11 +70,29 @@ STREAMS = ("rgb", "flow", "fused")
 GROUPS: dict[str, Group] = {
     group.name: group
     for group in (
-        Group("coupling", "Does hearing the other branch help a stream?", ("plain", "ncrn", "crn"), STREAMS, "CRN Table 3 (plain: ours)"),
+        Group(
+            "coupling",
+            "Does hearing the other branch help a stream?",
+            ("plain", "ncrn", "crn"),
+            STREAMS,
+            "CRN Table 3 (plain: ours)",
+        ),
         Group("fusion", "Does coupling beat fusion?", ("late", "early", "crn"), ("fused",), "CRN Table 4"),
         Group("rib", "Does interpretation help?", ("no-rib", "srib", "crn"), STREAMS, "CRN Table 1"),
-        Group("strategy", "Which steps should be supervised?", ("strategy-b", "strategy-a", "strategy-d", "crn"), STREAMS, "CRN Table 2"),
-        Group("mrst", "Does mutual reinforcement help?", ("mrst-std", "mrst-stf", "mrst-s", "mrst-p", "mrst-t"), ("fused",), "MRST Table 2"),
+        Group(
+            "strategy",
+            "Which steps should be supervised?",
+            ("strategy-b", "strategy-a", "strategy-d", "crn"),
+            STREAMS,
+            "CRN Table 2",
+        ),
+        Group(
+            "mrst",
+            "Does mutual reinforcement help?",
+            ("mrst-std", "mrst-stf", "mrst-s", "mrst-p", "mrst-t"),
+            ("fused",),
+            "MRST Table 2",
+        ),
     )
 }
 """The order within a group is that of the paper's numbers: HMDB-51 where they are given for two sets."""
@@ -94,6 +114,15 @@ def tiny_config(variant: Variant, uri: str, seed: int, epochs: int) -> TrainConf
         model=model,
         clip=ClipConfig(num_frames=model.num_steps, crop=48, resize=56, min_area=0.7, flow_std=2.0),
         data=DataConfig(uri=uri, batch_size=16, val_split="", decode_threads=1, fetch_threads=4),
-        optim=OptimConfig(name="adam", lr=2e-3, backbone_lr=2e-3, weight_decay=1e-4, epochs=epochs, warmup_steps=20, schedule="cosine", clip_norm=5.0),
+        optim=OptimConfig(
+            name="adam",
+            lr=2e-3,
+            backbone_lr=2e-3,
+            weight_decay=1e-4,
+            epochs=epochs,
+            warmup_steps=20,
+            schedule="cosine",
+            clip_norm=5.0,
+        ),
         run=RunConfig(seed=seed, checkpoint_epochs=epochs, log_steps=10**6, use_gpu="no"),
     )

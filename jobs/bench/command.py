@@ -3,11 +3,12 @@
     python -m jobs.bench tvl1 --videos DIR --json bench.json      # optical flow: engines against OpenCV
     python -m jobs.bench preprocess --format ucf101 --source DIR  # the whole job against flow alone
     python -m jobs.bench loader --data URI --json bench.json      # our loader, its decoder alone, and the usual way
-    python -m jobs.bench models --json bench.json                 # the papers' networks: counts, fast path against the equations
+    python -m jobs.bench models --json bench.json                 # the papers' networks: counts, speed, the equations
 
     python -m jobs.bench tvl1 --help                              # what it measures, and its options
 
-Exit     0 measured, and all that must hold held; 1 measured, and something did not hold (which); 2 refused before any work.
+Exit     0 measured, and all that must hold held; 1 measured, and something did not hold (which); 2 refused before any
+         work.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from collections.abc import Sequence
 from pipeline.common.cli import console
 from pipeline.errors import ConfigError
 
-BENCHES = {"tvl1": "jobs.bench.tvl1", "preprocess": "jobs.bench.preprocess", "loader": "jobs.bench.loader.command", "models": "jobs.bench.models.command"}
+BENCHES = {
+    "tvl1": "jobs.bench.tvl1",
+    "preprocess": "jobs.bench.preprocess",
+    "loader": "jobs.bench.loader.command",
+    "models": "jobs.bench.models.command",
+}
 """Subcommand to the module whose ``run(arguments) -> exit code`` it is; imported when asked for."""
 
 
@@ -30,5 +36,9 @@ def main(args: Sequence[str] | None = None) -> int:
         console.print(__doc__, markup=False)
         return 0
     if not args or args[0] not in BENCHES:
-        raise ConfigError("bench", args[0] if args else "", f"name one of {', '.join(BENCHES)}: python -m jobs.bench {next(iter(BENCHES))} --help")
+        raise ConfigError(
+            "bench",
+            args[0] if args else "",
+            f"name one of {', '.join(BENCHES)}: python -m jobs.bench {next(iter(BENCHES))} --help",
+        )
     return importlib.import_module(BENCHES[args[0]]).run(args[1:])

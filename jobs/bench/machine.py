@@ -18,20 +18,28 @@ from pipeline.common.cli import console, errors
 def hardware() -> dict[str, Any]:
     """CPU, cores, load average over the last minute, and the GPU's name or None."""
     return {
-        "cpu": _cpu(), "cores": os.cpu_count(), "load_average": os.getloadavg()[0],
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }  # fmt: skip
+    }
 
 
 def versions(*distributions: str) -> dict[str, str]:
     """Python's version, and those of the distributions that are installed."""
     found = {"python": platform.python_version()}
-    installed = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
+    installed = {
+        d.metadata["Name"].lower().replace("_", "-"): d.version
+        for d in importlib.metadata.distributions()
+        if d.metadata["Name"]
+    }
     return found | {name: installed[name] for name in distributions if name in installed}
 
 
 def finish(result: dict[str, Any], file: Path, show: Callable[[dict[str, Any]], None]) -> int:
-    """Write and show a result; returns the exit code: 1 where ``result["missed"]`` names something, each on a red line."""
+    """Write and show a result; returns the exit code: 1 where ``result["missed"]`` names something, each on a red
+    line.
+    """
     file.write_text(json.dumps(result, indent=2) + "\n")
     show(result)
     console.print(f"result   {file}", markup=False)

@@ -75,7 +75,14 @@ def _flow_alone(sources: Sequence[Source], job: Job) -> FlowAlone:
     clips, pairs, flow_s = 0, 0, 0.0
     for source in sources:
         with contextlib.suppress(RejectedSource), job.store.local(source.path) as path:
-            frames = decode_video(path, short_side=stored.short_side, fps=stored.fps, start_s=source.start_s, end_s=source.end_s, max_frames=stored.max_frames)
+            frames = decode_video(
+                path,
+                short_side=stored.short_side,
+                fps=stored.fps,
+                start_s=source.start_s,
+                end_s=source.end_s,
+                max_frames=stored.max_frames,
+            )
             gray = to_gray(frames.frames_rgb_THWC)
             if not clips:
                 engine.flow(gray[:2])  # compiling is no cost of a clip
@@ -87,7 +94,8 @@ def _flow_alone(sources: Sequence[Source], job: Job) -> FlowAlone:
 
 
 def bench_preprocess(config: PreprocessConfig, json_file: Path | None) -> dict[str, float]:
-    """Run flow alone on all of a data set's clips, then the whole job, on the same cluster; print and return the figures.
+    """Run flow alone on all of a data set's clips, then the whole job, on the same cluster; print and return the
+    figures.
 
     Args:
         config: of a whole run; its ``out`` is replaced by a temporary folder.
@@ -97,7 +105,9 @@ def bench_preprocess(config: PreprocessConfig, json_file: Path | None) -> dict[s
     """
     connect()
     store = open_sources(config.source)
-    annotations = read_annotations(config.format, store, config.lists, config.split_index, any_classes=config.any_classes)
+    annotations = read_annotations(
+        config.format, store, config.lists, config.split_index, any_classes=config.any_classes
+    )
     plans = plan_shards(annotations, store.sizes({s.path for s in annotations.sources}), config.samples_per_shard)
     recipe = recipe_for(annotations.classes, resolve_engine(config), config.gpu_share)
     job = Job(store=store, recipe=recipe, storage=open_storage(config.out))
@@ -105,7 +115,9 @@ def bench_preprocess(config: PreprocessConfig, json_file: Path | None) -> dict[s
     cluster = ray.cluster_resources()
     slots = int(cluster["GPU"] / resources.num_gpus if resources.num_gpus else cluster["CPU"] / resources.num_cpus)
     options = remote_options(resources)
-    parts: list[FlowAlone] = ray.get([_flow_alone.options(**options).remote(plan.present, job) for plan in plans if plan.present])
+    parts: list[FlowAlone] = ray.get(
+        [_flow_alone.options(**options).remote(plan.present, job) for plan in plans if plan.present]
+    )
     clips, pairs, flow_s = sum(p.clips for p in parts), sum(p.pairs for p in parts), sum(p.flow_s for p in parts)
     with tempfile.TemporaryDirectory(prefix="reciprocal-bench-") as folder:
         start_s = time.perf_counter()
@@ -113,11 +125,21 @@ def bench_preprocess(config: PreprocessConfig, json_file: Path | None) -> dict[s
         job_s = time.perf_counter() - start_s
     assert isinstance(manifest, Manifest)
     figures = {
-        "clips": float(clips), "pairs": float(pairs), "slots": float(slots), "flow_alone_s": flow_s / slots, "job_s": job_s,
-        "flow_alone_clips_per_s": clips * slots / flow_s, "job_clips_per_s": manifest.num_samples / job_s, "ratio": flow_s / slots / job_s * manifest.num_samples / clips,
+        "clips": float(clips),
+        "pairs": float(pairs),
+        "slots": float(slots),
+        "flow_alone_s": flow_s / slots,
+        "job_s": job_s,
+        "flow_alone_clips_per_s": clips * slots / flow_s,
+        "job_clips_per_s": manifest.num_samples / job_s,
+        "ratio": flow_s / slots / job_s * manifest.num_samples / clips,
         "flow_ms_per_pair": 1000 * flow_s / pairs,
-    }  # fmt: skip
-    table = Table(title=f"{recipe.stored.flow_engine} flow at short side {recipe.stored.short_side}, {slots} tasks at a time", title_justify="left", show_header=False)
+    }
+    table = Table(
+        title=f"{recipe.stored.flow_engine} flow at short side {recipe.stored.short_side}, {slots} tasks at a time",
+        title_justify="left",
+        show_header=False,
+    )
     for name, value in figures.items():
         table.add_row(name, f"{value:.3f}")
     console.print(table)

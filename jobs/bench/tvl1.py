@@ -4,13 +4,13 @@
     python -m jobs.bench tvl1 --videos DIR --json tvl1.json --engines opencv numba --size 224x224 --pairs 48
 
 Pairs of neighbouring frames are spread over the clips below DIR and over their time. Every engine runs on one thread,
-engine after engine on every pair, so that other load on the machine hits all alike; a pair's time is the least of --repeat, in
-seconds on a core.
-On a GPU torch runs all pairs as one batch that is on the device, and its share of the roofline is printed: 64 bytes a pixel
-and iteration (state read and written once, the data term read) at the device's measured copy bandwidth.
+engine after engine on every pair, so that other load on the machine hits all alike; a pair's time is the least of
+--repeat, in seconds on a core.
+On a GPU torch runs all pairs as one batch that is on the device, and its share of the roofline is printed: 64 bytes a
+pixel and iteration (state read and written once, the data term read) at the device's measured copy bandwidth.
 
-Writes   --json: hardware, versions, commit, pairs, and per engine s_per_pair, speedup_vs_opencv, mean_epe, within_0p1, over_1px,
-         worst_pair_epe (EPE in pixels against OpenCV with default parameters; shares of pixels).
+Writes   --json: hardware, versions, commit, pairs, and per engine s_per_pair, speedup_vs_opencv, mean_epe, within_0p1,
+         over_1px, worst_pair_epe (EPE in pixels against OpenCV with default parameters; shares of pixels).
 Exit     0 every engine is as near to OpenCV as its mode must be; 1 one is not; 2 refused before any work.
 """
 
@@ -58,7 +58,9 @@ class TVL1Args:
     size: str = "340x256"
     """WIDTHxHEIGHT of the frames in pixels."""
     engines: tuple[str, ...] = ()
-    """opencv, numba, numba-fast, torch, torch-fast; by default all that are of use here (torch: where there is a GPU). OpenCV always runs: it is the reference."""
+    """opencv, numba, numba-fast, torch, torch-fast; by default all that are of use here (torch: where there is a
+    GPU). OpenCV always runs: it is the reference.
+    """
     repeat: int = 2
     """Times every pair is computed; the least time counts."""
 
@@ -75,7 +77,12 @@ class TVL1Args:
         """(width, height)."""
         match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", self.size)
         sides = tuple(map(int, match.groups())) if match else (0, 0)
-        require(min(sides) >= 16, "size", self.size, "give WIDTHxHEIGHT with sides of at least 16 pixels, for example 340x256")
+        require(
+            min(sides) >= 16,
+            "size",
+            self.size,
+            "give WIDTHxHEIGHT with sides of at least 16 pixels, for example 340x256",
+        )
         return sides[0], sides[1]
 
 
@@ -85,13 +92,19 @@ def run(arguments: Sequence[str]) -> int:
     engines = {name: _engine(name) for name in dict.fromkeys(("opencv", *(args.engines or _useful_here())))}
     pairs = pick_pairs(args.videos, args.pairs, args.size_px())
     cv2.setNumThreads(1)
-    exact = {name: exactness(type(e), pairs.gray_N2HW[:_EXACTNESS_PAIRS]) for name, e in engines.items() if name != "opencv" and e.mode == "tvl1"}
+    exact = {
+        name: exactness(type(e), pairs.gray_N2HW[:_EXACTNESS_PAIRS])
+        for name, e in engines.items()
+        if name != "opencv" and e.mode == "tvl1"
+    }
     result = _measure(args, engines, pairs)
     result["exactness"] = {name: {**dataclasses.asdict(e), "holds": e.holds} for name, e in exact.items()}
     args.json.write_text(json.dumps(result, indent=2) + "\n")
     _print(result, exact)
     console.print(f"result   {args.json}", markup=False)
-    missed = [name for name, entry in result["engines"].items() if not entry["holds"]] + [name for name, e in exact.items() if not e.holds]
+    missed = [name for name, entry in result["engines"].items() if not entry["holds"]] + [
+        name for name, e in exact.items() if not e.holds
+    ]
     if missed:
         errors.print(f"not as near to OpenCV as it must be: {', '.join(dict.fromkeys(missed))}", style="bold red")
     return 1 if missed else 0
@@ -116,19 +129,31 @@ def _measure(args: TVL1Args, engines: dict[str, FlowEngine], pairs: Pairs) -> di
     for name, t in timed.items():
         agreement = Agreement.of(t.flow_N2HW, reference.flow_N2HW)
         entries[name] = {
-            "s_per_pair": float(t.seconds.mean()), "s_median_pair": float(np.median(t.seconds)), "s_slowest_pair": float(t.seconds.max()), "wall_s_per_pair": float(t.wall_seconds.mean()),
-            "speedup_vs_opencv": float(reference.seconds.sum() / t.seconds.sum()), **dataclasses.asdict(agreement),
-            "holds": agreement.meets(fast=engines[name].mode == "tvl1-fast"), "iterations": t.iterations, **engines[name].describe(),
-        }  # fmt: skip
+            "s_per_pair": float(t.seconds.mean()),
+            "s_median_pair": float(np.median(t.seconds)),
+            "s_slowest_pair": float(t.seconds.max()),
+            "wall_s_per_pair": float(t.wall_seconds.mean()),
+            "speedup_vs_opencv": float(reference.seconds.sum() / t.seconds.sum()),
+            **dataclasses.asdict(agreement),
+            "holds": agreement.meets(fast=engines[name].mode == "tvl1-fast"),
+            "iterations": t.iterations,
+            **engines[name].describe(),
+        }
         if on_gpu(engines[name]):
             entries[name] |= _on_gpu(engines[name], pairs, iterations)
     return {
         "hardware": hardware() | {"threads_per_engine": 1},
         "versions": versions("numpy", "numba", "torch", "triton") | {"opencv": cv2.__version__},
-        "commit": code_version(), "size": args.size, "pairs": len(pairs.gray_N2HW), "clips": list(dict.fromkeys(pairs.clips)),
-        "repeat": args.repeat, "engines": entries,
-        "time_of_a_pair": "seconds on a core (on a GPU: on the wall), the least of the repetitions; s_per_pair is the mean over pairs",
-    }  # fmt: skip
+        "commit": code_version(),
+        "size": args.size,
+        "pairs": len(pairs.gray_N2HW),
+        "clips": list(dict.fromkeys(pairs.clips)),
+        "repeat": args.repeat,
+        "engines": entries,
+        "time_of_a_pair": (
+            "seconds on a core (on a GPU: on the wall), the least of the repetitions; s_per_pair is the mean over pairs"
+        ),
+    }
 
 
 def _on_gpu(engine: FlowEngine, pairs: Pairs, iterations: float | None) -> dict[str, Any]:
@@ -138,7 +163,9 @@ def _on_gpu(engine: FlowEngine, pairs: Pairs, iterations: float | None) -> dict[
     assert isinstance(engine, TorchTVL1)
     _, _, height, width = pairs.gray_N2HW.shape
     batch = max(len(pairs.gray_N2HW), 2 * engine.group_pairs(height, width))
-    frames = torch.from_numpy(pairs.gray_N2HW).to(engine.device).repeat(-(-batch // len(pairs.gray_N2HW)), 1, 1, 1)[:batch]
+    frames = (
+        torch.from_numpy(pairs.gray_N2HW).to(engine.device).repeat(-(-batch // len(pairs.gray_N2HW)), 1, 1, 1)[:batch]
+    )
     first, second = frames[:, 0].contiguous(), frames[:, 1].contiguous()
     source = torch.empty(1 << 28, dtype=torch.uint8, device=engine.device)
     seconds = _least_seconds(lambda: engine.flow_pairs(first, second))
@@ -163,20 +190,56 @@ def _least_seconds(work: Any, repeat: int = 5) -> float:
 
 
 def _print(result: dict[str, Any], exact: dict[str, Exactness]) -> None:
-    console.print(f"{result['hardware']['cpu']}, one thread; {result['pairs']} pairs of {len(result['clips'])} clips at {result['size']}", markup=False)
+    console.print(
+        f"{result['hardware']['cpu']}, one thread; {result['pairs']} pairs of {len(result['clips'])} clips at"
+        f" {result['size']}",
+        markup=False,
+    )
     for name, e in exact.items():
         word = "holds" if e.holds else "DOES NOT HOLD"
-        console.print(f"{name}: 10 iterations, 1 warp: 1 scale max |d| {e.max_1_scale:.1e} px (bar 1e-5); 5 scales mean {e.mean_5_scales:.1e} px (bar 1e-4): {word}", markup=False)
-    table = Table("engine", "ms/pair", "speed-up", "EPE px", "<=.1px", ">1px", "worst", "iter.", "bar", title="against OpenCV's defaults", box=None, padding=(0, 2, 0, 0))
+        console.print(
+            f"{name}: 10 iterations, 1 warp: 1 scale max |d| {e.max_1_scale:.1e} px (bar 1e-5); 5 scales mean"
+            f" {e.mean_5_scales:.1e} px (bar 1e-4): {word}",
+            markup=False,
+        )
+    table = Table(
+        "engine",
+        "ms/pair",
+        "speed-up",
+        "EPE px",
+        "<=.1px",
+        ">1px",
+        "worst",
+        "iter.",
+        "bar",
+        title="against OpenCV's defaults",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for column in table.columns:
         column.no_wrap, column.justify = True, "right" if column is not table.columns[0] else "left"
     for name, e in result["engines"].items():
         table.add_row(
-            name, f"{1000 * e['s_per_pair']:.1f}", f"{e['speedup_vs_opencv']:.1f}", f"{e['mean_epe']:.4f}", f"{e['within_0p1']:.1%}", f"{e['over_1px']:.2%}",
-            f"{e['worst_pair_epe']:.3f}", f"{e['iterations']:.0f}" if e["iterations"] else "-", "holds" if e["holds"] else "MISSED",
-        )  # fmt: skip
+            name,
+            f"{1000 * e['s_per_pair']:.1f}",
+            f"{e['speedup_vs_opencv']:.1f}",
+            f"{e['mean_epe']:.4f}",
+            f"{e['within_0p1']:.1%}",
+            f"{e['over_1px']:.2%}",
+            f"{e['worst_pair_epe']:.3f}",
+            f"{e['iterations']:.0f}" if e["iterations"] else "-",
+            "holds" if e["holds"] else "MISSED",
+        )
     console.print(table)
     for name, e in result["engines"].items():
         if "pairs_per_s" in e:
-            roof = f", {e['share_of_roofline']:.0%} of the roofline of {e['roofline_pairs_per_s']:.0f}" if "share_of_roofline" in e else ""
-            console.print(f"{name}: {e['pairs_per_s']:.0f} pairs/s on {result['hardware']['gpu']} in batches of {e['batch_pairs']}{roof}", markup=False)
+            roof = (
+                f", {e['share_of_roofline']:.0%} of the roofline of {e['roofline_pairs_per_s']:.0f}"
+                if "share_of_roofline" in e
+                else ""
+            )
+            console.print(
+                f"{name}: {e['pairs_per_s']:.0f} pairs/s on {result['hardware']['gpu']} in batches of"
+                f" {e['batch_pairs']}{roof}",
+                markup=False,
+            )

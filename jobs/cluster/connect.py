@@ -21,7 +21,8 @@ _ENVIRONMENT = {
 
 
 def connect() -> None:
-    """Connect to the cluster of ``RAY_ADDRESS``, of this submitted job, or of the local stack; else start a private Ray.
+    """Connect to the cluster of ``RAY_ADDRESS``, of this submitted job, or of the local stack; else start a private
+    Ray.
 
     Raises:
         UserError: the recorded local stack, or the named cluster, does not answer.
@@ -37,7 +38,11 @@ def connect() -> None:
             socket.create_connection((host, int(port)), timeout=3).close()
         except (OSError, ValueError) as error:
             stack = find_stack()
-            fix = "the local stack is down: python -m infra.local up" if stack and not os.environ.get("RAY_ADDRESS") else "check RAY_ADDRESS"
+            fix = (
+                "the local stack is down: python -m infra.local up"
+                if stack and not os.environ.get("RAY_ADDRESS")
+                else "check RAY_ADDRESS"
+            )
             raise UserError(f"Ray at {address} does not answer: {fix}") from error
     try:
         ray.init(address=address or "local", logging_level=logging.WARNING, log_to_driver=True)
@@ -74,9 +79,20 @@ def check_resources(num_workers: int, cpus_per_worker: float, gpu: bool, spread:
         return
     total = ray.cluster_resources()
     if total.get("CPU", 0) < num_workers * cpus_per_worker:
-        raise ConfigError("run.num_workers", num_workers, f"{num_workers} x {cpus_per_worker:g} CPUs are more than the cluster's {total.get('CPU', 0):g}; lower run.num_workers or run.cpus_per_worker")
+        raise ConfigError(
+            "run.num_workers",
+            num_workers,
+            f"{num_workers} x {cpus_per_worker:g} CPUs are more than the cluster's {total.get('CPU', 0):g}; lower"
+            " run.num_workers or run.cpus_per_worker",
+        )
     if gpu and total.get("GPU", 0) < num_workers:
-        raise ConfigError("run.num_workers", num_workers, f"the cluster has {total.get('GPU', 0):g} GPUs; use at most as many workers")
+        raise ConfigError(
+            "run.num_workers", num_workers, f"the cluster has {total.get('GPU', 0):g} GPUs; use at most as many workers"
+        )
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     if spread and nodes < num_workers:
-        raise ConfigError("run.spread", spread, f"{num_workers} workers on different nodes need as many nodes, the cluster has {nodes}")
+        raise ConfigError(
+            "run.spread",
+            spread,
+            f"{num_workers} workers on different nodes need as many nodes, the cluster has {nodes}",
+        )

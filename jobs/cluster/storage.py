@@ -50,7 +50,9 @@ class _Upload(io.RawIOBase):
 
 
 class StorageHandler(pyarrow.fs.FileSystemHandler):
-    """pyarrow file system below one storage URI. Folders exist where an object lies below them, or were created in memory."""
+    """pyarrow file system below one storage URI. Folders exist where an object lies below them, or were created in
+    memory.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri

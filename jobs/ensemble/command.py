@@ -2,12 +2,14 @@
 
     python -m jobs.ensemble RUN RUN                       # all branches of both; every branch counts as one net
     python -m jobs.ensemble RUN:rgb RUN:rgb --split test  # S-Nets alone
-    python -m jobs.ensemble RUN RUN --recipe crn_t3_ucf_bni_ens_flow   # a row of a paper: its branches, its number beside
+    python -m jobs.ensemble RUN RUN --recipe crn_t3_ucf_bni_ens_flow   # a row of a paper
 
-RUN is a run id or URI, BRANCH one of rgb, flow, diff, diff-online, fused (of a model with one head for several modalities) or all.
+RUN is a run id or URI, BRANCH one of rgb, flow, diff, diff-online, fused (of a model with one head for several
+modalities) or all.
 
 Reads    each run's report and predictions of the split and protocol (written by jobs.evaluate).
-Writes   OUTPUT/ensembles/NAME/evaluations/SPLIT_PROTOCOL.json and .png; an MLflow run NAME. NAME follows from the members.
+Writes   OUTPUT/ensembles/NAME/evaluations/SPLIT_PROTOCOL.json and .png; an MLflow run NAME. NAME follows from the
+         members.
 Restart  the same members give the same report; it is made again where one of them was evaluated again.
 Exit     0 finished; 1 failed while running; 2 refused before any work.
 """
@@ -49,7 +51,9 @@ class EnsembleArgs:
     """Clips of a video in the evaluations that are averaged; 0: the paper's number."""
     num_crops: Literal[1, 3] = 1
     recipe: str = ""
-    """A row of a paper (`python -m jobs.train --list ens`): checks that the runs are those it averages, and prints its number."""
+    """A row of a paper (`python -m jobs.train --list ens`): checks that the runs are those it averages, and prints
+    its number.
+    """
     output: str = ""
     """Folder of ensembles (s3:// or file://). Default: ``ensembles`` beside the runs."""
 
@@ -65,7 +69,10 @@ def main() -> int:
     print_report(report)
     if args.recipe:
         print_paper(find_ensemble(args.recipe), report)
-    console.print(f"report   {folder}/{report_path(report.split, report.protocol)}\npage     {run_page(tracking_id)}", markup=False)
+    console.print(
+        f"report   {folder}/{report_path(report.split, report.protocol)}\npage     {run_page(tracking_id)}",
+        markup=False,
+    )
     return 0
 
 
@@ -91,9 +98,13 @@ def ensemble(args: EnsembleArgs) -> tuple[EvalReport, str, str]:
         return old, folder.uri, found.info.run_id
     report = old or _average(name, args.recipe, runs, members, start)
     tags = {
-        "kind": "ensemble", "recipe": report.model, "dataset": report.dataset, "manifest_digest": report.manifest_digest, "run_uri": folder.uri,
+        "kind": "ensemble",
+        "recipe": report.model,
+        "dataset": report.dataset,
+        "manifest_digest": report.manifest_digest,
+        "run_uri": folder.uri,
         **{f"member_{number}": f"{m.run}:{m.branch}" for number, m in enumerate(members, 1)},
-    }  # fmt: skip
+    }
     tracking_id = start_run(experiment, name, {"members": " ".join(m.name for m in members)}, tags)
     tracker = RunTracker(tracking_id)
     try:
@@ -122,23 +133,50 @@ def _find(folder: Storage, like: EvalReport, members: tuple[Member, ...]) -> Eva
 def _average(name: str, recipe: str, runs: list[EvaluatedRun], members: tuple[Member, ...], start: float) -> EvalReport:
     predictions = average(load_nets(members, runs))
     first, reports = runs[0].report, {run.storage.uri: run.report for run in runs}
-    modalities = dict.fromkeys(m for member in members for m in (reports[member.run].modalities if member.branch == "fused" else (member.branch,)))
+    modalities = dict.fromkeys(
+        m
+        for member in members
+        for m in (reports[member.run].modalities if member.branch == "fused" else (member.branch,))
+    )
     return dataclasses.replace(
-        first, run_id=name, model=recipe or "ensemble", modalities=tuple(modalities), num_videos=len(predictions.keys), num_damaged=predictions.num_damaged,
-        scores=predictions.scores(), per_class=tuple(predictions.per_class()), confusion=tuple(tuple(int(n) for n in row) for row in predictions.confusion()),
-        checkpoint="", code_version=code_version(), seconds=round(time.perf_counter() - start, 2), predictions="", members=members,
-    )  # fmt: skip
+        first,
+        run_id=name,
+        model=recipe or "ensemble",
+        modalities=tuple(modalities),
+        num_videos=len(predictions.keys),
+        num_damaged=predictions.num_damaged,
+        scores=predictions.scores(),
+        per_class=tuple(predictions.per_class()),
+        confusion=tuple(tuple(int(n) for n in row) for row in predictions.confusion()),
+        checkpoint="",
+        code_version=code_version(),
+        seconds=round(time.perf_counter() - start, 2),
+        predictions="",
+        members=members,
+    )
 
 
 def print_report(report: EvalReport) -> None:
     """Every net's scores and the ensemble's, with the gain over the best net in points."""
-    title = f"{report.model} on {report.dataset} {report.split}: mean of {len(report.members)} nets, {report.num_videos} videos, {report.num_damaged} damaged"
+    title = (
+        f"{report.model} on {report.dataset} {report.split}: mean of {len(report.members)} nets, {report.num_videos}"
+        f" videos, {report.num_damaged} damaged"
+    )
     table = Table("net", "recipe", f"top-1 ({report.protocol})", "top-5", title=title)
     for member in report.members:
-        table.add_row(member.name, member.recipe, *(f"{report.scores[member.name][name]:.4f}" for name in ("top1", "top5")))
+        table.add_row(
+            member.name, member.recipe, *(f"{report.scores[member.name][name]:.4f}" for name in ("top1", "top5"))
+        )
     table.add_section()
-    table.add_row("ensemble", report.model if report.model != "ensemble" else "", *(f"{report.scores['fused'][name]:.4f}" for name in ("top1", "top5")))
-    gains = [100 * (report.scores["fused"][name] - max(report.scores[m.name][name] for m in report.members)) for name in ("top1", "top5")]
+    table.add_row(
+        "ensemble",
+        report.model if report.model != "ensemble" else "",
+        *(f"{report.scores['fused'][name]:.4f}" for name in ("top1", "top5")),
+    )
+    gains = [
+        100 * (report.scores["fused"][name] - max(report.scores[m.name][name] for m in report.members))
+        for name in ("top1", "top5")
+    ]
     table.add_row("over the best net", "", *(f"{gain:+.2f} points" for gain in gains))
     console.print(table)
 
@@ -147,6 +185,9 @@ def print_paper(wanted: Ensemble, report: EvalReport) -> None:
     """The row's printed numbers beside ours."""
     for claim in wanted.claims:
         ours = 100 * report.scores["fused"]["top5" if "top-5" in claim.what else "top1"]
-        console.print(f"paper    {wanted.row}, {claim.what}: {claim.value:.2f} %, here {ours:.2f} % ({ours - claim.value:+.2f})", markup=False)
+        console.print(
+            f"paper    {wanted.row}, {claim.what}: {claim.value:.2f} %, here {ours:.2f} % ({ours - claim.value:+.2f})",
+            markup=False,
+        )
     for note in (wanted.data, *wanted.notes):
         console.print(f"         {note}", markup=False)

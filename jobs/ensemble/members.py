@@ -44,9 +44,13 @@ class EvaluatedRun:
     def predictions(self) -> Predictions:
         """What its evaluation stored. Raises UserError where it is gone or is not the report's."""
         try:
-            return read_predictions(self.storage.read(report_path(self.report.split, self.report.protocol, "npz")), self.report.predictions)
+            return read_predictions(
+                self.storage.read(report_path(self.report.split, self.report.protocol, "npz")), self.report.predictions
+            )
         except (UserError, NotFoundError) as error:
-            raise ConfigError("runs", self.name, f"its predictions cannot be used ({error}): run `{self.again}`") from error
+            raise ConfigError(
+                "runs", self.name, f"its predictions cannot be used ({error}): run `{self.again}`"
+            ) from error
 
 
 def parse_member(text: str) -> tuple[str, str]:
@@ -84,15 +88,28 @@ def open_member(text: str, protocol: Protocol, wanted: Ensemble | None) -> Evalu
     except NotFoundError as error:
         raise ConfigError("runs", name, f"it has no {path}: run `{first}`") from error
     if report.checkpoint != result["checkpoint"]:
-        raise ConfigError("runs", name, f"its {path} is of {report.checkpoint}, but the run ends with {result['checkpoint']}: run `{first}`")
+        raise ConfigError(
+            "runs",
+            name,
+            f"its {path} is of {report.checkpoint}, but the run ends with {result['checkpoint']}: run `{first}`",
+        )
     if not report.predictions:
         raise ConfigError("runs", name, f"its {path} was written by code that kept no predictions: run `{again}`")
     if wanted is not None:
         branch = _branch_of_row(name, config, branch, wanted)
     known = report.branches
     if branch not in ("", "all", *known):
-        raise ConfigError("runs", text, f"the branches of {config.recipe or name} are {', '.join(known)}: use one of them, or all")
-    return EvaluatedRun(name=name, storage=run, config=config, report=report, branches=known if branch in ("", "all") else (branch,), again=again)
+        raise ConfigError(
+            "runs", text, f"the branches of {config.recipe or name} are {', '.join(known)}: use one of them, or all"
+        )
+    return EvaluatedRun(
+        name=name,
+        storage=run,
+        config=config,
+        report=report,
+        branches=known if branch in ("", "all") else (branch,),
+        again=again,
+    )
 
 
 def find_ensemble(name: str) -> Ensemble:
@@ -100,14 +117,21 @@ def find_ensemble(name: str) -> Ensemble:
     if name not in ENSEMBLES:
         near = difflib.get_close_matches(name, ENSEMBLES, n=3) or sorted(ENSEMBLES)[:3]
         word = "a training, no ensemble" if name in RECIPES else "unknown"
-        raise ConfigError("recipe", name, f"{word}: did you mean {', '.join(near)}? `python -m jobs.train --list ens` shows all")
+        raise ConfigError(
+            "recipe", name, f"{word}: did you mean {', '.join(near)}? `python -m jobs.train --list ens` shows all"
+        )
     return ENSEMBLES[name]
 
 
 def _branch_of_row(name: str, config: TrainConfig, branch: str, wanted: Ensemble) -> str:
     own = [(recipe, of) for recipe, of in wanted.members if same_training(config.recipe, recipe)]
     if not own:
-        raise ConfigError("runs", name, f"it is a run of {config.recipe or 'no recipe'}; {wanted.name} averages {', '.join(dict.fromkeys(r for r, _ in wanted.members))}")
+        raise ConfigError(
+            "runs",
+            name,
+            f"it is a run of {config.recipe or 'no recipe'}; {wanted.name} averages"
+            f" {', '.join(dict.fromkeys(r for r, _ in wanted.members))}",
+        )
     branches = [of for _, of in own]
     if branch and branch not in branches:
         raise ConfigError("runs", f"{name}:{branch}", f"{wanted.name} takes branch {', '.join(branches)} of it")
@@ -118,7 +142,9 @@ def same_training(recipe: str, other: str) -> bool:
     """Whether two recipes are one training: rows of several tables share some."""
     if recipe not in RECIPES or recipe == other:
         return recipe == other
-    return RECIPES[recipe].data == RECIPES[other].data and dataclasses.replace(find_recipe(recipe), recipe=other) == find_recipe(other)
+    return RECIPES[recipe].data == RECIPES[other].data and dataclasses.replace(
+        find_recipe(recipe), recipe=other
+    ) == find_recipe(other)
 
 
 def left_out(runs: Sequence[EvaluatedRun], wanted: Ensemble) -> list[str]:
@@ -138,25 +164,36 @@ def members_of(runs: Sequence[EvaluatedRun]) -> tuple[Member, ...]:
     Raises:
         ConfigError: fewer than two nets, or one twice.
     """
-    pairs = sorted(((run, branch) for run in runs for branch in run.branches), key=lambda pair: (pair[0].storage.uri, pair[1]))
+    pairs = sorted(
+        ((run, branch) for run in runs for branch in run.branches), key=lambda pair: (pair[0].storage.uri, pair[1])
+    )
     words = [f"{run.name}:{branch}" for run, branch in pairs]
     if len(pairs) < 2:
         raise ConfigError("runs", words, "give two or more nets, such as RUN RUN or RUN:rgb RUN:rgb")
     nets = [(run.storage.uri, branch) for run, branch in pairs]
     if len(set(nets)) < len(nets):
-        raise ConfigError("runs", words, "name each net once: twice it would weigh twice (RUN alone stands for all its branches)")
+        raise ConfigError(
+            "runs", words, "name each net once: twice it would weigh twice (RUN alone stands for all its branches)"
+        )
     # MLflow takes no other letters in names of metrics.
     names = [re.sub(r"[^\w.:-]", "_", f"{run.report.run_id}:{branch}") for run, branch in pairs]
     return tuple(
         Member(
             name=name if names.count(name) == 1 else f"{name}.{number}",  # runs of one id in two folders
-            run=run.storage.uri, branch=branch, recipe=run.config.recipe, checkpoint=run.report.checkpoint, predictions=run.report.predictions,
+            run=run.storage.uri,
+            branch=branch,
+            recipe=run.config.recipe,
+            checkpoint=run.report.checkpoint,
+            predictions=run.report.predictions,
         )
         for number, (name, (run, branch)) in enumerate(zip(names, pairs, strict=True), 1)
-    )  # fmt: skip
+    )
 
 
 def load_nets(members: Sequence[Member], runs: Sequence[EvaluatedRun]) -> list[Net]:
     """The members' stored probabilities, each run's file read once."""
-    stored = {uri: next(run for run in runs if run.storage.uri == uri).predictions() for uri in dict.fromkeys(m.run for m in members)}
+    stored = {
+        uri: next(run for run in runs if run.storage.uri == uri).predictions()
+        for uri in dict.fromkeys(m.run for m in members)
+    }
     return [Net(m.name, m.branch, stored[m.run]) for m in members]

@@ -4,8 +4,8 @@
     python -m jobs.evaluate RUN --split test --num-views 10 --num-crops 3 --num-workers 4
 
 Reads    RUN's final checkpoint and the data set it was trained on (another manifest is refused).
-Writes   RUN/evaluations/SPLIT_PROTOCOL.json, .png (confusion matrix) and .npz (probabilities of every video, for jobs.ensemble);
-         metrics, report and picture to the run's MLflow page.
+Writes   RUN/evaluations/SPLIT_PROTOCOL.json, .png (confusion matrix) and .npz (probabilities of every video, for
+         jobs.ensemble); metrics, report and picture to the run's MLflow page.
 Exit     0 finished (again, if it was there already); 1 failed while running; 2 refused before any work.
 """
 
@@ -71,7 +71,10 @@ def main() -> int:
     """Parse and evaluate."""
     report, run_uri, tracking_id = evaluate(parse(EvaluateArgs, description=__doc__))
     print_report(report)
-    console.print(f"report   {run_uri}/{report_path(report.split, report.protocol)}\npage     {run_page(tracking_id)}", markup=False)
+    console.print(
+        f"report   {run_uri}/{report_path(report.split, report.protocol)}\npage     {run_page(tracking_id)}",
+        markup=False,
+    )
     return 0
 
 
@@ -102,14 +105,41 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
     data = dataclasses.replace(config.data, uri=uri, batch_size=batch)
     start = time.perf_counter()
     task = ray.remote(num_cpus=config.run.cpus_per_worker, num_gpus=1 if gpu else 0, max_retries=2)(evaluate_rank)
-    parts: list[Part] = ray.get([task.remote(run.uri, result["checkpoint"], dataclasses.replace(config, data=data), args.split, views, args.num_crops, rank, workers, gpu) for rank in range(workers)])
+    parts: list[Part] = ray.get(
+        [
+            task.remote(
+                run.uri,
+                result["checkpoint"],
+                dataclasses.replace(config, data=data),
+                args.split,
+                views,
+                args.num_crops,
+                rank,
+                workers,
+                gpu,
+            )
+            for rank in range(workers)
+        ]
+    )
     predictions = join_parts(parts, {s.key: s.label for s in samples})
     report = EvalReport(
-        run_id=config.run.run_id, model=config.recipe, modalities=config.model.modalities, dataset=manifest.dataset, manifest_digest=manifest.digest,
-        split=args.split, protocol=protocol, num_videos=len(predictions.keys), num_damaged=predictions.num_damaged, classes=manifest.classes,
-        scores=predictions.scores(), per_class=tuple(predictions.per_class()), confusion=tuple(tuple(int(n) for n in row) for row in predictions.confusion()),
-        checkpoint=result["checkpoint"], code_version=code_version(), seconds=round(time.perf_counter() - start, 2),
-    )  # fmt: skip
+        run_id=config.run.run_id,
+        model=config.recipe,
+        modalities=config.model.modalities,
+        dataset=manifest.dataset,
+        manifest_digest=manifest.digest,
+        split=args.split,
+        protocol=protocol,
+        num_videos=len(predictions.keys),
+        num_damaged=predictions.num_damaged,
+        classes=manifest.classes,
+        scores=predictions.scores(),
+        per_class=tuple(predictions.per_class()),
+        confusion=tuple(tuple(int(n) for n in row) for row in predictions.confusion()),
+        checkpoint=result["checkpoint"],
+        code_version=code_version(),
+        seconds=round(time.perf_counter() - start, 2),
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "predictions.npz"
         report = dataclasses.replace(report, predictions=write_predictions(predictions, file))
@@ -120,7 +150,15 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
 
 def print_report(report: EvalReport) -> None:
     """Scores per stream as a table."""
-    table = Table("stream", f"top-1 ({report.protocol})", "top-5", title=f"{report.model} on {report.dataset} {report.split}: {report.num_videos} videos, {report.num_damaged} damaged, {report.seconds:.0f} s")
+    table = Table(
+        "stream",
+        f"top-1 ({report.protocol})",
+        "top-5",
+        title=(
+            f"{report.model} on {report.dataset} {report.split}: {report.num_videos} videos, {report.num_damaged}"
+            f" damaged, {report.seconds:.0f} s"
+        ),
+    )
     for stream in dict.fromkeys((*report.branches, "fused")):
         table.add_row(STREAM_NAMES[stream], *(f"{report.scores[stream][name]:.4f}" for name in ("top1", "top5")))
     console.print(table)

@@ -22,7 +22,9 @@ def publish(folder: Storage, report: EvalReport, tracker: RunTracker) -> None:
         tracker.log_file(picture, "evaluation")
         tracker.log_file(text, "evaluation")
     tracker.log_metrics(report.metrics(), 0)
-    folder.write(report_path(report.split, report.protocol), report.to_json().encode())  # last: it says that all the rest is there
+    folder.write(
+        report_path(report.split, report.protocol), report.to_json().encode()
+    )  # last: it says that all the rest is there
 
 
 def evaluate_command(run: str, split: str, num_views: int, num_crops: int, *, again: bool = False) -> str:

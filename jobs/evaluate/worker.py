@@ -14,7 +14,17 @@ from pipeline.storage import open_storage
 from pipeline.training.checkpoint import load_weights
 
 
-def evaluate_rank(run_uri: str, checkpoint: str, config: TrainConfig, split: str, num_views: int, num_crops: int, rank: int, world_size: int, gpu: bool) -> Part:
+def evaluate_rank(
+    run_uri: str,
+    checkpoint: str,
+    config: TrainConfig,
+    split: str,
+    num_views: int,
+    num_crops: int,
+    rank: int,
+    world_size: int,
+    gpu: bool,
+) -> Part:
     """One worker's share of the split."""
     torch.set_num_threads(max(1, int(config.run.cpus_per_worker)))
     storage, device = open_storage(config.data.uri), torch.device("cuda" if gpu else "cpu")
@@ -23,7 +33,19 @@ def evaluate_rank(run_uri: str, checkpoint: str, config: TrainConfig, split: str
     with fetched_checkpoint(open_storage(run_uri), checkpoint) as folder:
         load_weights(folder, model)
     with make_loader(
-        storage, manifest, split, data=config.data, clip=config.clip, modalities=config.model.modalities, train=False, seed=config.run.seed,
-        rank=rank, world_size=world_size, num_views=num_views, num_crops=num_crops, device="gpu" if gpu and config.data.device != "cpu" else "cpu", channels_last=True,
-    ) as loader:  # fmt: skip
+        storage,
+        manifest,
+        split,
+        data=config.data,
+        clip=config.clip,
+        modalities=config.model.modalities,
+        train=False,
+        seed=config.run.seed,
+        rank=rank,
+        world_size=world_size,
+        num_views=num_views,
+        num_crops=num_crops,
+        device="gpu" if gpu and config.data.device != "cpu" else "cpu",
+        channels_last=True,
+    ) as loader:
         return predict_part(model, loader.iter_epoch(0), device=device, precision=config.run.precision)

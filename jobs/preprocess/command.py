@@ -1,7 +1,8 @@
 """Turn raw videos and their annotations into a stored data set: shards, indexes, records and a manifest.
 
     python -m preprocessing.synthetic ~/toy
-    python -m jobs.preprocess --format ucf101 --source ~/toy/videos --annotations ~/toy --out file://$HOME/toy-shards --stored.short-side 64
+    python -m jobs.preprocess --format ucf101 --source ~/toy/videos --annotations ~/toy \\
+        --out file://$HOME/toy-shards --stored.short-side 64
 
 Reads    --source (a folder every node sees, a bucket, or archives in them) and --annotations.
 Writes   OUT/SPLIT/shard-NNNNNN.{tar,idx,json}    one Ray task a shard; the record (.json) last
@@ -10,7 +11,8 @@ Writes   OUT/SPLIT/shard-NNNNNN.{tar,idx,json}    one Ray task a shard; the reco
 Restart  The same command builds the shards that have no record yet, and those whose sources have changed.
          A finished data set is not touched: other parameters or sources need another --out, or --overwrite;
          --retry-rejected builds the shards with rejects again.
-Exit     0 finished. 2 refused before any video was read. 1 failed while running: mend it and run the same command again.
+Exit     0 finished. 2 refused before any video was read. 1 failed while running: mend it and run the same command
+         again.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ def preprocess(config: PreprocessConfig) -> Manifest | None:
     """
     start_s = time.perf_counter()
     store = open_sources(config.source)
-    annotations = read_annotations(config.format, store, config.lists, config.split_index, any_classes=config.any_classes)
+    annotations = read_annotations(
+        config.format, store, config.lists, config.split_index, any_classes=config.any_classes
+    )
     plans = plan_shards(annotations, store.sizes({s.path for s in annotations.sources}), config.samples_per_shard)
     num_missing = sum(len(plan.missing) for plan in plans)
     print_plan(annotations, plans, time.perf_counter() - start_s)
@@ -77,12 +81,16 @@ def preprocess(config: PreprocessConfig) -> Manifest | None:
     if todo:
         build_all(todo, job, config, tally, len(annotations.sources) - num_missing)
     manifest = _finish(config, job, annotations, plans, tally, existing)
-    print_summary(config, manifest, annotations, tally, sum(len(p.present) for p in todo), time.perf_counter() - start_s)
+    print_summary(
+        config, manifest, annotations, tally, sum(len(p.present) for p in todo), time.perf_counter() - start_s
+    )
     return manifest
 
 
 def resolve_engine(config: PreprocessConfig) -> StoredConfig:
-    """The stored form with the engine that ``auto`` stands for: torch where there is a GPU, else what the form says (numba)."""
+    """The stored form with the engine that ``auto`` stands for: torch where there is a GPU, else what the form says
+    (numba).
+    """
     engine = config.flow_engine
     if engine == "auto":
         if ray_address() or ray.is_initialized():
@@ -122,15 +130,36 @@ def build_all(todo: Sequence[ShardPlan], job: Job, config: PreprocessConfig, tal
     run.finish(tally, job.recipe.classes, "FINISHED")
 
 
-def _within(what: str, count: int, allowed: str, total: int, tally: Tally | None = None, classes: Sequence[str] = ()) -> None:
+def _within(
+    what: str, count: int, allowed: str, total: int, tally: Tally | None = None, classes: Sequence[str] = ()
+) -> None:
     if count <= limit(allowed, total):
         return
-    names = "\n" + shortest_names([r for reason, kept in tally.examples.items() if reason != "missing" for r in kept], classes, 50) if tally else ""
-    raise ReciprocalError(f"{count} of {total} videos are {what}, more than --max-{'rejects' if what == 'rejected' else what} {allowed}: mend them, or allow more{names}")
+    names = (
+        "\n"
+        + shortest_names(
+            [r for reason, kept in tally.examples.items() if reason != "missing" for r in kept], classes, 50
+        )
+        if tally
+        else ""
+    )
+    raise ReciprocalError(
+        f"{count} of {total} videos are {what}, more than --max-{'rejects' if what == 'rejected' else what} {allowed}:"
+        f" mend them, or allow more{names}"
+    )
 
 
-def _finish(config: PreprocessConfig, job: Job, annotations: Annotations, plans: Sequence[ShardPlan], tally: Tally, existing: Manifest | None) -> Manifest:
-    """Write the manifest, last of all; of a data set that was finished before, see that repaired shards are what it lists."""
+def _finish(
+    config: PreprocessConfig,
+    job: Job,
+    annotations: Annotations,
+    plans: Sequence[ShardPlan],
+    tally: Tally,
+    existing: Manifest | None,
+) -> Manifest:
+    """Write the manifest, last of all; of a data set that was finished before, see that repaired shards are what it
+    lists.
+    """
     storage, num_inputs = job.storage, len(annotations.sources)
     manifest = Manifest(
         dataset=config.dataset,
@@ -144,12 +173,20 @@ def _finish(config: PreprocessConfig, job: Job, annotations: Annotations, plans:
     )
     if existing is not None:
         if manifest.shards != existing.shards:
-            raise ReciprocalError(f"{storage.uri}: repaired shards differ from the manifest, so other software made them; use another --out or --overwrite")
+            raise ReciprocalError(
+                f"{storage.uri}: repaired shards differ from the manifest, so other software made them; use another"
+                " --out or --overwrite"
+            )
         return existing
     if manifest.num_samples == 0:
-        raise ReciprocalError(f"all {num_inputs} sources were rejected; there is no data set to write\n{shortest_names([r for kept in tally.examples.values() for r in kept], annotations.classes)}")
+        raise ReciprocalError(
+            f"all {num_inputs} sources were rejected; there is no data set to"
+            f" write\n{shortest_names([r for kept in tally.examples.values() for r in kept], annotations.classes)}"
+        )
     if manifest.num_inputs != num_inputs:
-        raise ReciprocalError(f"{num_inputs} sources went in, {manifest.num_samples} samples and {manifest.num_rejects} rejects came out")
+        raise ReciprocalError(
+            f"{num_inputs} sources went in, {manifest.num_samples} samples and {manifest.num_rejects} rejects came out"
+        )
     storage.write(MANIFEST, manifest.to_json())
     remove_leftovers(storage, plans, {entry.path for entry in manifest.shards if entry.num_samples})
     return manifest

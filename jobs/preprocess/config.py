@@ -19,9 +19,13 @@ class PreprocessConfig:
     """What to read, where to write, and how samples are stored."""
 
     format: Literal["folder", "csv", "ucf101", "hmdb51", "kinetics", "moments"]
-    """folder: SOURCE/[SPLIT/]CLASS/FILE. csv: path,label[,split][,start_s][,end_s]. The others: the lists as their data sets publish them."""
+    """folder: SOURCE/[SPLIT/]CLASS/FILE. csv: path,label[,split][,start_s][,end_s]. The others: the lists as their
+    data sets publish them.
+    """
     source: str
-    """Where the videos are: a folder that every node sees, s3://BUCKET/PREFIX, or a .tar, .tar.gz or .zip in one of them. Archives are read as they lie."""
+    """Where the videos are: a folder that every node sees, s3://BUCKET/PREFIX, or a .tar, .tar.gz or .zip in one of
+    them. Archives are read as they lie.
+    """
     out: str
     """Where the data set goes: s3://BUCKET/PREFIX or file:///FOLDER."""
     annotations: str = ""
@@ -46,20 +50,32 @@ class PreprocessConfig:
     dry_run_clips: int = 8
     """Videos in the timed sample."""
     gpu_share: float = 0.5
-    """Part of a GPU that a task takes (torch engine): with two tasks on one, it works while the other waits for its decoder."""
+    """Part of a GPU that a task takes (torch engine): with two tasks on one, it works while the other waits for its
+    decoder.
+    """
     overwrite: bool = False
     """Replace a finished data set. Runs that are reading it will fail."""
     stored: StoredConfig = dataclasses.field(default_factory=StoredConfig)
 
     def __post_init__(self) -> None:
         require(self.out.startswith(("s3://", "file://")), "out", self.out, "give s3://BUCKET/PREFIX or file:///FOLDER")
-        require(not (self.format == "folder" and self.annotations), "annotations", self.annotations, "the folder format has none: leave it out, or use --format ucf101")
+        require(
+            not (self.format == "folder" and self.annotations),
+            "annotations",
+            self.annotations,
+            "the folder format has none: leave it out, or use --format ucf101",
+        )
         require(1 <= self.split_index <= 99, "split_index", self.split_index, "must be in 1..99")
         require(self.samples_per_shard >= 1, "samples_per_shard", self.samples_per_shard, "must be at least 1")
         require(0 < self.gpu_share <= 1, "gpu_share", self.gpu_share, "must be in (0, 1]")
         require(self.dry_run_clips >= 1, "dry_run_clips", self.dry_run_clips, "must be at least 1")
         for field in ("max_rejects", "max_missing"):
-            require(bool(_LIMIT.fullmatch(getattr(self, field))), field, getattr(self, field), "give a number (100) or a share (5% or 0.05)")
+            require(
+                bool(_LIMIT.fullmatch(getattr(self, field))),
+                field,
+                getattr(self, field),
+                "give a number (100) or a share (5% or 0.05)",
+            )
 
     @property
     def dataset(self) -> str:
@@ -69,7 +85,13 @@ class PreprocessConfig:
     @property
     def lists(self) -> str:
         """Where the annotation files are; empty: at the source."""
-        return self.annotations if self.annotations.startswith("s3://") else str(Path(self.annotations.removeprefix("file://")).expanduser()) if self.annotations else ""
+        return (
+            self.annotations
+            if self.annotations.startswith("s3://")
+            else str(Path(self.annotations.removeprefix("file://")).expanduser())
+            if self.annotations
+            else ""
+        )
 
 
 def limit(text: str, total: int) -> int:

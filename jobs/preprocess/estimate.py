@@ -52,7 +52,14 @@ def time_clip(source: Source, job: Job) -> ClipCost:
     with scratch_folder() as folder:
         make_samples([source], job.store, job.recipe.classes, job.recipe.stored, folder, take=take, times=times)
     reject, frames, stored_bytes = made[0]
-    return ClipCost(source=source.name, reject=reject, frames=frames, stored_bytes=stored_bytes, seconds=time.perf_counter() - start_s, times=times)
+    return ClipCost(
+        source=source.name,
+        reject=reject,
+        frames=frames,
+        stored_bytes=stored_bytes,
+        seconds=time.perf_counter() - start_s,
+        times=times,
+    )
 
 
 @ray.remote
@@ -75,20 +82,36 @@ def estimate(plans: Sequence[ShardPlan], job: Job, resources: Resources, config:
         raise ReciprocalError("no listed video is there; nothing can be timed")
     step = max(1, len(present) // config.dry_run_clips)
     sample = present[::step][: config.dry_run_clips]  # the plan's order is a mixed one
-    console.print(f"timing {len(sample)} of {len(present)} videos ({job.recipe.stored.flow_engine} flow, short side {job.recipe.stored.short_side})")
+    console.print(
+        f"timing {len(sample)} of {len(present)} videos ({job.recipe.stored.flow_engine} flow, short side"
+        f" {job.recipe.stored.short_side})"
+    )
     costs: list[ClipCost] = ray.get(_time_clips.options(max_retries=0, **remote_options(resources)).remote(sample, job))
     good = [cost for cost in costs if cost.reject is None]
     if not good:
-        raise ReciprocalError("every video of the sample was rejected: " + ", ".join(f"{c.source}: {c.reject}" for c in costs[:5]))
+        raise ReciprocalError(
+            "every video of the sample was rejected: " + ", ".join(f"{c.source}: {c.reject}" for c in costs[:5])
+        )
     figures = _figures(plans, costs, good, resources, present)
     _print(figures, sum((c.times for c in costs), StageTimes()), plans, present, costs)
     return figures
 
 
-def _figures(plans: Sequence[ShardPlan], costs: Sequence[ClipCost], good: Sequence[ClipCost], resources: Resources, present: Sequence[Source]) -> dict[str, float]:
+def _figures(
+    plans: Sequence[ShardPlan],
+    costs: Sequence[ClipCost],
+    good: Sequence[ClipCost],
+    resources: Resources,
+    present: Sequence[Source],
+) -> dict[str, float]:
     count = len(present)
     flow_s = np.array([c.times.flow_s for c in costs])
-    work_s = np.array([sum(getattr(c.times, f"{stage}_s") for stage in ("fetch", "decode", "flow", "encode", "verify")) for c in costs])
+    work_s = np.array(
+        [
+            sum(getattr(c.times, f"{stage}_s") for stage in ("fetch", "decode", "flow", "encode", "verify"))
+            for c in costs
+        ]
+    )
     gpu = resources.num_gpus > 0
     core_s, gpu_s = (work_s - flow_s, flow_s) if gpu else (work_s, 0 * flow_s)
     stored_bytes = count * len(good) / len(costs) * float(np.mean([c.stored_bytes for c in good]))
@@ -99,7 +122,9 @@ def _figures(plans: Sequence[ShardPlan], costs: Sequence[ClipCost], good: Sequen
     return {
         "pairs": count * float(np.mean([c.times.pairs for c in costs])),
         "core_hours": count * float(core_s.mean()) / 3600,
-        "core_hours_error": count * float(core_s.std(ddof=1)) / math.sqrt(len(costs)) / 3600 if len(costs) > 1 else math.nan,
+        "core_hours_error": (
+            count * float(core_s.std(ddof=1)) / math.sqrt(len(costs)) / 3600 if len(costs) > 1 else math.nan
+        ),
         "gpu_hours": count * float(gpu_s.mean()) / 3600,
         "cluster_hours": count * float(np.mean([c.seconds for c in costs])) / 3600 / max(1.0, slots),
         "source_bytes": float(sum(size for plan in plans for size in plan.sizes if size > 0)),
@@ -109,10 +134,19 @@ def _figures(plans: Sequence[ShardPlan], costs: Sequence[ClipCost], good: Sequen
     }
 
 
-def _print(figures: dict[str, float], times: StageTimes, plans: Sequence[ShardPlan], present: Sequence[Source], costs: Sequence[ClipCost]) -> None:
+def _print(
+    figures: dict[str, float],
+    times: StageTimes,
+    plans: Sequence[ShardPlan],
+    present: Sequence[Source],
+    costs: Sequence[ClipCost],
+) -> None:
     table = Table(title="what it will take", title_justify="left", show_header=False)
     rows = {
-        "videos": f"{len(present)} there, {sum(len(p.missing) for p in plans)} missing; {figures['source_bytes'] / 1e9:.2f} GB to read",
+        "videos": (
+            f"{len(present)} there, {sum(len(p.missing) for p in plans)} missing; {figures['source_bytes'] / 1e9:.2f}"
+            " GB to read"
+        ),
         "shards": f"{len(plans)}, {sum(1 for p in plans if p.present)} with samples",
         "frame pairs": f"{figures['pairs']:,.0f}",
         "core-hours": f"{figures['core_hours']:.2f} ± {figures['core_hours_error']:.2f}",
@@ -121,7 +155,10 @@ def _print(figures: dict[str, float], times: StageTimes, plans: Sequence[ShardPl
         "storage": f"{figures['stored_bytes'] / 1e9:.3f} GB",
         "requests": f"{figures['puts']:,.0f} PUT, {figures['gets']:,.0f} GET or HEAD",
         "stages": stage_line(times),
-        "sample": f"{len(costs)} videos, {sum(c.reject is not None for c in costs)} rejected, {np.mean([c.frames for c in costs if c.reject is None]):.0f} frames on average",
+        "sample": (
+            f"{len(costs)} videos, {sum(c.reject is not None for c in costs)} rejected,"
+            f" {np.mean([c.frames for c in costs if c.reject is None]):.0f} frames on average"
+        ),
     }
     for name, value in rows.items():
         table.add_row(name, value)

@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 _THREADS = 16  # small GETs in flight while looking for finished shards
 
 
-def finished_shards(plans: Sequence[ShardPlan], recipe: Recipe, storage: Storage, *, retry_rejected: bool) -> Iterator[Outcome]:
+def finished_shards(
+    plans: Sequence[ShardPlan], recipe: Recipe, storage: Storage, *, retry_rejected: bool
+) -> Iterator[Outcome]:
     """Outcomes of the shards that are stored with the same sources and parameters; those to be retried are left out."""
 
     def look(plan: ShardPlan) -> Outcome | None:
@@ -28,11 +30,15 @@ def finished_shards(plans: Sequence[ShardPlan], recipe: Recipe, storage: Storage
         return None if record is None or (retry_rejected and record.rejects) else Outcome.of(record)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(plans), 1024):  # records are large: a thousand at a time, and only their sums are kept
+        for start in range(
+            0, len(plans), 1024
+        ):  # records are large: a thousand at a time, and only their sums are kept
             yield from (outcome for outcome in pool.map(look, plans[start : start + 1024]) if outcome is not None)
 
 
-def existing_manifest(config: PreprocessConfig, recipe: Recipe, storage: Storage, plans: Sequence[ShardPlan], kept: set[str]) -> Manifest | None:
+def existing_manifest(
+    config: PreprocessConfig, recipe: Recipe, storage: Storage, plans: Sequence[ShardPlan], kept: set[str]
+) -> Manifest | None:
     """The manifest of a finished data set that this command would make again; None where there is none (any more).
 
     With --overwrite, and with --retry-rejected where shards are to be built again, it is deleted: from then on the
@@ -55,9 +61,17 @@ def existing_manifest(config: PreprocessConfig, recipe: Recipe, storage: Storage
     except ManifestError as error:
         raise UserError(f"{error}; {fix}") from error
     _same_recipe(manifest, config, recipe, f"{where} was made", fix)
-    others = [plan for plan in plans if plan.path not in kept and _has_other_sources(plan, storage, only_sound=config.retry_rejected)]
+    others = [
+        plan
+        for plan in plans
+        if plan.path not in kept and _has_other_sources(plan, storage, only_sound=config.retry_rejected)
+    ]
     if [s.path for s in manifest.shards] != [p.path for p in plans] or others:
-        retry = "" if config.retry_rejected or not others else "; if rejected videos were mended or have arrived: --retry-rejected"
+        retry = (
+            ""
+            if config.retry_rejected or not others
+            else "; if rejected videos were mended or have arrived: --retry-rejected"
+        )
         raise UserError(f"{where} was made of other videos (or of another --samples-per-shard): {fix}{retry}")
     if config.retry_rejected and len(kept) < len(plans):
         storage.delete(MANIFEST)
@@ -68,10 +82,15 @@ def existing_manifest(config: PreprocessConfig, recipe: Recipe, storage: Storage
 def _same_recipe(manifest: Manifest, config: PreprocessConfig, recipe: Recipe, where: str, fix: str) -> None:
     if manifest.parameter_hash != recipe.parameter_hash:
         asked, had = {**as_dict(recipe.stored), "flow": recipe.flow}, {**manifest.parameters, "flow": manifest.flow}
-        changed = [f"{k} {had.get(k)!r} -> {asked.get(k)!r}" for k in sorted({*asked, *had}) if had.get(k) != asked.get(k)]
+        changed = [
+            f"{k} {had.get(k)!r} -> {asked.get(k)!r}" for k in sorted({*asked, *had}) if had.get(k) != asked.get(k)
+        ]
         raise UserError(f"{where} with other parameters ({', '.join(changed)}): {fix}")
     if manifest.dataset != config.dataset or manifest.classes != recipe.classes:
-        raise UserError(f"{where} as data set {manifest.dataset!r} with {len(manifest.classes)} classes, not {config.dataset!r} with {len(recipe.classes)}: {fix}")
+        raise UserError(
+            f"{where} as data set {manifest.dataset!r} with {len(manifest.classes)} classes, not {config.dataset!r}"
+            f" with {len(recipe.classes)}: {fix}"
+        )
 
 
 def _has_other_sources(plan: ShardPlan, storage: Storage, *, only_sound: bool) -> bool:
@@ -83,14 +102,22 @@ def _has_other_sources(plan: ShardPlan, storage: Storage, *, only_sound: bool) -
         record = ShardRecord.from_json(storage.read(f"{plan.path}.json"), plan.path)
     except (NotFoundError, ManifestError):
         return False
-    if only_sound and record.rejects and {x.source for x in record.rejects} | {s.source for s in record.samples} == {s.name for s in plan.sources}:
+    if (
+        only_sound
+        and record.rejects
+        and {x.source for x in record.rejects} | {s.source for s in record.samples} == {s.name for s in plan.sources}
+    ):
         return False
     return record.sources_sha256 != plan.sources_sha256
 
 
 def remove_leftovers(storage: Storage, plans: Sequence[ShardPlan], entries_with_tar: set[str]) -> None:
-    """Delete shards of an earlier, replaced data set; after the new manifest is written, so nothing listed is missing."""
-    wanted = {f"{path}.{ending}" for path in entries_with_tar for ending in ("tar", "idx")} | {f"{plan.path}.json" for plan in plans}
+    """Delete shards of an earlier, replaced data set; after the new manifest is written, so nothing listed is
+    missing.
+    """
+    wanted = {f"{path}.{ending}" for path in entries_with_tar for ending in ("tar", "idx")} | {
+        f"{plan.path}.json" for plan in plans
+    }
     for split in ("train", "val", "test"):
         for path in list(storage.list(f"{split}/shard-")):
             if path not in wanted:

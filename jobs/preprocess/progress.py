@@ -22,7 +22,9 @@ _LOG_EVERY_S = 30.0  # where there is no terminal
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class _Board:
-    """(videos, pairs) of the shards being built. Absolute numbers: a repeated task overwrites what its first try said."""
+    """(videos, pairs) of the shards being built. Absolute numbers: a repeated task overwrites what its first try
+    said.
+    """
 
     def __init__(self) -> None:
         self._shards: dict[str, tuple[int, int]] = {}
@@ -43,7 +45,9 @@ def make_board() -> Any:
 
 
 class Reporter:
-    """A worker's side: call it after every video. It never waits for the board, and a board that is gone does no harm."""
+    """A worker's side: call it after every video. It never waits for the board, and a board that is gone does no
+    harm.
+    """
 
     def __init__(self, board: Any, shard: str, times: StageTimes) -> None:
         self._board, self._shard, self._times = board, shard, times
@@ -63,7 +67,13 @@ class ProgressView:
 
     def __init__(self, board: Any, num_shards: int, num_videos: int) -> None:
         self._board, self._num_shards = board, num_shards
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._bar = self._progress.add_task("videos", total=num_videos, note="")
         self._num_videos, self._start_s, self._logged_s = num_videos, time.monotonic(), time.monotonic()
@@ -73,7 +83,9 @@ class ProgressView:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def shard_done(self, path: str, videos: int, pairs: int, rejected: int) -> None:
@@ -97,7 +109,10 @@ class ProgressView:
             videos, pairs = ray.get(self._board.totals.remote(), timeout=2)
         videos, pairs = min(self._num_videos, self._videos + videos), self._pairs + pairs
         clips_per_s, pairs_per_s = self.rates(videos, pairs)
-        note = f"{self._shards}/{self._num_shards} shards, {clips_per_s:.2f} clips/s, {pairs_per_s:.1f} pairs/s, {self.rejected} rejected"
+        note = (
+            f"{self._shards}/{self._num_shards} shards, {clips_per_s:.2f} clips/s, {pairs_per_s:.1f} pairs/s,"
+            f" {self.rejected} rejected"
+        )
         self._progress.update(self._bar, completed=videos, note=note)
         now_s = time.monotonic()
         if not console.is_terminal and now_s - self._logged_s >= _LOG_EVERY_S:

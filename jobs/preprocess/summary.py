@@ -34,15 +34,26 @@ def print_plan(annotations: Annotations, plans: Sequence[ShardPlan], seconds: fl
     missing = Counter(s.label for plan in plans for s in plan.missing)
     splits = Counter(s.split for s in annotations.sources)
     by_split = ", ".join(f"{split} {splits[split]}" for split in ("train", "val", "test") if splits[split])
-    console.print(f"{num_inputs} videos ({by_split}), {len(annotations.classes)} classes, {len(plans)} shards; planned in {seconds:.1f} s")
+    console.print(
+        f"{num_inputs} videos ({by_split}), {len(annotations.classes)} classes, {len(plans)} shards; planned in"
+        f" {seconds:.1f} s"
+    )
     if missing:
         present = num_inputs - missing.total()
-        console.print(f"{missing.total()} of {num_inputs} videos are missing, in {len(missing)} classes: {_per_class(list(missing.most_common()), annotations.classes)}")
+        console.print(
+            f"{missing.total()} of {num_inputs} videos are missing, in {len(missing)} classes:"
+            f" {_per_class(list(missing.most_common()), annotations.classes)}"
+        )
         if present < 0.5 * num_inputs:
-            console.print(f"{present} are there: shards hold {present / len(plans):.1f} samples on average; raise --samples-per-shard if no more will come")
+            console.print(
+                f"{present} are there: shards hold {present / len(plans):.1f} samples on average; raise"
+                " --samples-per-shard if no more will come"
+            )
 
 
-def print_summary(config: PreprocessConfig, manifest: Manifest, annotations: Annotations, tally: Tally, num_built: int, seconds: float) -> None:
+def print_summary(
+    config: PreprocessConfig, manifest: Manifest, annotations: Annotations, tally: Tally, num_built: int, seconds: float
+) -> None:
     """Counts, rejects by reason and class, times of the stages, and the digest."""
     if tally.reasons:
         table = Table(title="rejected videos", title_justify="left")
@@ -51,13 +62,25 @@ def print_summary(config: PreprocessConfig, manifest: Manifest, annotations: Ann
         for reason, count in tally.reasons.most_common():
             found = tally.classes_of(reason)
             first = tally.examples[reason][0]
-            table.add_row(reason, str(count), str(len(found)), _per_class(found, annotations.classes, 3), f"{first.source}: {first.detail}")
+            table.add_row(
+                reason,
+                str(count),
+                str(len(found)),
+                _per_class(found, annotations.classes, 3),
+                f"{first.source}: {first.detail}",
+            )
         console.print(table)
     if tally.times.clips:
         console.print(f"seconds of work by stage: {stage_line(tally.times)}")
-    built = f"{num_built} processed in {seconds:.1f} s ({num_built / seconds:.2f} clips/s, {tally.times.pairs / seconds:.1f} pairs/s)"
+    built = (
+        f"{num_built} processed in {seconds:.1f} s ({num_built / seconds:.2f} clips/s,"
+        f" {tally.times.pairs / seconds:.1f} pairs/s)"
+    )
     reasons = f" ({tally.num_missing} missing, {tally.num_rejected} for other reasons)" if tally.reasons else ""
-    console.print(f"{manifest.num_inputs} videos = {manifest.num_samples} samples + {manifest.num_rejects} rejected{reasons}, {manifest.split_sizes()}; {built}")
+    console.print(
+        f"{manifest.num_inputs} videos = {manifest.num_samples} samples + {manifest.num_rejects} rejected{reasons},"
+        f" {manifest.split_sizes()}; {built}"
+    )
     console.print(f"{config.out.rstrip('/')}/{MANIFEST} sha256 {manifest.digest}")
 
 
@@ -86,7 +109,9 @@ class RunLog:
         check_server()
         run_id = f"{config.dataset}-{job.recipe.parameter_hash}"
         params = {**as_dict(config), "stored": as_dict(job.recipe.stored), "flow": job.recipe.flow or {}}
-        tracking_id = start_run(EXPERIMENT, run_id, params, {"reciprocal.data": config.out, "reciprocal.shards_to_build": str(len(todo))})
+        tracking_id = start_run(
+            EXPERIMENT, run_id, params, {"reciprocal.data": config.out, "reciprocal.shards_to_build": str(len(todo))}
+        )
         return cls(RunTracker(tracking_id), run_page(tracking_id))
 
     def progress(self, tally: Tally) -> None:

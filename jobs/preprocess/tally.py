@@ -68,4 +68,7 @@ class Tally:
 
 def shortest_names(rejects: Iterable[Reject], classes: Sequence[str], count: int = 10) -> str:
     """The first few rejects, one a line, with class and detail."""
-    return "\n".join(f"  {r.reason}: {r.source} ({classes[r.label]}): {r.detail}" for _, r in zip(range(count), rejects, strict=False))
+    return "\n".join(
+        f"  {r.reason}: {r.source} ({classes[r.label]}): {r.detail}"
+        for _, r in zip(range(count), rejects, strict=False)
+    )

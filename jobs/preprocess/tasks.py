@@ -49,11 +49,20 @@ class Resources:
     num_gpus: float
 
 
-# Three retries are for lost workers and nodes, and for storage that failed; videos that are bad do not raise, they are rejects.
-@ray.remote(max_retries=3, retry_exceptions=[StorageError])  # pyright: ignore[reportArgumentType] - Ray's stub knows only bool
+# Three retries are for lost workers and nodes, and for storage that failed; videos that are bad do not raise, they are
+# rejects.
+@ray.remote(max_retries=3, retry_exceptions=[StorageError])  # pyright: ignore[reportArgumentType]
 def _build(plan: ShardPlan, job: Job, crashed: dict[str, str], board: Any) -> Outcome:
     times = StageTimes()
-    record = build_shard(plan, store=job.store, recipe=job.recipe, storage=job.storage, crashed=crashed, times=times, progress=Reporter(board, plan.path, times))
+    record = build_shard(
+        plan,
+        store=job.store,
+        recipe=job.recipe,
+        storage=job.storage,
+        crashed=crashed,
+        times=times,
+        progress=Reporter(board, plan.path, times),
+    )
     return Outcome.of(record, times)
 
 
@@ -61,7 +70,9 @@ def _build(plan: ShardPlan, job: Job, crashed: dict[str, str], board: Any) -> Ou
 @ray.remote(max_retries=0)
 def _survives(source: Source, job: Job) -> bool:
     with scratch_folder() as folder:
-        make_samples([source], job.store, job.recipe.classes, job.recipe.stored, folder, take=lambda *_: None, times=StageTimes())
+        make_samples(
+            [source], job.store, job.recipe.classes, job.recipe.stored, folder, take=lambda *_: None, times=StageTimes()
+        )
     return True
 
 
@@ -74,7 +85,9 @@ def recipe_for(classes: Sequence[str], stored: StoredConfig, gpu_share: float) -
     """The recipe with the engine as the tasks will have it: a GPU's engine describes itself where there is a GPU."""
     if stored.flow_engine != "torch" or "flow" not in stored.modalities or not ray.is_initialized():
         return Recipe.of(classes, stored)
-    resources = resources_for(Recipe(classes=tuple(classes), stored=stored, flow={"engine": "torch"}, parameter_hash=""), gpu_share)
+    resources = resources_for(
+        Recipe(classes=tuple(classes), stored=stored, flow={"engine": "torch"}, parameter_hash=""), gpu_share
+    )
     return Recipe.of(classes, stored, ray.get(_describe.options(**remote_options(resources)).remote(stored)))
 
 
@@ -169,13 +182,18 @@ def _find_crashing(survives: Any, plan: ShardPlan, job: Any) -> dict[str, str]:
 def _single_host() -> bool:
     here = ray.util.get_node_ip_address()
     # The local stack's nodes have loopback addresses of their own.
-    return all(node["NodeManagerAddress"] == here or node["NodeManagerAddress"].startswith("127.") for node in ray.nodes() if node["Alive"])
+    return all(
+        node["NodeManagerAddress"] == here or node["NodeManagerAddress"].startswith("127.")
+        for node in ray.nodes()
+        if node["Alive"]
+    )
 
 
 def local_environment() -> dict[str, str]:
     """What workers on this host need to run this checkout against this stack.
 
-    Elsewhere the package is installed (or submitted as a working folder), and nodes have addresses and roles of their own.
+    Elsewhere the package is installed (or submitted as a working folder), and nodes have addresses and roles of their
+    own.
     """
     root = str(Path(__file__).resolve().parents[2])
     # No access keys: a runtime environment is shown on the dashboard.

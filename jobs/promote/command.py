@@ -5,7 +5,8 @@
 
 Reads    RUN's final checkpoint and its report of --split (written by jobs.evaluate).
 Writes   a version of the registered model, once per checkpoint and report; the alias, if it is earned.
-Exit     0 registered and promoted (or the holder already); 3 registered, promotion refused, and why; 1 and 2 as everywhere.
+Exit     0 registered and promoted (or the holder already); 3 registered, promotion refused, and why; 1 and 2 as
+         everywhere.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ def promote(args: PromoteArgs) -> int:
     result = read_result(run)
     report = _report(run, args)
     if report.checkpoint != result["checkpoint"]:
-        raise UserError(f"the report of {run.uri} is of {report.checkpoint}, the run ends with {result['checkpoint']}: run jobs.evaluate again")
+        raise UserError(
+            f"the report of {run.uri} is of {report.checkpoint}, the run ends with {result['checkpoint']}: run"
+            " jobs.evaluate again"
+        )
     check_server()
     version = _registered(run, result, report, args)
     held = holder(args.name, args.alias)
@@ -84,9 +88,14 @@ def promote(args: PromoteArgs) -> int:
     if decision.promote or args.force:
         set_alias(version, args.alias)
         word = "promoted" if decision.promote else "promoted by force"
-        console.print(f"{word}: {args.name}@{args.alias} is now version {version.version}: {decision.why}", markup=False)
+        console.print(
+            f"{word}: {args.name}@{args.alias} is now version {version.version}: {decision.why}", markup=False
+        )
         return 0
-    console.print(f"refused: {args.name}@{args.alias} stays with version {held.version if held else '-'}: {decision.why}", markup=False)
+    console.print(
+        f"refused: {args.name}@{args.alias} stays with version {held.version if held else '-'}: {decision.why}",
+        markup=False,
+    )
     return 3
 
 
@@ -96,7 +105,10 @@ def _report(run: Storage, args: PromoteArgs) -> EvalReport:
     try:
         return EvalReport.from_json(run.read(path).decode())
     except NotFoundError as error:
-        raise UserError(f"{run.uri}/{path} does not exist: run `{evaluate_command(args.run, args.split, args.num_views, args.num_crops)}` first") from error
+        raise UserError(
+            f"{run.uri}/{path} does not exist: run"
+            f" `{evaluate_command(args.run, args.split, args.num_views, args.num_crops)}` first"
+        ) from error
 
 
 def _report_of(version: Version) -> EvalReport:
@@ -106,7 +118,9 @@ def _report_of(version: Version) -> EvalReport:
     try:
         return EvalReport.from_json(open_storage(version.tags["run_uri"]).read(version.tags["report"]).decode())
     except (KeyError, NotFoundError) as error:
-        raise UserError(f"the holder {version.uri} has no readable report ({error}); evaluate it again, or use --force") from error
+        raise UserError(
+            f"the holder {version.uri} has no readable report ({error}); evaluate it again, or use --force"
+        ) from error
 
 
 def _registered(run: Storage, result: dict, report: EvalReport, args: PromoteArgs) -> Version:
@@ -120,13 +134,25 @@ def _registered(run: Storage, result: dict, report: EvalReport, args: PromoteArg
         views, crops = map(int, report.protocol.split("x"))
         pack(Path(folder), checkpoint / WEIGHTS, state, views, crops)
         tags = {
-            "identity": identity, "run_uri": run.uri, "report": report_path(report.split, report.protocol), "recipe": report.model, "dataset": report.dataset,
-            "manifest_digest": report.manifest_digest, "protocol": report.protocol, f"{report.split}_top1": f"{report.top1:.4f}", "modalities": ",".join(report.modalities),
-        }  # fmt: skip
+            "identity": identity,
+            "run_uri": run.uri,
+            "report": report_path(report.split, report.protocol),
+            "recipe": report.model,
+            "dataset": report.dataset,
+            "manifest_digest": report.manifest_digest,
+            "protocol": report.protocol,
+            f"{report.split}_top1": f"{report.top1:.4f}",
+            "modalities": ",".join(report.modalities),
+        }
         return register(
-            args.name, tracking_run_id=result["tracking_run_id"], folder=Path(folder), model_code=Path(__file__).with_name("model_code.py"),
-            code=[Path(str(package.__file__)).parent for package in (pipeline, preprocessing)], requirements=[_pinned(name) for name in REQUIREMENTS], tags=tags,
-        )  # fmt: skip
+            args.name,
+            tracking_run_id=result["tracking_run_id"],
+            folder=Path(folder),
+            model_code=Path(__file__).with_name("model_code.py"),
+            code=[Path(str(package.__file__)).parent for package in (pipeline, preprocessing)],
+            requirements=[_pinned(name) for name in REQUIREMENTS],
+            tags=tags,
+        )
 
 
 def _pinned(distribution: str) -> str:

@@ -17,7 +17,16 @@ def crn_demo() -> TrainConfig:
         model=CRNConfig(width=0.25, backbone_stages=3, hidden=64, adapted=64, num_steps=8),
         clip=ClipConfig(num_frames=8, crop=56, resize=64, min_area=0.7, flow_std=2.0),
         data=DataConfig(batch_size=16),
-        optim=OptimConfig(name="adam", lr=2e-3, backbone_lr=2e-3, weight_decay=1e-4, epochs=36, warmup_steps=20, schedule="cosine", clip_norm=5.0),
+        optim=OptimConfig(
+            name="adam",
+            lr=2e-3,
+            backbone_lr=2e-3,
+            weight_decay=1e-4,
+            epochs=36,
+            warmup_steps=20,
+            schedule="cosine",
+            clip_norm=5.0,
+        ),
         run=RunConfig(num_workers=2, checkpoint_epochs=12, log_steps=14),
     )
 
@@ -40,10 +49,21 @@ def flow_demo() -> TrainConfig:
 def mrst_demo() -> TrainConfig:
     """MRST-Net with T units, RGB, small, from scratch, for the synthetic set on a CPU."""
     return TrainConfig(
-        model=MRSTConfig(unit="T", blocks=(1, 1, 1), mid=(24, 24, 48), out=(48, 64, 96), stem=24, lstm=64, num_steps=12, dropout=0.1),
+        model=MRSTConfig(
+            unit="T", blocks=(1, 1, 1), mid=(24, 24, 48), out=(48, 64, 96), stem=24, lstm=64, num_steps=12, dropout=0.1
+        ),
         clip=ClipConfig(num_frames=12, crop=56, resize=64, min_area=0.7),
         data=DataConfig(batch_size=16),
-        optim=OptimConfig(name="adam", lr=3e-3, backbone_lr=3e-3, weight_decay=1e-4, epochs=64, warmup_steps=20, schedule="cosine", clip_norm=5.0),
+        optim=OptimConfig(
+            name="adam",
+            lr=3e-3,
+            backbone_lr=3e-3,
+            weight_decay=1e-4,
+            epochs=64,
+            warmup_steps=20,
+            schedule="cosine",
+            clip_norm=5.0,
+        ),
         run=RunConfig(num_workers=2, checkpoint_epochs=16, log_steps=14),
     )
 
@@ -55,6 +75,16 @@ def crn_small() -> TrainConfig:
         model=CRNConfig(width=0.25, backbone_stages=3, hidden=64, adapted=64, num_steps=10, dropout=0.3),
         clip=ClipConfig(num_frames=10, stride=3, crop=80, resize=88, min_area=0.35, flow_std=3.0),
         data=DataConfig(batch_size=8, val_split=""),
-        optim=OptimConfig(name="adam", lr=1e-3, backbone_lr=1e-3, weight_decay=1e-4, epochs=50, warmup_steps=20, schedule="cosine", clip_norm=5.0, label_smoothing=0.1),
+        optim=OptimConfig(
+            name="adam",
+            lr=1e-3,
+            backbone_lr=1e-3,
+            weight_decay=1e-4,
+            epochs=50,
+            warmup_steps=20,
+            schedule="cosine",
+            clip_norm=5.0,
+            label_smoothing=0.1,
+        ),
         run=RunConfig(num_workers=2, checkpoint_epochs=25, log_steps=11),
     )

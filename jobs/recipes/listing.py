@@ -35,16 +35,28 @@ def show_recipes(console: Console, wanted: str = "") -> None:
         return
     entries = [entry for entry in (*RECIPES.values(), *ENSEMBLES.values()) if wanted in entry.name]
     if not entries:
-        raise UserError(f"no recipe's name holds {wanted!r}: did you mean {', '.join(nearest(wanted))}? `python -m jobs.train --list` shows all")
+        raise UserError(
+            f"no recipe's name holds {wanted!r}: did you mean {', '.join(nearest(wanted))}? `python -m jobs.train"
+            " --list` shows all"
+        )
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("recipe", no_wrap=True)
     for title in ("model", "data set", "paper"):
         table.add_column(title)
     for entry in sorted(entries, key=lambda entry: (bool(entry.row), entry.name)):
-        model = describe_model(entry().model) if isinstance(entry, Recipe) else "mean of " + ", ".join(dict.fromkeys(name for name, _ in entry.members))
+        model = (
+            describe_model(entry().model)
+            if isinstance(entry, Recipe)
+            else "mean of " + ", ".join(dict.fromkeys(name for name, _ in entry.members))
+        )
         table.add_row(entry.name, model, entry.data, describe_claims(entry.claims))
     print_wide(console, table)
-    console.print(f"{len(entries)} recipes (mean of: probabilities of several runs); --list RECIPE tells all about one, --list PART shows names with PART", markup=False, soft_wrap=True)
+    console.print(
+        f"{len(entries)} recipes (mean of: probabilities of several runs); --list RECIPE tells all about one, --list"
+        " PART shows names with PART",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def describe_model(model: ModelConfig) -> str:
@@ -52,11 +64,19 @@ def describe_model(model: ModelConfig) -> str:
     inputs = "+".join(model.modalities)
     if isinstance(model, CRNConfig):
         fusion = getattr(model, "fusion", "none")
-        kind = f"{fusion} fusion" if fusion != "none" else {"other": f"CRN {_RIBS[model.rib]}", "self": "N-CRN", "off": "uncoupled"}[model.partner]
+        kind = (
+            f"{fusion} fusion"
+            if fusion != "none"
+            else {"other": f"CRN {_RIBS[model.rib]}", "self": "N-CRN", "off": "uncoupled"}[model.partner]
+        )
         narrow = "" if model.width == 1 else f" x{model.width:g}"
         return f"{kind}, {_BACKBONES[model.backbone]}{narrow}, {inputs}, strategy {model.strategy}"
-    unit = f"MRST-{model.unit}" if model.unit in ("P", "S", "T") else {"STF": "STD with STF"}.get(model.unit, model.unit)
-    return f"{unit}, {'C3D layout' if getattr(model, 'layout', '') == 'c3d' else f'{sum(model.blocks)} units'}, {inputs}"
+    unit = (
+        f"MRST-{model.unit}" if model.unit in ("P", "S", "T") else {"STF": "STD with STF"}.get(model.unit, model.unit)
+    )
+    return (
+        f"{unit}, {'C3D layout' if getattr(model, 'layout', '') == 'c3d' else f'{sum(model.blocks)} units'}, {inputs}"
+    )
 
 
 def describe_claims(claims: tuple[Claim, ...]) -> str:
@@ -71,7 +91,11 @@ def differences(config: TrainConfig) -> list[tuple[str, Any, Any]]:
     found = []
     for section, fields in as_dict(config).items():
         if isinstance(fields, dict):
-            found += [(f"{section}.{name}", value, plain[section][name]) for name, value in fields.items() if value != plain[section][name]]
+            found += [
+                (f"{section}.{name}", value, plain[section][name])
+                for name, value in fields.items()
+                if value != plain[section][name]
+            ]
     return found
 
 
@@ -110,7 +134,11 @@ def _show_ensemble(console: Console, entry: Ensemble) -> None:
 
 def print_wide(console: Console, table: Table) -> None:
     """Folded to the window on a terminal; in a pipe one line a row, whatever its length."""
-    target = console if console.is_terminal else Console(file=console.file, width=_ENDLESS, highlight=False, color_system=None)
+    target = (
+        console
+        if console.is_terminal
+        else Console(file=console.file, width=_ENDLESS, highlight=False, color_system=None)
+    )
     target.print(table, soft_wrap=False)
 
 

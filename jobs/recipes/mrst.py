@@ -1,7 +1,8 @@
-"""Every row of the MRST paper's Tables 2 to 4 (Wu et al.) that its authors trained, as a named recipe with the printed numbers.
+"""Every row of the MRST paper's Tables 2 to 4 (Wu et al.) that its authors trained, as a named recipe with the printed
+numbers.
 
-Names: mrst_tTABLE_DATA[_UNIT], DATA ucf | hmdb | k400, UNIT c3d | std | stf | p | s | t. The pre-training of Table 2 on Kinetics-400 has
-recipes of its own (k400), though the paper prints no number for it.
+Names: mrst_tTABLE_DATA[_UNIT], DATA ucf | hmdb | k400, UNIT c3d | std | stf | p | s | t. The pre-training of Table 2 on
+Kinetics-400 has recipes of its own (k400), though the paper prints no number for it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,19 @@ FAMILY = Family(
     stated=(
         "clips of 16 frames, short side 256, a random 224 x 224 square in training, a random first frame",
         "from scratch: Adam, initial learning rate 1e-4, dropout 0.5, weight decay 5e-5",
-        "from ImageNet-1k or Kinetics-400: SGD, momentum 0.9, initial learning rate 1e-5, dropout 0.9, weight decay 5e-4",
+        (
+            "from ImageNet-1k or Kinetics-400: SGD, momentum 0.9, initial learning rate 1e-5, dropout 0.9, weight decay"
+            " 5e-4"
+        ),
         "test: 20 clips, uniformly spaced, mean of probabilities",
     ),
     choices=(
         "frame stride 1: 'a desired number of frames' from a random start, no stride is named",
         "batch 64 clips: 8 ranks of 8; on fewer GPUs set data.micro-batch",
-        "100 epochs from scratch, 60 from pre-trained weights: rates of 1e-4 and 1e-5 are small, and rows are compared at equal length",
+        (
+            "100 epochs from scratch, 60 from pre-trained weights: rates of 1e-4 and 1e-5 are small, and rows are"
+            " compared at equal length"
+        ),
         "decay: half a cosine down to 1 %; the paper says 'initial' rate and names no steps",
         "flips: usual with random crops; the paper does not mention them",
         "gradient norm clipped at 20: for safety, normal steps stay far below it",
@@ -45,7 +52,9 @@ def paper_mrst(pretrained: bool, **model: Any) -> TrainConfig:
         model: fields of MRSTConfig that differ from MRST-Net with T units.
     """
     if pretrained:
-        optim = OptimConfig(name="sgd", lr=1e-5, backbone_lr=1e-5, momentum=0.9, weight_decay=5e-4, epochs=60, schedule="cosine")
+        optim = OptimConfig(
+            name="sgd", lr=1e-5, backbone_lr=1e-5, momentum=0.9, weight_decay=5e-4, epochs=60, schedule="cosine"
+        )
     else:
         optim = OptimConfig(name="adam", lr=1e-4, backbone_lr=1e-4, weight_decay=5e-5, epochs=100, schedule="cosine")
     return TrainConfig(
@@ -59,15 +68,44 @@ def paper_mrst(pretrained: bool, **model: Any) -> TrainConfig:
 
 # Unit -> top-1 on UCF-101, on HMDB-51, size in MB.
 TABLE2: dict[str, tuple[float, float, float]] = {
-    "c3d": (85.3, 58.5, 321), "std": (86.9, 60.8, 209), "stf": (88.8, 63.8, 213), "p": (91.2, 67.2, 211), "s": (90.8, 66.4, 211), "t": (92.2, 68.9, 211),
-}  # fmt: skip
+    "c3d": (85.3, 58.5, 321),
+    "std": (86.9, 60.8, 209),
+    "stf": (88.8, 63.8, 213),
+    "p": (91.2, 67.2, 211),
+    "s": (90.8, 66.4, 211),
+    "t": (92.2, 68.9, 211),
+}
 UNITS = {"c3d": "C3D", "std": "STD", "stf": "STD with STF", "p": "MRST-P", "s": "MRST-S", "t": "MRST-T"}
 
 
-def _add(name: str, row: str, what: str, data: str, claims: tuple[Claim, ...], start: str, option: Option, pretrained: bool, notes: tuple[str, ...], **model: Any) -> None:
+def _add(
+    name: str,
+    row: str,
+    what: str,
+    data: str,
+    claims: tuple[Claim, ...],
+    start: str,
+    option: Option,
+    pretrained: bool,
+    notes: tuple[str, ...],
+    **model: Any,
+) -> None:
     where = ", ".join(DATA[data])
     summary = f"{what}, 16 x 224 x 224 RGB, on {where} (Table {row})."
-    register(Recipe(name, summary, functools.partial(paper_mrst, pretrained, **model), data=where, row=f"MRST Table {row}", claims=claims, family=FAMILY, start=start, option=option, notes=notes))
+    register(
+        Recipe(
+            name,
+            summary,
+            functools.partial(paper_mrst, pretrained, **model),
+            data=where,
+            row=f"MRST Table {row}",
+            claims=claims,
+            family=FAMILY,
+            start=start,
+            option=option,
+            notes=notes,
+        )
+    )
 
 
 def _table_2() -> None:
@@ -76,18 +114,58 @@ def _table_2() -> None:
         model = {"layout": "c3d", "unit": unit.upper()}
         for data, top1 in (("ucf", ucf), ("hmdb", hmdb)):
             start = f"a finished run of mrst_t2_k400_{unit}, classifier fresh: --start-from RUN"
-            _add(f"mrst_t2_{data}_{unit}", f"2, {UNITS[unit]}", what, data, (Claim("top-1", top1), weights), start, "start_from", True, (PER_SPLIT,), **model)
+            _add(
+                f"mrst_t2_{data}_{unit}",
+                f"2, {UNITS[unit]}",
+                what,
+                data,
+                (Claim("top-1", top1), weights),
+                start,
+                "start_from",
+                True,
+                (PER_SPLIT,),
+                **model,
+            )
         notes = ("the paper pre-trains here and prints no number; from scratch, since it names no start for this step",)
-        _add(f"mrst_t2_k400_{unit}", f"2, pre-training of {UNITS[unit]}", what, "k400", (weights,), "fresh weights", "", False, notes, **model)
+        _add(
+            f"mrst_t2_k400_{unit}",
+            f"2, pre-training of {UNITS[unit]}",
+            what,
+            "k400",
+            (weights,),
+            "fresh weights",
+            "",
+            False,
+            notes,
+            **model,
+        )
 
 
 def _tables_3_and_4() -> None:
     sizes = (Claim("parameters", 31.7, "M"), Claim("FLOPs", 99.6, "G"))
-    what, twin = "MRST-Net with T units", "ImageNet-1k weights of its 2D twin (unit 2D), temporal convolutions and gates fresh: --model.pretrained FILE"
-    notes = ("widths are not ResNet-101's, so its public weights do not fit: the twin must be trained on ImageNet first; of a run of ours FILE is RUN/CHECKPOINT/model.safetensors",)
+    what, twin = (
+        "MRST-Net with T units",
+        "ImageNet-1k weights of its 2D twin (unit 2D), temporal convolutions and gates fresh: --model.pretrained FILE",
+    )
+    notes = (
+        (
+            "widths are not ResNet-101's, so its public weights do not fit: the twin must be trained on ImageNet first;"
+            " of a run of ours FILE is RUN/CHECKPOINT/model.safetensors"
+        ),
+    )
     _add("mrst_t3_k400", "3, ours", what, "k400", (Claim("top-1", 74.1), *sizes), twin, "model.pretrained", True, notes)
     for data, top1 in (("ucf", 96.5), ("hmdb", 75.4)):
-        _add(f"mrst_t4_{data}", "4, ours", what, data, (Claim("top-1", top1),), "a finished run of mrst_t3_k400, classifier fresh: --start-from RUN", "start_from", True, (PER_SPLIT,))
+        _add(
+            f"mrst_t4_{data}",
+            "4, ours",
+            what,
+            data,
+            (Claim("top-1", top1),),
+            "a finished run of mrst_t3_k400, classifier fresh: --start-from RUN",
+            "start_from",
+            True,
+            (PER_SPLIT,),
+        )
 
 
 _table_2()

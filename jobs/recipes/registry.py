@@ -27,12 +27,16 @@ class Claim:
     def __str__(self) -> str:
         if self.unit != "%":
             return f"{self.what} {self.value:g} {self.unit}"
-        return f"{self.what} {self.value:.{1 if round(self.value, 1) == self.value else 2}f}%"  # as printed: 59.0, 27.32
+        return (  # as printed: 59.0, 27.32
+            f"{self.what} {self.value:.{1 if round(self.value, 1) == self.value else 2}f}%"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What a group of recipes shares: its source, what the source states, and what we chose where it is silent (with reasons)."""
+    """What a group of recipes shares: its source, what the source states, and what we chose where it is silent
+    (with reasons).
+    """
 
     source: str
     stated: tuple[str, ...]
@@ -108,7 +112,9 @@ def recipe(function: Build) -> Recipe: ...
 @overload
 def recipe(*, data: str) -> Callable[[Build], Recipe]: ...
 def recipe(function: Build | None = None, *, data: str = "any") -> Recipe | Callable[[Build], Recipe]:
-    """Register a function that returns a TrainConfig under its own name; the first line of its docstring is the summary."""
+    """Register a function that returns a TrainConfig under its own name; the first line of its docstring is the
+    summary.
+    """
 
     def wrap(build: Build) -> Recipe:
         return register(Recipe(build.__name__, (build.__doc__ or "").strip().splitlines()[0], build, data))
@@ -117,12 +123,20 @@ def recipe(function: Build | None = None, *, data: str = "any") -> Recipe | Call
 
 
 def find_recipe(name: str) -> TrainConfig:
-    """The config of the recipe of that name. Raises UserError: an unknown name (with the nearest ones), or an ensemble (with its members)."""
+    """The config of the recipe of that name. Raises UserError: an unknown name (with the nearest ones), or an
+    ensemble (with its members).
+    """
     if name in RECIPES:
         return RECIPES[name]()
     if name in ENSEMBLES:
-        raise UserError(f"{name} is no training but the mean of several: train {', '.join(member for member, _ in ENSEMBLES[name].members)}, then `python -m jobs.ensemble RUN RUN --recipe {name}`")
-    raise UserError(f"unknown recipe {name!r}: did you mean {', '.join(nearest(name))}? `python -m jobs.train --list` shows all")
+        raise UserError(
+            f"{name} is no training but the mean of several: train"
+            f" {', '.join(member for member, _ in ENSEMBLES[name].members)}, then `python -m jobs.ensemble RUN RUN"
+            f" --recipe {name}`"
+        )
+    raise UserError(
+        f"unknown recipe {name!r}: did you mean {', '.join(nearest(name))}? `python -m jobs.train --list` shows all"
+    )
 
 
 def missing_start(config: TrainConfig) -> str:
@@ -136,7 +150,10 @@ def missing_start(config: TrainConfig) -> str:
     if entry and entry.option:
         lines.append(f"this run starts from fresh weights; the paper's from {entry.start}")
     if isinstance(config.model, CRNConfig) and config.model.backbone_norm != "train":
-        lines.append(f"model.backbone_norm {config.model.backbone_norm} never learns the statistics of fresh weights: without others use --model.backbone-norm train")
+        lines.append(
+            f"model.backbone_norm {config.model.backbone_norm} never learns the statistics of fresh weights: without"
+            " others use --model.backbone-norm train"
+        )
     return "; ".join(lines)
 
 

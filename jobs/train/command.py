@@ -3,9 +3,10 @@
     python -m jobs.train crn_demo --data.uri s3://reciprocal/synthetic
     ray job submit --address http://HEAD:8265 --working-dir . -- python -m jobs.train crn_demo --data.uri s3://...
     python -m jobs.train mrst_t2_ucf_t --data.uri ... --start-from RUN      # from the weights of a finished run
-    python -m jobs.train --list [NAME]      # recipes with the papers' numbers; PART of a name filters, a whole one tells all
+    python -m jobs.train --list [NAME]      # recipes; PART of a name filters, a whole one tells all
 
-Reads    the data set of --data.uri, and only the shards its manifest lists; the weights of --start-from or --model.pretrained.
+Reads    the data set of --data.uri, and only the shards its manifest lists; the weights of --start-from or
+         --model.pretrained.
 Writes   OUTPUT/RUN_ID/ (pipeline.runs.folder says what), an MLflow run tagged with the run id.
 Restart  the same command goes on from the newest checkpoint and with the same MLflow run. A changed config,
          manifest or file of weights is refused; another --run.run-id starts afresh. A finished run is left alone.
@@ -60,7 +61,13 @@ def main(argv: list[str] | None = None) -> int:
         console.print(__doc__, markup=False)
         return 0 if argv[:1] in (["-h"], ["--help"]) else 2
     base = find_recipe(argv[0])
-    config = parse(tyro.conf.AvoidSubcommands[TrainConfig], args=argv[1:], default=base, prog=f"python -m jobs.train {argv[0]}", description=__doc__)
+    config = parse(
+        tyro.conf.AvoidSubcommands[TrainConfig],
+        args=argv[1:],
+        default=base,
+        prog=f"python -m jobs.train {argv[0]}",
+        description=__doc__,
+    )
     return train(config)
 
 
@@ -72,7 +79,9 @@ def train(config: TrainConfig) -> int:
     run = open_storage(run_uri)
     run.probe(write=True)
     check_server()
-    record = RunRecord(config=as_dict(config), identity=config.identity(), manifest_digest=manifest.digest, code_version=code_version())
+    record = RunRecord(
+        config=as_dict(config), identity=config.identity(), manifest_digest=manifest.digest, code_version=code_version()
+    )
     going_on = claim(run, record)
     if run.exists(RESULT):
         _print_end(config, run_uri, read_result(run), "finished before, nothing to do; it")
@@ -87,28 +96,58 @@ def train(config: TrainConfig) -> int:
     connect()
     gpu = wants_gpu(config.run.use_gpu)
     check_resources(config.run.num_workers, config.run.cpus_per_worker, gpu, config.run.spread)
-    tags = {"kind": "train", "recipe": config.recipe, "manifest_digest": manifest.digest, "dataset": manifest.dataset, "run_uri": run_uri, "mlflow.source.git.commit": record.code_version, "mlflow.source.name": f"jobs.train {config.recipe}", "mlflow.source.type": "JOB"}
+    tags = {
+        "kind": "train",
+        "recipe": config.recipe,
+        "manifest_digest": manifest.digest,
+        "dataset": manifest.dataset,
+        "run_uri": run_uri,
+        "mlflow.source.git.commit": record.code_version,
+        "mlflow.source.name": f"jobs.train {config.recipe}",
+        "mlflow.source.type": "JOB",
+    }
     tracking_id = start_run(config.run.experiment, config.run.run_id, as_dict(config), tags)
     tracker = RunTracker(tracking_id)
     tracker.log_text(json.dumps(as_dict(config), indent=1, sort_keys=True), "config.json")
-    log.info("%s %s: %d ranks, batch %d, MLflow %s", "going on with" if going_on else "starting", run_uri, config.run.num_workers, config.data.batch_size, run_page(tracking_id))
+    log.info(
+        "%s %s: %d ranks, batch %d, MLflow %s",
+        "going on with" if going_on else "starting",
+        run_uri,
+        config.run.num_workers,
+        config.data.batch_size,
+        run_page(tracking_id),
+    )
     facts = RunFacts(
-        config=record.config, identity=record.identity, manifest_digest=manifest.digest, dataset=manifest.dataset, classes=manifest.classes,
-        stored=manifest.parameters, code_version=record.code_version, run_id=config.run.run_id, tracking_run_id=tracking_id,
-    )  # fmt: skip
+        config=record.config,
+        identity=record.identity,
+        manifest_digest=manifest.digest,
+        dataset=manifest.dataset,
+        classes=manifest.classes,
+        stored=manifest.parameters,
+        code_version=record.code_version,
+        run_id=config.run.run_id,
+        tracking_run_id=tracking_id,
+    )
     start = time.perf_counter()
     try:
         result = _trainer(config, facts, prepared.start, gpu).fit()
     except BaseException as error:
         tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         if isinstance(error, (ray.train.TrainingFailedError, ray.exceptions.RayError)):
-            raise ReciprocalError(f"training failed: {_root_cause(error)}; mend it and run the same command again to go on") from error
+            raise ReciprocalError(
+                f"training failed: {_root_cause(error)}; mend it and run the same command again to go on"
+            ) from error
         raise
     checkpoint = result.checkpoint
     if checkpoint is None:
         raise ReciprocalError(f"Ray Train ended without a checkpoint in {run_uri}")
     metrics = {name: value for name, value in (result.metrics or {}).items() if isinstance(value, float)}
-    outcome = {"checkpoint": checkpoint.path.rstrip("/").rsplit("/", 1)[-1], "metrics": metrics, "seconds": round(time.perf_counter() - start, 1), "tracking_run_id": tracking_id}
+    outcome = {
+        "checkpoint": checkpoint.path.rstrip("/").rsplit("/", 1)[-1],
+        "metrics": metrics,
+        "seconds": round(time.perf_counter() - start, 1),
+        "tracking_run_id": tracking_id,
+    }
     run.write(RESULT, json.dumps(outcome, indent=1, sort_keys=True).encode())
     tracker.set_tags({"checkpoint": f"{run_uri}/{outcome['checkpoint']}"})
     tracker.finish()
@@ -127,31 +166,51 @@ class Prepared:
 
 
 def prepare(config: TrainConfig) -> Prepared:
-    """Fill in what follows from the data set and from the weights to start from, and check that all fit. Raises UserError."""
+    """Fill in what follows from the data set and from the weights to start from, and check that all fit. Raises
+    UserError.
+    """
     if not config.data.uri:
-        raise ConfigError("data.uri", "", "give the data set: --data.uri s3://BUCKET/PREFIX, as jobs.preprocess printed it")
+        raise ConfigError(
+            "data.uri", "", "give the data set: --data.uri s3://BUCKET/PREFIX, as jobs.preprocess printed it"
+        )
     storage = open_storage(config.data.uri)
     storage.probe(write=False)
     manifest = read_manifest(storage)
-    plan = check_data(storage, manifest, data=config.data, clip=config.clip, modalities=config.model.modalities, world_size=config.run.num_workers)
+    plan = check_data(
+        storage,
+        manifest,
+        data=config.data,
+        clip=config.clip,
+        modalities=config.model.modalities,
+        world_size=config.run.num_workers,
+    )
     config, start = find_start(config, manifest.classes)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, manifest_digest=manifest.digest))
     output = config.run.output or default_output(config.data.uri)
-    run = dataclasses.replace(config.run, output=output, run_id=config.run.run_id or default_run_id(config, manifest.digest))
+    run = dataclasses.replace(
+        config.run, output=output, run_id=config.run.run_id or default_run_id(config, manifest.digest)
+    )
     return Prepared(dataclasses.replace(config, run=run), manifest, plan, start)
 
 
-def _trainer(config: TrainConfig, facts: RunFacts, start: StartWeights | None, gpu: bool) -> ray.train.torch.TorchTrainer:
+def _trainer(
+    config: TrainConfig, facts: RunFacts, start: StartWeights | None, gpu: bool
+) -> ray.train.torch.TorchTrainer:
     resources: dict[str, float] = {"CPU": config.run.cpus_per_worker}
     if gpu:
         resources["GPU"] = 1
     return ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config=dataclasses.asdict(WorkerTask(facts=dataclasses.asdict(facts), gpu=gpu, start=dataclasses.asdict(start) if start else None)),
+        train_loop_config=dataclasses.asdict(
+            WorkerTask(facts=dataclasses.asdict(facts), gpu=gpu, start=dataclasses.asdict(start) if start else None)
+        ),
         # A rank that is gone should end the step in minutes: what hangs longer than any sane step is an error.
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.run.num_workers, use_gpu=gpu, resources_per_worker=resources, placement_strategy="STRICT_SPREAD" if config.run.spread else "PACK"
+            num_workers=config.run.num_workers,
+            use_gpu=gpu,
+            resources_per_worker=resources,
+            placement_strategy="STRICT_SPREAD" if config.run.spread else "PACK",
         ),
         run_config=ray.train.RunConfig(
             name=config.run.run_id,
@@ -169,7 +228,17 @@ def _trainer(config: TrainConfig, facts: RunFacts, start: StartWeights | None, g
 def _worker_environment(config: TrainConfig, gpu: bool) -> dict[str, str]:
     # One rank must not take all cores of a node for its OpenMP threads: the ranks share them.
     threads = str(max(1, int(config.run.cpus_per_worker)))
-    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "MLFLOW_TRACKING_URI", "RECIPROCAL_HOME", "RECIPROCAL_STACK")
+    names = (
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_REGION",
+        "MLFLOW_TRACKING_URI",
+        "RECIPROCAL_HOME",
+        "RECIPROCAL_STACK",
+    )
     return {"OMP_NUM_THREADS": threads, **{name: os.environ[name] for name in names if name in os.environ}}
 
 
@@ -182,6 +251,10 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _print_end(config: TrainConfig, run_uri: str, outcome: dict, word: str) -> None:
-    shown = {name: round(value, 4) for name, value in outcome["metrics"].items() if name.startswith(("train/top1", "train/loss", "val/"))}
+    shown = {
+        name: round(value, 4)
+        for name, value in outcome["metrics"].items()
+        if name.startswith(("train/top1", "train/loss", "val/"))
+    }
     console.print(f"run {config.run.run_id} {word} took {outcome['seconds']:.0f} s: {shown}", markup=False)
     console.print(f"run      {run_uri}\npage     {run_page(outcome['tracking_run_id'])}", markup=False)

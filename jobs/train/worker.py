@@ -70,28 +70,54 @@ def train_worker(fields: dict[str, Any]) -> dict[str, float]:
     storage = open_storage(config.data.uri)
     manifest = read_manifest(storage)
     if manifest.digest != facts.manifest_digest:
-        raise ManifestError(f"{config.data.uri} changed while the run was waiting: manifest {manifest.digest[:12]} instead of {facts.manifest_digest[:12]}")
-    start = StartWeights(**fields["start"]) if fields["start"] and ray.train.get_checkpoint() is None else None  # a checkpoint has all weights
+        raise ManifestError(
+            f"{config.data.uri} changed while the run was waiting: manifest {manifest.digest[:12]} instead of"
+            f" {facts.manifest_digest[:12]}"
+        )
+    start = (
+        StartWeights(**fields["start"]) if fields["start"] and ray.train.get_checkpoint() is None else None
+    )  # a checkpoint has all weights
     torch.manual_seed(config.run.seed)  # equal initial weights on all ranks
     model = first_model(config, len(manifest.classes), start)
     tracker = RunTracker(facts.tracking_run_id) if rank == 0 else None
-    log.info("rank %d of %d (local %d) on %s, node %s", rank, world_size, local_rank, device, ray.get_runtime_context().get_node_id()[:8])
+    log.info(
+        "rank %d of %d (local %d) on %s, node %s",
+        rank,
+        world_size,
+        local_rank,
+        device,
+        ray.get_runtime_context().get_node_id()[:8],
+    )
     common = {
-        "data": config.data, "clip": config.clip, "modalities": config.model.modalities, "seed": config.run.seed, "rank": rank, "world_size": world_size,
-        "device": "gpu" if fields["gpu"] and config.data.device != "cpu" else "cpu", "device_id": device.index or 0,
+        "data": config.data,
+        "clip": config.clip,
+        "modalities": config.model.modalities,
+        "seed": config.run.seed,
+        "rank": rank,
+        "world_size": world_size,
+        "device": "gpu" if fields["gpu"] and config.data.device != "cpu" else "cpu",
+        "device_id": device.index or 0,
         "channels_last": True,  # as the models' convolutions want it
-    }  # fmt: skip
+    }
     with make_loader(storage, manifest, config.data.train_split, train=True, **common) as loader:
         validate = _validation(config, storage, manifest, device, common)
-        metrics = train(config, facts, model, loader, RayReporter(), device=device, rank=rank, tracker=tracker, validate=validate)
+        metrics = train(
+            config, facts, model, loader, RayReporter(), device=device, rank=rank, tracker=tracker, validate=validate
+        )
         if tracker:
-            tracker.log_metrics({f"train_loader/{name}": float(value) for name, value in loader.metrics().items()}, config.optim.epochs * loader.num_steps(0))
+            tracker.log_metrics(
+                {f"train_loader/{name}": float(value) for name, value in loader.metrics().items()},
+                config.optim.epochs * loader.num_steps(0),
+            )
     return metrics
 
 
 def _set_up_logging() -> None:
     # Our lines go to the driver; Ray Train's, every rank's every report in full, would drown them.
-    for name in ["ray.train", *(n for n in logging.root.manager.loggerDict if "/ray/train/" in n)]:  # one is named by its file
+    for name in [
+        "ray.train",
+        *(n for n in logging.root.manager.loggerDict if "/ray/train/" in n),
+    ]:  # one is named by its file
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("jobs", "pipeline"):
         logger = logging.getLogger(name)
@@ -104,7 +130,9 @@ def _set_up_logging() -> None:
     logging.getLogger("pipeline.models").setLevel(logging.WARNING)  # what was loaded, the driver has said once
 
 
-def _validation(config: TrainConfig, storage: Storage, manifest: Manifest, device: torch.device, common: dict[str, Any]) -> Callable[[ActionModel, int], dict[str, float]] | None:
+def _validation(
+    config: TrainConfig, storage: Storage, manifest: Manifest, device: torch.device, common: dict[str, Any]
+) -> Callable[[ActionModel, int], dict[str, float]] | None:
     split = config.data.val_split
     if not split:
         return None
@@ -113,8 +141,15 @@ def _validation(config: TrainConfig, storage: Storage, manifest: Manifest, devic
         # One view a video: a curve to watch, named by its protocol so that nobody takes it for the test number.
         with make_loader(storage, manifest, split, train=False, num_views=1, **common) as loader:
             part = predict_part(model, loader.iter_epoch(0), device=device, precision=config.run.precision)
-            predictions = join_parts(gather_objects(part), {loader.index.key(i): int(loader.index.labels[i]) for i in range(len(loader.index))})
+            predictions = join_parts(
+                gather_objects(part),
+                {loader.index.key(i): int(loader.index.labels[i]) for i in range(len(loader.index))},
+            )
         scores = predictions.scores()
-        return {f"{split}/{name}_1x1" if stream == "fused" else f"{split}/{stream}/{name}_1x1": value for stream, values in scores.items() for name, value in values.items()}
+        return {
+            f"{split}/{name}_1x1" if stream == "fused" else f"{split}/{stream}/{name}_1x1": value
+            for stream, values in scores.items()
+            for name, value in values.items()
+        }
 
     return validate

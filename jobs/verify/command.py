@@ -4,9 +4,11 @@
     python -m jobs.verify file:///data/toy --decode none          # checksums, sizes, indexes and counts alone
     python -m jobs.verify s3://bucket/kinetics --decode 2         # and two samples of every shard decoded
 
-Reads    the manifest, every record, index and tar once (a shard at a time on a task's own disk). Writes nothing to the data set.
+Reads    the manifest, every record, index and tar once (a shard at a time on a task's own disk). Writes nothing to the
+         data set.
 Prints   one line a fault: SHARD/SAMPLE.MEMBER: kind: what, expected, found. --json FILE has the same for programs.
-Exit     0 sound. 1 faults, or shards that could not be verified because the storage failed. 2 no data set there, wrong words.
+Exit     0 sound. 1 faults, or shards that could not be verified because the storage failed. 2 no data set there, wrong
+         words.
 """
 
 from __future__ import annotations
@@ -87,11 +89,15 @@ def verify(args: VerifyArgs) -> int:
     seconds = time.perf_counter() - start_s
     _summarise(storage, manifest, faults, failures, totals, seconds)
     if args.json is not None:
-        args.json.write_text(json.dumps(_as_dict(storage, manifest, faults, failures, totals, args, seconds), indent=1) + "\n")
+        args.json.write_text(
+            json.dumps(_as_dict(storage, manifest, faults, failures, totals, args, seconds), indent=1) + "\n"
+        )
     return 1 if faults or failures else 0
 
 
-def _verify_shards(storage: Storage, manifest: Manifest, decode: Decode, totals: Totals) -> tuple[list[Fault], dict[str, str]]:
+def _verify_shards(
+    storage: Storage, manifest: Manifest, decode: Decode, totals: Totals
+) -> tuple[list[Fault], dict[str, str]]:
     """Faults of all shards, shown as they are found, and by path the shards that could not be verified."""
     faults: list[Fault] = []
     failures: dict[str, str] = {}
@@ -117,27 +123,55 @@ def _show(faults: Sequence[Fault]) -> None:
         console.print(str(fault), markup=False)
 
 
-def _summarise(storage: Storage, manifest: Manifest | None, faults: Sequence[Fault], failures: dict[str, str], totals: Totals, seconds: float) -> None:
+def _summarise(
+    storage: Storage,
+    manifest: Manifest | None,
+    faults: Sequence[Fault],
+    failures: dict[str, str],
+    totals: Totals,
+    seconds: float,
+) -> None:
     rate = totals.num_bytes / max(seconds, 1e-9) / 1e6
     console.print(
-        f"{totals.num_shards} shards, {totals.num_samples} samples, {totals.num_bytes / 1e6:.1f} MB read, {totals.num_decoded} samples decoded "
-        f"({totals.num_frames} frames) in {seconds:.1f} s ({rate:.1f} MB/s, {totals.num_samples / max(seconds, 1e-9):.1f} samples/s)"
+        f"{totals.num_shards} shards, {totals.num_samples} samples, {totals.num_bytes / 1e6:.1f} MB read,"
+        f" {totals.num_decoded} samples decoded ({totals.num_frames} frames) in {seconds:.1f} s ({rate:.1f} MB/s,"
+        f" {totals.num_samples / max(seconds, 1e-9):.1f} samples/s)"
     )
     if faults:
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(fault.kind for fault in faults).most_common())
         console.print(f"{len(faults)} faults in {storage.uri}: {kinds}", style="bold red", markup=False)
     if failures:
-        console.print(f"{len(failures)} parts could not be verified ({next(iter(failures))}: {next(iter(failures.values()))}): run the same command again", style="bold red", markup=False)
+        console.print(
+            f"{len(failures)} parts could not be verified ({next(iter(failures))}: {next(iter(failures.values()))}):"
+            " run the same command again",
+            style="bold red",
+            markup=False,
+        )
     if not faults and not failures and manifest is not None:
         console.print(f"sound: {storage.uri} is what its manifest {manifest.digest} says", markup=False)
 
 
 def _as_dict(
-    storage: Storage, manifest: Manifest | None, faults: Sequence[Fault], failures: dict[str, str], totals: Totals, args: VerifyArgs, seconds: float
+    storage: Storage,
+    manifest: Manifest | None,
+    faults: Sequence[Fault],
+    failures: dict[str, str],
+    totals: Totals,
+    args: VerifyArgs,
+    seconds: float,
 ) -> dict[str, object]:
     return {
-        "uri": storage.uri, "digest": manifest.digest if manifest else None, "sound": not faults and not failures, "decode": args.decode,
-        "faults": [dataclasses.asdict(fault) for fault in faults], "failures": failures,
-        "shards": totals.num_shards, "samples": totals.num_samples, "inputs": totals.num_inputs, "bytes": totals.num_bytes,
-        "samples_decoded": totals.num_decoded, "frames_decoded": totals.num_frames, "seconds": round(seconds, 3),
-    }  # fmt: skip
+        "uri": storage.uri,
+        "digest": manifest.digest if manifest else None,
+        "sound": not faults and not failures,
+        "decode": args.decode,
+        "faults": [dataclasses.asdict(fault) for fault in faults],
+        "failures": failures,
+        "shards": totals.num_shards,
+        "samples": totals.num_samples,
+        "inputs": totals.num_inputs,
+        "bytes": totals.num_bytes,
+        "samples_decoded": totals.num_decoded,
+        "frames_decoded": totals.num_frames,
+        "seconds": round(seconds, 3),
+    }

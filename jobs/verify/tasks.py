@@ -23,12 +23,14 @@ _RESOURCES = Resources(num_cpus=1, num_gpus=0)
 _IN_FLIGHT = 256  # tasks handed to Ray at a time: enough for some hundred cores, and results do not pile up
 
 
-@ray.remote(max_retries=3, retry_exceptions=[StorageError])  # pyright: ignore[reportArgumentType] - Ray's stub knows only bool
+@ray.remote(max_retries=3, retry_exceptions=[StorageError])  # pyright: ignore[reportArgumentType]
 def _verify(storage: Storage, entry: ShardEntry, manifest: Manifest, decode: Decode) -> ShardCheck:
     return verify_shard_at(storage, entry, manifest, decode)
 
 
-def verify_shards(storage: Storage, manifest: Manifest, decode: Decode) -> Iterator[tuple[ShardEntry, ShardCheck | str]]:
+def verify_shards(
+    storage: Storage, manifest: Manifest, decode: Decode
+) -> Iterator[tuple[ShardEntry, ShardCheck | str]]:
     """Verify all shards; yields each with what was found, or with the reason why it could not be verified.
 
     A few shards are verified by threads of this process, more of them by tasks on the Ray cluster.
@@ -41,7 +43,9 @@ def verify_shards(storage: Storage, manifest: Manifest, decode: Decode) -> Itera
         yield from _by_tasks(storage, manifest, short, decode)
 
 
-def _by_threads(storage: Storage, manifest: Manifest, short: Manifest, decode: Decode) -> Iterator[tuple[ShardEntry, ShardCheck | str]]:
+def _by_threads(
+    storage: Storage, manifest: Manifest, short: Manifest, decode: Decode
+) -> Iterator[tuple[ShardEntry, ShardCheck | str]]:
     def attempt(entry: ShardEntry) -> ShardCheck | str:
         try:
             return verify_shard_at(storage, entry, short, decode)
@@ -52,7 +56,9 @@ def _by_threads(storage: Storage, manifest: Manifest, short: Manifest, decode: D
         yield from zip(manifest.shards, pool.map(attempt, manifest.shards), strict=True)
 
 
-def _by_tasks(storage: Storage, manifest: Manifest, short: Manifest, decode: Decode) -> Iterator[tuple[ShardEntry, ShardCheck | str]]:
+def _by_tasks(
+    storage: Storage, manifest: Manifest, short: Manifest, decode: Decode
+) -> Iterator[tuple[ShardEntry, ShardCheck | str]]:
     connect()
     verify = _verify.options(**remote_options(_RESOURCES))
     shared = ray.put(short)
@@ -64,8 +70,14 @@ def _by_tasks(storage: Storage, manifest: Manifest, short: Manifest, decode: Dec
         try:
             result: ShardCheck | str = ray.get(done)
         except ray.exceptions.RayTaskError as error:
-            result = f"{type(error.cause).__name__}: {error.cause}" if isinstance(error.cause, ReciprocalError | OSError) else str(error)
+            result = (
+                f"{type(error.cause).__name__}: {error.cause}"
+                if isinstance(error.cause, ReciprocalError | OSError)
+                else str(error)
+            )
         except ray.exceptions.RayError as error:
             result = f"its worker was lost: {str(error).splitlines()[0]}"
-        running.update({verify.remote(storage, following, shared, decode): following for following in itertools.islice(waiting, 1)})
+        running.update(
+            {verify.remote(storage, following, shared, decode): following for following in itertools.islice(waiting, 1)}
+        )
         yield entry, result

@@ -26,7 +26,14 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 T = TypeVar("T")
 
 
-def parse(kind: type[T], *, args: Sequence[str] | None = None, default: T | None = None, prog: str | None = None, description: str | None = None) -> T:
+def parse(
+    kind: type[T],
+    *,
+    args: Sequence[str] | None = None,
+    default: T | None = None,
+    prog: str | None = None,
+    description: str | None = None,
+) -> T:
     """Arguments of a command line as a config; ``--help`` prints and exits.
 
     Raises:
@@ -44,12 +51,17 @@ def parse(kind: type[T], *, args: Sequence[str] | None = None, default: T | None
         words = re.sub(r"[\u2500-\u257f]+", " ", panel.getvalue())  # without the panel's frame and its title
         words = re.split(r"Argument helptext|For full helptext", words)[0]
         message = " ".join(words.split())
-        title = re.match(r"(Unrecognized options|Value error|Parsing error|Required options|Missing subcommand|Invalid choice)\s+", message)
+        title = re.match(
+            r"(Unrecognized options|Value error|Parsing error|Required options|Missing subcommand|Invalid choice)\s+",
+            message,
+        )
         raise UserError(f"{message[title.end() :] if title else message}; --help lists all fields") from None
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """Project logs to standard error: in colour on a terminal, one line each in a file; other libraries from WARNING on."""
+    """Project logs to standard error: in colour on a terminal, one line each in a file; other libraries from
+    WARNING on.
+    """
     handler: logging.Handler
     if errors.is_terminal:
         handler = RichHandler(console=errors, show_path=False, omit_repeated_times=False)

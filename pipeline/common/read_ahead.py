@@ -68,7 +68,9 @@ class ReadAhead(Generic[T]):
         if self._ended:
             return None
         if self._stopped.is_set():
-            raise RuntimeError(f"{self._thread.name} was closed before its end (by another iterator of the same loader)")
+            raise RuntimeError(
+                f"{self._thread.name} was closed before its end (by another iterator of the same loader)"
+            )
         item, error = self._items.get()
         if item is None:
             self._ended = True

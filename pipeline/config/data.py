@@ -21,15 +21,18 @@ class ClipConfig:
     crop: int = 224
     """Side of the square crop the model sees, in pixels."""
     train_crop: Literal["area", "corners", "fixed"] = "area"
-    """Boxes of training clips. area: random area and ratio (Inception); corners: sides of 1, 7/8, 3/4 and 0.66 of the short side at
-    one of 13 places (TSN's multi-scale corner crops); fixed: a test view's square (see ``resize``) at a random place."""
+    """Boxes of training clips. area: random area and ratio (Inception); corners: sides of 1, 7/8, 3/4 and 0.66 of the
+    short side at one of 13 places (TSN's multi-scale corner crops); fixed: a test view's square (see ``resize``) at a
+    random place.
+    """
     min_area: float = 0.5
     """With train_crop=area: crops cover a share of the frame drawn from [min_area, 1], ratio from [3/4, 4/3]."""
     flip: bool = True
     """Training clips are mirrored with probability 1/2; u is negated with them."""
     brightness: float = 0.0
-    """Colour jitter of training clips, for RGB alone, one draw a clip: brightness, contrast and saturation are multiplied by
-    numbers drawn from [1 - x, 1 + x]; see ``pipeline.data.sampling.jitter``."""
+    """Colour jitter of training clips, for RGB alone, one draw a clip: brightness, contrast and saturation are
+    multiplied by numbers drawn from [1 - x, 1 + x]; see ``pipeline.data.sampling.jitter``.
+    """
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
@@ -45,7 +48,9 @@ class ClipConfig:
         for name in ("num_frames", "stride", "stack"):
             require(getattr(self, name) >= 1, f"clip.{name}", getattr(self, name), "must be at least 1")
         require(self.crop >= 16, "clip.crop", self.crop, "must be at least 16 pixels")
-        require(self.resize == 0 or self.resize >= self.crop, "clip.resize", self.resize, "must be 0 or at least clip.crop")
+        require(
+            self.resize == 0 or self.resize >= self.crop, "clip.resize", self.resize, "must be 0 or at least clip.crop"
+        )
         require(0 < self.min_area <= 1, "clip.min_area", self.min_area, "must be in (0, 1]")
         for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
             require(0 <= getattr(self, name) <= most, f"clip.{name}", getattr(self, name), f"must be in [0, {most:g}]")
@@ -76,8 +81,9 @@ class DataConfig:
     batch_size: int = 32
     """Global batch, over all ranks."""
     micro_batch: int = 0
-    """Samples that a rank takes through the model at once; gradients of the pieces of its part add up, so that a few GPUs train
-    with the batch of many. 0: its whole part."""
+    """Samples that a rank takes through the model at once; gradients of the pieces of its part add up, so that a few
+    GPUs train with the batch of many. 0: its whole part.
+    """
     damaged_budget: int = 10
     """Distinct samples that one rank may find unreadable (black clips of weight 0) before the run fails."""
     fetch_threads: int = 32
@@ -85,7 +91,9 @@ class DataConfig:
     fetch_buffer_mb: int = 256
     """Most MB that one rank reads ahead of its decoder."""
     fetch_deadline_s: float = 180.0
-    """Longest wait for the bytes of one batch, the storage's own retries included; then the run fails and names shard and key."""
+    """Longest wait for the bytes of one batch, the storage's own retries included; then the run fails and names
+    shard and key.
+    """
     cache_dir: str = ""
     """Folder on a local disk that keeps samples once read, shared by the ranks of a node; empty: none."""
     cache_gb: float = 50.0
@@ -97,8 +105,10 @@ class DataConfig:
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where DALI decodes and augments; auto takes the GPU where there is one."""
     loader: Literal["auto", "dali", "ffmpeg", "reference"] = "auto"
-    """auto: dali on a GPU, ffmpeg on the CPU, where it is several times as fast. ffmpeg: FFmpeg decodes and compiled kernels crop, resize
-    and normalise; reads H.264 too. reference: the same values from plain PyAV, torch and numpy; slow, the oracle of both."""
+    """auto: dali on a GPU, ffmpeg on the CPU, where it is several times as fast. ffmpeg: FFmpeg decodes and compiled
+    kernels crop, resize and normalise; reads H.264 too. reference: the same values from plain PyAV, torch and numpy;
+    slow, the oracle of both.
+    """
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "fetch_threads", "prefetch"):
@@ -107,9 +117,24 @@ class DataConfig:
         # The S3 client keeps that many connections.
         require(self.fetch_threads <= 64, "data.fetch_threads", self.fetch_threads, "must be at most 64")
         require(self.fetch_buffer_mb >= 1, "data.fetch_buffer_mb", self.fetch_buffer_mb, "must be at least 1")
-        require(not self.cache_dir or self.cache_dir.startswith("/"), "data.cache_dir", self.cache_dir, "give the absolute path of a folder, or nothing for no cache")
+        require(
+            not self.cache_dir or self.cache_dir.startswith("/"),
+            "data.cache_dir",
+            self.cache_dir,
+            "give the absolute path of a folder, or nothing for no cache",
+        )
         require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, 'must be positive; no cache is data.cache_dir ""')
         require(self.fetch_deadline_s > 0, "data.fetch_deadline_s", self.fetch_deadline_s, "must be positive")
-        require(self.decode_threads >= 0, "data.decode_threads", self.decode_threads, "must be 0 (all of this rank's cores) or more")
+        require(
+            self.decode_threads >= 0,
+            "data.decode_threads",
+            self.decode_threads,
+            "must be 0 (all of this rank's cores) or more",
+        )
         require(self.damaged_budget >= 0, "data.damaged_budget", self.damaged_budget, "must be 0 or more")
-        require(self.uri == "" or self.uri.startswith(("s3://", "file://")), "data.uri", self.uri, "give s3://BUCKET/PREFIX or file:///FOLDER")
+        require(
+            self.uri == "" or self.uri.startswith(("s3://", "file://")),
+            "data.uri",
+            self.uri,
+            "give s3://BUCKET/PREFIX or file:///FOLDER",
+        )

@@ -24,14 +24,20 @@ class CRNConfig:
     rib: Literal["rib", "srib", "none"] = "rib"
     """Recurrent Interpretation Block: three dilated 3x3; one 3x3; identity."""
     rib_form: Literal["cat", "sum", "split", "bottleneck"] = "cat"
-    """How the dilated 3x3 join (the paper's figure leaves it open): f maps each, concatenated; added; f/3 maps each, concatenated; on f/4 maps behind 1x1, then a 1x1 to f."""
+    """How the dilated 3x3 join (the paper's figure leaves it open): f maps each, concatenated; added; f/3 maps
+    each, concatenated; on f/4 maps behind 1x1, then a 1x1 to f.
+    """
     rib_dilations: tuple[int, ...] = (1, 2, 3)
     rib_activation: Literal["relu", "none"] = "relu"
     """Behind the convolutions of rib and srib."""
     coupling: Literal["top", "each"] = "top"
-    """What of the partner is heard: its top layer's H, at the branch input; or every layer's H at the same layer, each with its own RIB and RAB."""
+    """What of the partner is heard: its top layer's H, at the branch input; or every layer's H at the same layer,
+    each with its own RIB and RAB.
+    """
     fusion: Literal["none", "early", "late"] = "none"
-    """none: a score per branch. early: both feature maps through one RAB into one recurrence. late: two recurrences, a 1x1 of both top H. One score then (Fig. 4)."""
+    """none: a score per branch. early: both feature maps through one RAB into one recurrence. late: two
+    recurrences, a 1x1 of both top H. One score then (Fig. 4).
+    """
     hidden: int = 512
     """f: maps of every ConvLSTM layer."""
     adapted: int = 512
@@ -44,53 +50,107 @@ class CRNConfig:
     """Supervised steps: a {T}, b all, c {T and one drawn}, d {T and two drawn}."""
     backbone: Literal["bninception", "inceptionv3"] = "bninception"
     pretrained: str = ""
-    """Public ImageNet weights of the backbone, a .safetensors or torch.save file: torchvision's Inception v3, or Caffe-style BN-Inception.
-    s3://BUCKET/KEY, or a path (file:// or not) that every node sees. Empty: none."""
+    """Public ImageNet weights of the backbone, a .safetensors or torch.save file: torchvision's Inception v3, or
+    Caffe-style BN-Inception. s3://BUCKET/KEY, or a path (file:// or not) that every node sees. Empty: none.
+    """
     backbone_norm: Literal["train", "partial", "frozen"] = "train"
     """Batch normalisation of the backbones: learns; only the first layer learns (TSN's partial BN); none does."""
     width: float = 1.0
     """Multiplier of every channel count of the backbone (rounded up to a multiple of 8)."""
     backbone_stages: Literal[3, 4, 5] = 5
-    """Keep inception blocks up to 3c, 4e or 5b: output stride 16, 32, 32 of the input size. Inception v3: 5d, 6e, 7c; stride 8, 16, 32."""
+    """Keep inception blocks up to 3c, 4e or 5b: output stride 16, 32, 32 of the input size. Inception v3: 5d, 6e,
+    7c; stride 8, 16, 32.
+    """
     stack: int = 1
     """Motion frames joined along channels at each step (the paper's habit: 5)."""
     dropout: float = 0.0
     """In front of the classifier."""
     recompute: bool = False
-    """Activation checkpointing: backbone blocks and recurrent steps are computed again in the backward pass. Less memory, same numbers."""
+    """Activation checkpointing: backbone blocks and recurrent steps are computed again in the backward pass. Less
+    memory, same numbers.
+    """
     exact_literal: bool = False
-    """Compute the recurrence as the equations stand, step by step. Same numbers, slower: the oracle of the benchmark."""
+    """Compute the recurrence as the equations stand, step by step. Same numbers, slower: the oracle of the
+    benchmark.
+    """
 
     def __post_init__(self) -> None:
         require(len(self.modalities) in (1, 2), "model.modalities", self.modalities, "give one or two modalities")
-        require(len(set(self.modalities)) == len(self.modalities), "model.modalities", self.modalities, "name each modality once")
-        require(not (self.partner == "other" and len(self.modalities) == 1), "model.partner", self.partner, "a single stream has no other branch: use self or off")
+        require(
+            len(set(self.modalities)) == len(self.modalities),
+            "model.modalities",
+            self.modalities,
+            "name each modality once",
+        )
+        require(
+            not (self.partner == "other" and len(self.modalities) == 1),
+            "model.partner",
+            self.partner,
+            "a single stream has no other branch: use self or off",
+        )
         for name in ("hidden", "num_layers", "num_steps", "stack"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be at least 1")
-        require(self.adapted >= 0, "model.adapted", self.adapted, "must be at least 1, or 0 for as many as the backbone gives")
+        require(
+            self.adapted >= 0,
+            "model.adapted",
+            self.adapted,
+            "must be at least 1, or 0 for as many as the backbone gives",
+        )
         self._check_variants()
-        require(self.kernel_size % 2 == 1, "model.kernel_size", self.kernel_size, "must be odd, so that maps keep their size")
+        require(
+            self.kernel_size % 2 == 1,
+            "model.kernel_size",
+            self.kernel_size,
+            "must be odd, so that maps keep their size",
+        )
         require(0 < self.width <= 4, "model.width", self.width, "must be in (0, 4]")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")
         fix = "a single step has no step before it to hear: use partner off"
         require(not (self.partner != "off" and self.num_steps == 1), "model.num_steps", self.num_steps, fix)
         least = {"a": 1, "b": 1, "c": 2, "d": 3}[self.strategy]
-        require(self.num_steps >= least, "model.num_steps", self.num_steps, f"strategy {self.strategy} needs at least {least} steps")
-        require(not (self.pretrained and self.width != 1), "model.pretrained", self.pretrained, "public weights need model.width 1")
+        require(
+            self.num_steps >= least,
+            "model.num_steps",
+            self.num_steps,
+            f"strategy {self.strategy} needs at least {least} steps",
+        )
+        require(
+            not (self.pretrained and self.width != 1),
+            "model.pretrained",
+            self.pretrained,
+            "public weights need model.width 1",
+        )
 
     def _check_variants(self) -> None:
         right = len(self.rib_dilations) >= 1 and all(d >= 1 for d in self.rib_dilations)
         require(right, "model.rib_dilations", self.rib_dilations, "give one or more numbers, each at least 1")
         for name, default in (("rib_form", "cat"), ("rib_dilations", (1, 2, 3))):
             value = getattr(self, name)
-            require(self.rib == "rib" or value == default, f"model.{name}", value, f"rib {self.rib} has no such choice: use rib rib, or leave {name} at {default}")
+            require(
+                self.rib == "rib" or value == default,
+                f"model.{name}",
+                value,
+                f"rib {self.rib} has no such choice: use rib rib, or leave {name} at {default}",
+            )
         least = {"split": len(self.rib_dilations), "bottleneck": 4}.get(self.rib_form, 1)
-        require(self.hidden >= least, "model.hidden", self.hidden, f"rib_form {self.rib_form} needs at least {least} maps")
+        require(
+            self.hidden >= least, "model.hidden", self.hidden, f"rib_form {self.rib_form} needs at least {least} maps"
+        )
         if self.coupling == "each":
-            require(self.partner != "off", "model.coupling", self.coupling, "nobody is heard with partner off: use coupling top")
+            require(
+                self.partner != "off",
+                "model.coupling",
+                self.coupling,
+                "nobody is heard with partner off: use coupling top",
+            )
         if self.fusion != "none":
             require(len(self.modalities) == 2, "model.fusion", self.fusion, "needs two modalities")
-            require(self.partner == "off", "model.partner", self.partner, f"{self.fusion} fusion joins uncoupled streams (Fig. 4): use partner off")
+            require(
+                self.partner == "off",
+                "model.partner",
+                self.partner,
+                f"{self.fusion} fusion joins uncoupled streams (Fig. 4): use partner off",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,8 +162,11 @@ class MRSTConfig:
     layout: Literal["resnet", "c3d"] = "resnet"
     """MRST-Net of Table 1, or C3D's eight layers and two fully connected ones (Table 2)."""
     unit: Literal["P", "S", "T", "STF", "STD", "2D", "C3D"] = "T"
-    """Order of reinforcement: parallel, temporal first (S), spatial first (T), equations 1-3. STF: gates of S and T themselves;
-    STD: S + T without gates; 2D: S alone, the twin for still images (no LSTM; layout resnet); C3D: 3x3x3 convolutions (layout c3d)."""
+    """Order of reinforcement: parallel, temporal first (S), spatial first (T), equations 1-3. STF: gates of S and T
+    themselves;
+    STD: S + T without gates; 2D: S alone, the twin for still images (no LSTM; layout resnet); C3D: 3x3x3 convolutions
+    (layout c3d).
+    """
     blocks: tuple[int, ...] = (3, 4, 12, 11, 3)
     """Units of conv2..conv6 (Table 1)."""
     mid: tuple[int, ...] = (64, 64, 128, 256, 256)
@@ -126,32 +189,57 @@ class MRSTConfig:
     c3d_fc: int = 4096
     """Layout c3d: width of the two fully connected layers."""
     pretrained: str = ""
-    """Weights of the twin for still images (unit 2D, the rest alike), a .safetensors or torch.save file: s3://BUCKET/KEY, or a path
-    (file:// or not) that every node sees. Empty: none."""
+    """Weights of the twin for still images (unit 2D, the rest alike), a .safetensors or torch.save file:
+    s3://BUCKET/KEY, or a path (file:// or not) that every node sees. Empty: none.
+    """
     recompute: bool = False
-    """Activation checkpointing: each residual unit or layer is computed again in the backward pass. Less memory, same numbers."""
+    """Activation checkpointing: each residual unit or layer is computed again in the backward pass. Less memory,
+    same numbers.
+    """
     start: Literal["fresh", "near"] = "fresh"
     """How what the twin lacks begins: as without pre-training; or small, with features near the twin's."""
 
     def __post_init__(self) -> None:
         require(len(self.modalities) == 1, "model.modalities", self.modalities, "MRST-Net takes one modality")
         c3d = self.layout == "c3d"
-        require(c3d or self.unit != "C3D", "model.unit", self.unit, "3x3x3 convolutions stand in model.layout c3d alone")
-        require(not (c3d and self.unit == "2D"), "model.unit", self.unit, "the twin for still images has model.layout resnet")
+        require(
+            c3d or self.unit != "C3D", "model.unit", self.unit, "3x3x3 convolutions stand in model.layout c3d alone"
+        )
+        require(
+            not (c3d and self.unit == "2D"),
+            "model.unit",
+            self.unit,
+            "the twin for still images has model.layout resnet",
+        )
         fix = "the c3d layout halves time three times before its last pool: give at least 8 frames"
         require(not (c3d and self.num_steps < 8), "model.num_steps", self.num_steps, fix)
         fix = "the c3d layout has eight layers of at least 4 channels"
         require(len(self.c3d_out) == 8 and min(self.c3d_out) >= 4, "model.c3d_out", self.c3d_out, fix)
         fix = "the twin's weights are for model.layout resnet and a unit other than 2D"
         require(not (self.pretrained and (c3d or self.unit == "2D")), "model.pretrained", self.pretrained, fix)
-        require(self.start == "fresh" or self.unit != "STF", "model.start", self.start, "gates of unit STF cannot be held near 1/2: use fresh")
+        require(
+            self.start == "fresh" or self.unit != "STF",
+            "model.start",
+            self.start,
+            "gates of unit STF cannot be held near 1/2: use fresh",
+        )
         require(self.c3d_fc >= 1, "model.c3d_fc", self.c3d_fc, "must be at least 1")
         for name in ("blocks", "mid", "out"):
             values = getattr(self, name)
-            require(len(values) == len(self.blocks) and len(values) >= 1, f"model.{name}", values, "blocks, mid and out need one number a stage")
+            require(
+                len(values) == len(self.blocks) and len(values) >= 1,
+                f"model.{name}",
+                values,
+                "blocks, mid and out need one number a stage",
+            )
             require(all(v >= 1 for v in values), f"model.{name}", values, "numbers must be at least 1")
         require(self.stem >= 1, "model.stem", self.stem, "must be at least 1")
-        require(all(b >= a for a, b in zip((self.stem, *self.out), self.out, strict=False)) or self.shortcut == "proj", "model.out", self.out, "channels may only grow with shortcut=pad; use proj")
+        require(
+            all(b >= a for a, b in zip((self.stem, *self.out), self.out, strict=False)) or self.shortcut == "proj",
+            "model.out",
+            self.out,
+            "channels may only grow with shortcut=pad; use proj",
+        )
         require(self.num_steps >= 1, "model.num_steps", self.num_steps, "must be at least 1")
         require(self.lstm >= 1, "model.lstm", self.lstm, "must be at least 1")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")

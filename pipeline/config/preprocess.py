@@ -18,7 +18,9 @@ class StoredConfig:
     """Constant frame rate of stored videos; 0 keeps the source's average rate."""
     modalities: tuple[Literal["rgb", "flow", "diff"], ...] = ("rgb", "flow", "diff")
     flow_engine: Literal["opencv", "numba", "torch"] = "numba"
-    """Which implementation of TV-L1: OpenCV's, ours for the CPU, or ours for the GPU. Commands set it by --flow-engine."""
+    """Which implementation of TV-L1: OpenCV's, ours for the CPU, or ours for the GPU. Commands set it by
+    --flow-engine.
+    """
     flow_mode: Literal["tvl1", "tvl1-fast"] = "tvl1"
     """tvl1: the exact algorithm. tvl1-fast: less exact and faster, labelled so in every record."""
     flow_bound: float = 20.0
@@ -31,10 +33,20 @@ class StoredConfig:
     """Longest sample in frames; longer sources are cut. 0: no limit."""
 
     def __post_init__(self) -> None:
-        require(self.short_side >= 16 and self.short_side % 2 == 0, "stored.short_side", self.short_side, "must be even and at least 16")
+        require(
+            self.short_side >= 16 and self.short_side % 2 == 0,
+            "stored.short_side",
+            self.short_side,
+            "must be even and at least 16",
+        )
         require(self.fps >= 0, "stored.fps", self.fps, "must be 0 (keep) or positive")
         require("rgb" in self.modalities, "stored.modalities", self.modalities, "rgb is always stored")
-        require(len(set(self.modalities)) == len(self.modalities), "stored.modalities", self.modalities, "name each modality once")
+        require(
+            len(set(self.modalities)) == len(self.modalities),
+            "stored.modalities",
+            self.modalities,
+            "name each modality once",
+        )
         require(self.flow_bound > 0, "stored.flow_bound", self.flow_bound, "must be positive")
         require(self.gop >= 1, "stored.gop", self.gop, "must be at least 1")
         require(0 <= self.crf <= 63, "stored.crf", self.crf, "must be in 0..63")

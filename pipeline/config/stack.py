@@ -94,7 +94,9 @@ def ray_address() -> str | None:
 
 
 def ray_token_file() -> Path:
-    """The token that Ray clusters of this state folder ask for; readable by its user alone. Made where there is none."""
+    """The token that Ray clusters of this state folder ask for; readable by its user alone. Made where there is
+    none.
+    """
     path = home().absolute() / "ray-token"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,8 +115,8 @@ def ray_authentication() -> dict[str, str]:
     """Environment of every process that joins or submits to a Ray of this state folder.
 
     Ray's RPC ports are bound to all interfaces, and without a token anybody who reaches them runs code as this user.
-    Empty where somebody else's cluster or token is meant: ``RAY_ADDRESS``, ``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH`` or
-    ``RECIPROCAL_STACK=off`` is set, or ``RAY_AUTH_MODE`` is something else than token.
+    Empty where somebody else's cluster or token is meant: ``RAY_ADDRESS``, ``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH``
+    or ``RECIPROCAL_STACK=off`` is set, or ``RAY_AUTH_MODE`` is something else than token.
     """
     off = os.environ.get("RECIPROCAL_STACK", "").lower() in _OFF
     others = any(os.environ.get(name) for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))

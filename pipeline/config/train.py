@@ -47,7 +47,9 @@ class RunConfig:
     """Where a run lives and what it may use."""
 
     run_id: str = ""
-    """Name of the run: the same id goes on from its last checkpoint. Default: the recipe's name and a hash of the config."""
+    """Name of the run: the same id goes on from its last checkpoint. Default: the recipe's name and a hash of the
+    config.
+    """
     output: str = ""
     """Folder of all runs (s3:// or file://). Default: ``runs`` beside the data set."""
     experiment: str = "reciprocal"
@@ -61,7 +63,9 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU, fp32 on the CPU."""
     compile: bool = False
-    """Training steps run through torch.compile: some minutes at the start for faster steps. Needs a C++ compiler on the CPU, Triton on a GPU."""
+    """Training steps run through torch.compile: some minutes at the start for faster steps. Needs a C++ compiler on
+    the CPU, Triton on a GPU.
+    """
     spread: bool = False
     """Place the ranks on different nodes."""
     checkpoint_steps: int = 0
@@ -84,17 +88,46 @@ class RunConfig:
         for name in ("checkpoint_steps", "max_failures", "seed"):
             require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
         require(self.cpus_per_worker > 0, "run.cpus_per_worker", self.cpus_per_worker, "must be positive")
-        require("/" not in self.run_id and "." not in self.run_id, "run.run_id", self.run_id, "use letters, digits, - and _")
-        require(self.output == "" or self.output.startswith(("s3://", "file://")), "run.output", self.output, "give s3://BUCKET/PREFIX or file:///FOLDER")
+        require(
+            "/" not in self.run_id and "." not in self.run_id, "run.run_id", self.run_id, "use letters, digits, - and _"
+        )
+        require(
+            self.output == "" or self.output.startswith(("s3://", "file://")),
+            "run.output",
+            self.output,
+            "give s3://BUCKET/PREFIX or file:///FOLDER",
+        )
 
 
 # May change when a run goes on: they decide where and how fast, not what is computed.
 _FREE_ON_RESUME = {
-    "run": ("num_workers", "cpus_per_worker", "use_gpu", "spread", "max_failures", "keep_checkpoints", "log_steps", "compile", "run_id", "output", "experiment"),
-    "data": (
-        "micro_batch", "fetch_threads", "fetch_buffer_mb", "fetch_deadline_s", "cache_dir", "cache_gb", "decode_threads", "prefetch", "damaged_budget", "manifest_digest", "device",
+    "run": (
+        "num_workers",
+        "cpus_per_worker",
+        "use_gpu",
+        "spread",
+        "max_failures",
+        "keep_checkpoints",
+        "log_steps",
+        "compile",
+        "run_id",
+        "output",
+        "experiment",
     ),
-}  # fmt: skip
+    "data": (
+        "micro_batch",
+        "fetch_threads",
+        "fetch_buffer_mb",
+        "fetch_deadline_s",
+        "cache_dir",
+        "cache_gb",
+        "decode_threads",
+        "prefetch",
+        "damaged_budget",
+        "manifest_digest",
+        "device",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,33 +141,60 @@ class TrainConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
     start_from: str = ""
-    """A finished run (its run id, or the URI of its folder) whose weights this run starts from. The classifier comes along where both
-    have the same list of classes, else it is fresh; optimiser and schedule always are."""
+    """A finished run (its run id, or the URI of its folder) whose weights this run starts from. The classifier comes
+    along where both have the same list of classes, else it is fresh; optimiser and schedule always are.
+    """
     start_digest: str = ""
-    """sha256 of the file of weights that the run starts from (model.pretrained's, or start_from's); filled in by the driver. If given,
-    the file must have it."""
+    """sha256 of the file of weights that the run starts from (model.pretrained's, or start_from's); filled in by the
+    driver. If given, the file must have it.
+    """
 
     def __post_init__(self) -> None:
         steps = self.model.num_steps
-        require(self.clip.num_frames == steps, "clip.num_frames", self.clip.num_frames, f"must equal model.num_steps = {steps}")
+        require(
+            self.clip.num_frames == steps,
+            "clip.num_frames",
+            self.clip.num_frames,
+            f"must equal model.num_steps = {steps}",
+        )
         stack = getattr(self.model, "stack", 1)
         require(self.clip.stack == stack, "clip.stack", self.clip.stack, f"must equal model.stack = {stack}")
         if isinstance(self.model, CRNConfig) and self.model.pretrained:
             norm = {"bninception": "caffe", "inceptionv3": "inception"}[self.model.backbone]
-            require(self.clip.norm == norm, "clip.norm", self.clip.norm, f"model.pretrained of {self.model.backbone} was trained on pixels as {norm} gives them: use {norm}")
+            require(
+                self.clip.norm == norm,
+                "clip.norm",
+                self.clip.norm,
+                f"model.pretrained of {self.model.backbone} was trained on pixels as {norm} gives them: use {norm}",
+            )
         both = self.start_from and self.model.pretrained
-        require(not both, "start_from", self.start_from, f"a run starts from one file of weights: leave this out, or model.pretrained = {self.model.pretrained!r}")
+        require(
+            not both,
+            "start_from",
+            self.start_from,
+            f"a run starts from one file of weights: leave this out, or model.pretrained = {self.model.pretrained!r}",
+        )
         alone = self.start_digest and not (self.start_from or self.model.pretrained)
-        require(not alone, "start_digest", self.start_digest, "name the weights that it is the sha256 of: start_from or model.pretrained")
+        require(
+            not alone,
+            "start_digest",
+            self.start_digest,
+            "name the weights that it is the sha256 of: start_from or model.pretrained",
+        )
         batch, workers = self.data.batch_size, self.run.num_workers
         near = sorted({max(workers, batch // workers * workers), (batch // workers + 1) * workers})
-        require(batch % workers == 0, "data.batch_size", batch, f"{workers} ranks (run.num_workers) cannot divide it; use {' or '.join(map(str, near))}")
+        require(
+            batch % workers == 0,
+            "data.batch_size",
+            batch,
+            f"{workers} ranks (run.num_workers) cannot divide it; use {' or '.join(map(str, near))}",
+        )
 
     def identity(self) -> dict[str, Any]:
         """The part of the config that a resumed run may not change.
 
-        Weights are told by what they are, not by where they lie: ``sha256:...`` stands for the path, once the driver has filled in
-        ``start_digest``. A run from fresh weights has the identity it had before there were such fields.
+        Weights are told by what they are, not by where they lie: ``sha256:...`` stands for the path, once the driver
+        has filled in ``start_digest``. A run from fresh weights has the identity it had before there were such fields.
         """
         fields = as_dict(self)
         digest = fields.pop("start_digest")
@@ -158,7 +218,9 @@ def config_from_dict(fields: dict[str, Any]) -> TrainConfig:
     """
     sections: dict[str, Any] = {"data": DataConfig, "clip": ClipConfig, "optim": OptimConfig, "run": RunConfig}
     values: dict[str, Any] = {"recipe": fields["recipe"], "model": model_from_dict(fields["model"])}
-    values.update({name: fields.get(name, "") for name in ("start_from", "start_digest")})  # runs of older code lack them
+    values.update(
+        {name: fields.get(name, "") for name in ("start_from", "start_digest")}
+    )  # runs of older code lack them
     values.update({name: kind(**fields[name]) for name, kind in sections.items()})
     return TrainConfig(**values)
 

@@ -25,7 +25,8 @@ class Assembler:
     """Makes batches of one split with one decoder; it keeps no state between batches but the ledger of damage.
 
     Args:
-        train: one random clip a sample, else ``num_views`` fixed ones with ``num_crops`` crops each, crop by crop within a view.
+        train: one random clip a sample, else ``num_views`` fixed ones with ``num_crops`` crops each, crop by crop
+            within a view.
         channels_last: memory order of the decoder's clips, and then of the batches'.
         device: where the decoder's tensors lie.
     """
@@ -50,9 +51,13 @@ class Assembler:
         self._num_views, self._num_crops = (1, 1) if train else (num_views, num_crops)
         self._made = 0
         self.decode_share = 1.0
-        """Share of the decoder's time that goes into decoding; measured once, in training, on some rows of an early batch."""
+        """Share of the decoder's time that goes into decoding; measured once, in training, on some rows of an early
+        batch.
+        """
 
-    def begin(self, part: np.ndarray, fetched: Sequence[dict[str, bytes] | Damaged], epoch: int, step: int) -> Callable[[], Batch]:
+    def begin(
+        self, part: np.ndarray, fetched: Sequence[dict[str, bytes] | Damaged], epoch: int, step: int
+    ) -> Callable[[], Batch]:
         """Begin to make the batch of some samples.
 
         Args:
@@ -60,8 +65,8 @@ class Assembler:
             fetched: what arrived for each of them, fillers left out.
 
         Returns:
-            A function that waits for the batch; to be called once, in the order of the beginnings. It raises ReciprocalError where
-            bytes that are right cannot be decoded, and lists the batch's keys.
+            A function that waits for the batch; to be called once, in the order of the beginnings. It raises
+            ReciprocalError where bytes that are right cannot be decoded, and lists the batch's keys.
 
         Raises:
             DamagedSampleError: more damaged samples than the budget allows.
@@ -103,9 +108,17 @@ class Assembler:
         num_frames, height, width = (int(x) for x in self._index.sizes[i])
         named = {m: members[extension(m)] for m in stored_modalities(self._index.modalities)}
         plans = sample_plans(
-            self._index.key(i), num_frames, height, width, self._clip, train=self._train, seed=self._seed, epoch=epoch,
-            num_views=self._num_views, num_crops=self._num_crops,
-        )  # fmt: skip
+            self._index.key(i),
+            num_frames,
+            height,
+            width,
+            self._clip,
+            train=self._train,
+            seed=self._seed,
+            epoch=epoch,
+            num_views=self._num_views,
+            num_crops=self._num_crops,
+        )
         return [(named, plan, height) for plan in plans]
 
     def _stack(self, modality: str, clips: torch.Tensor | None, good: np.ndarray, size: int) -> torch.Tensor:

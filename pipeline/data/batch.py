@@ -17,11 +17,12 @@ class Batch:
         inputs[modality]: (B, T, C, H, W) float32. C is 3 for rgb, 2*stack for flow (u_t, v_t, u_{t+1}, v_{t+1}, ...),
             3*stack for diff.
         labels: (B,) int64; 0 for fillers.
-        weights: (B,) float32: 1, or 0 for fillers (key ``""``) and damaged samples (key kept), whose inputs are all zero.
+        weights: (B,) float32: 1, or 0 for fillers (key ``""``) and damaged samples (key kept), whose inputs are all
+            zero.
         keys: B sample keys.
 
-    A step may come in several pieces (``data.micro_batch``): ``piece`` of ``pieces``, in order, on every rank as many. ``offset`` is the
-    place of its first sample in the global batch, whatever the number of ranks.
+    A step may come in several pieces (``data.micro_batch``): ``piece`` of ``pieces``, in order, on every rank as many.
+    ``offset`` is the place of its first sample in the global batch, whatever the number of ranks.
 
     Raises:
         ValueError: shapes or dtypes disagree; the message prints them.
@@ -51,7 +52,7 @@ class Batch:
             tensors = {**self.inputs, "labels": self.labels, "weights": self.weights}
             shown = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in tensors.items())
             raise ValueError(
-                f"a batch needs (B, T, C, H, W) float32 inputs with equal B, T, H, W, int64 labels (B,) and "
+                "a batch needs (B, T, C, H, W) float32 inputs with equal B, T, H, W, int64 labels (B,) and "
                 f"float32 weights (B,); got {rows} keys and {shown}"
             )
 

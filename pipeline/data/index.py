@@ -60,7 +60,10 @@ class SplitIndex:
     def record(self, i: int) -> SampleRecord:
         """Sample ``i`` with the members of the wanted modalities."""
         names = [extension(m) for m in stored_modalities(self.modalities)]
-        members = [Member(name=n, offset=int(o), size=int(s), crc32=int(c)) for n, (o, s, c) in zip(names, self.members[i], strict=True)]
+        members = [
+            Member(name=n, offset=int(o), size=int(s), crc32=int(c))
+            for n, (o, s, c) in zip(names, self.members[i], strict=True)
+        ]
         members.sort(key=lambda m: m.offset)
         num_frames, height, width = (int(x) for x in self.sizes[i])
         offset, end = members[0].offset, members[-1].offset + members[-1].size
@@ -92,7 +95,9 @@ class SplitIndex:
         return np.bincount(self.labels, minlength=len(self.classes))
 
 
-def _shard_columns(storage: Storage, manifest: Manifest, modalities: Sequence[str], entry: ShardEntry) -> dict[str, np.ndarray]:
+def _shard_columns(
+    storage: Storage, manifest: Manifest, modalities: Sequence[str], entry: ShardEntry
+) -> dict[str, np.ndarray]:
     # One shard at a time: parsed records are ten times as large as the arrays that are kept of them.
     (record,) = read_records(storage, dataclasses.replace(manifest, shards=(entry,)), entry.split)
     samples = record.samples
@@ -112,8 +117,9 @@ def check_modalities(manifest: Manifest, modalities: Sequence[str]) -> None:
     missing = [m for m in stored_modalities(modalities) if m not in manifest.modalities]
     if missing or not modalities:
         raise ManifestError(
-            f"data set {manifest.dataset!r} stores {', '.join(manifest.modalities)}; asked for {', '.join(modalities) or 'none'}: "
-            "choose a model that needs what is stored, or preprocess again with stored.modalities"
+            f"data set {manifest.dataset!r} stores {', '.join(manifest.modalities)}; asked for"
+            f" {', '.join(modalities) or 'none'}: choose a model that needs what is stored, or preprocess again with"
+            " stored.modalities"
         )
 
 
@@ -121,7 +127,8 @@ def load_index(storage: Storage, manifest: Manifest, split: str, modalities: Seq
     """Read the records of a split into an index.
 
     Raises:
-        ManifestError: the split is missing or empty, a modality is not stored, a record is not the manifest's, or a label is out of range.
+        ManifestError: the split is missing or empty, a modality is not stored, a record is not the manifest's, or a
+            label is out of range.
         StorageError: a record cannot be read.
     """
     check_modalities(manifest, modalities)

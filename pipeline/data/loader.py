@@ -1,6 +1,7 @@
 """Batches of one rank, prepared ahead by one thread.
 
-    loader = make_loader(storage, manifest, "train", data=DataConfig(...), clip=ClipConfig(...), modalities=("rgb", "flow"),
+    loader = make_loader(storage, manifest, "train", data=DataConfig(...), clip=ClipConfig(...), modalities=("rgb",
+    "flow"),
                          train=True, seed=0, rank=0, world_size=1)
     for batch in loader.iter_epoch(epoch=3, start_step=120):
         ...
@@ -28,7 +29,15 @@ from pipeline.data.decoding.factory import backend, make_decoder
 from pipeline.data.fetch.cache import DiskCache
 from pipeline.data.fetch.fetcher import DamageLedger, Fetcher, FetchMetrics, Request
 from pipeline.data.index import SplitIndex, load_index
-from pipeline.data.sampling.order import FILLER, epoch_order, global_batch, num_steps, passes, rank_batch_size, rank_slice
+from pipeline.data.sampling.order import (
+    FILLER,
+    epoch_order,
+    global_batch,
+    num_steps,
+    passes,
+    rank_batch_size,
+    rank_slice,
+)
 from pipeline.dataset.manifest import Manifest
 from pipeline.storage import Storage
 
@@ -77,9 +86,17 @@ class Loader:
         self._fetch_metrics, self._times = FetchMetrics(), _Times()
         self._ledger = DamageLedger(data.damaged_budget)
         self._assembler = Assembler(
-            index, decoder, self._ledger, clip=clip, train=train, seed=seed, device=device, num_views=num_views, num_crops=num_crops,
+            index,
+            decoder,
+            self._ledger,
+            clip=clip,
+            train=train,
+            seed=seed,
+            device=device,
+            num_views=num_views,
+            num_crops=num_crops,
             channels_last=channels_last,
-        )  # fmt: skip
+        )
         self._running: ReadAhead[Batch] | None = None
 
     def num_steps(self, epoch: int = 0) -> int:
@@ -113,7 +130,9 @@ class Loader:
             cache=self._cache,
         )
         batches = self._produce(epoch, start_step, fetcher)
-        ahead = self._running = ReadAhead(batches, self._data.prefetch, f"loader-{self.index.split}", wake=fetcher.close)
+        ahead = self._running = ReadAhead(
+            batches, self._data.prefetch, f"loader-{self.index.split}", wake=fetcher.close
+        )
         try:
             while True:
                 began = time.perf_counter()
@@ -126,9 +145,15 @@ class Loader:
             ahead.close()
 
     def metrics(self) -> dict[str, float]:
-        """Sums since the loader was made. ``fetch_wait_s`` and ``decode_s`` are the producer's, ``consumer_wait_s`` is the trainer's;
-        ``decode_share`` is the part of ``decode_s`` that is decoding, the rest is augmentation."""
-        return {**dataclasses.asdict(self._fetch_metrics), **dataclasses.asdict(self._times), "damaged": len(self._ledger), "decode_share": self._assembler.decode_share}
+        """Sums since the loader was made. ``fetch_wait_s`` and ``decode_s`` are the producer's, ``consumer_wait_s`` is
+        the trainer's; ``decode_share`` is the part of ``decode_s`` that is decoding, the rest is augmentation.
+        """
+        return {
+            **dataclasses.asdict(self._fetch_metrics),
+            **dataclasses.asdict(self._times),
+            "damaged": len(self._ledger),
+            "decode_share": self._assembler.decode_share,
+        }
 
     def damaged_keys(self) -> tuple[str, ...]:
         """Keys of this rank's damaged samples so far."""
@@ -161,7 +186,12 @@ class Loader:
         wanted = (i for step in steps for _, indices in pieces(step) for i in indices if i != FILLER)
         arrived = fetcher.iterate(Request(self.index.tar(i), self.index.record(i)) for i in wanted)
         first = self._rank * rank_batch_size(self._data.batch_size, self._world_size)
-        work = ((step, number, len(cut), *piece) for step in steps for cut in [pieces(step)] for number, piece in enumerate(cut))
+        work = (
+            (step, number, len(cut), *piece)
+            for step in steps
+            for cut in [pieces(step)]
+            for number, piece in enumerate(cut)
+        )
         begun: Callable[[], Batch] | None = None
         for step, number, count, start, indices in work:
             try:
@@ -212,13 +242,15 @@ def make_loader(
     """Make one rank's loader.
 
     Args:
-        train: shuffled, random clips; otherwise in the manifest's order, ``num_views`` fixed clips a sample with ``num_crops`` crops each.
-        num_views: fixed clips of a sample; ``num_crops``: 1 (centre) or 3 (along the long side). Their rows are contiguous, crop by
-            crop within a clip. ``data.batch_size`` counts samples: a batch has ``data.batch_size / world_size * num_views * num_crops`` rows.
-        channels_last: inputs keep their shape (B, T, C, H, W) and lie in memory as (B, T, H, W, C): frames folded into the batch are
-            channels_last to torch without a copy.
-        device: see ``pipeline.data.decoding.factory.resolve_device``. Batches of DALI on ``gpu`` lie on GPU ``device_id``, all
-            others on the CPU (``data.loader=auto`` is DALI on a GPU).
+        train: shuffled, random clips; otherwise in the manifest's order, ``num_views`` fixed clips a sample with
+            ``num_crops`` crops each.
+        num_views: fixed clips of a sample; ``num_crops``: 1 (centre) or 3 (along the long side). Their rows are
+            contiguous, crop by crop within a clip. ``data.batch_size`` counts samples: a batch has ``data.batch_size /
+            world_size * num_views * num_crops`` rows.
+        channels_last: inputs keep their shape (B, T, C, H, W) and lie in memory as (B, T, H, W, C): frames folded into
+            the batch are channels_last to torch without a copy.
+        device: see ``pipeline.data.decoding.factory.resolve_device``. Batches of DALI on ``gpu`` lie on GPU
+            ``device_id``, all others on the CPU (``data.loader=auto`` is DALI on a GPU).
         index: of this split and these modalities, where it is at hand; otherwise it is read.
 
     Raises:
@@ -237,7 +269,16 @@ def make_loader(
         raise ValueError(f"the index is of {index.split} {index.modalities}, asked for {split} {tuple(modalities)}")
     piece = min(part, data.micro_batch or part)
     rows = piece * (1 if train else num_views * num_crops)
-    decoder = make_decoder(data, clip, index.modalities, index.flow_bound_px, max_rows=rows, device=device, device_id=device_id, channels_last=channels_last)
+    decoder = make_decoder(
+        data,
+        clip,
+        index.modalities,
+        index.flow_bound_px,
+        max_rows=rows,
+        device=device,
+        device_id=device_id,
+        channels_last=channels_last,
+    )
     on_gpu = backend(data, device) == "dali" and device == "gpu"
     return Loader(
         storage,

@@ -1,4 +1,6 @@
-"""Refuse what cannot work, on the driver, before any worker or GPU is taken; and say what the run will ask of the storage."""
+"""Refuse what cannot work, on the driver, before any worker or GPU is taken; and say what the run will ask of the
+storage.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ _MAKING = 2  # batches beside those prefetched: one in the making, one with the 
 
 @dataclasses.dataclass(frozen=True)
 class DataPlan:
-    """What an epoch of a run asks of storage, disk and memory. Requests and bytes are exact where nothing fails or is cached."""
+    """What an epoch of a run asks of storage, disk and memory. Requests and bytes are exact where nothing fails or
+    is cached.
+    """
 
     samples: dict[str, int]
     """By split: the training split, and the validation split where there is one."""
@@ -50,22 +54,34 @@ class DataPlan:
 
     def summary(self) -> tuple[str, str]:
         """Two lines for the log."""
-        splits = ", ".join(f"{split} {count} samples ({self.requests[split]} GETs, {_size(self.bytes[split])})" for split, count in self.samples.items())
+        splits = ", ".join(
+            f"{split} {count} samples ({self.requests[split]} GETs, {_size(self.bytes[split])})"
+            for split, count in self.samples.items()
+        )
         cache = f"{self.cache_share:.0%} of these bytes fit into each node's cache" if self.cache_share else "no cache"
         return (
             f"an epoch: {splits}; {self.steps} steps",
-            f"a rank: {self.rank_batch} samples a step, {_size(self.batch_bytes)} of batches, {_size(self.index_bytes)} of index; {cache}",
+            (
+                f"a rank: {self.rank_batch} samples a step, {_size(self.batch_bytes)} of batches,"
+                f" {_size(self.index_bytes)} of index; {cache}"
+            ),
         )
 
 
 def check_data(
-    storage: Storage, manifest: Manifest, *, data: DataConfig, clip: ClipConfig, modalities: Sequence[str], world_size: int
+    storage: Storage,
+    manifest: Manifest,
+    *,
+    data: DataConfig,
+    clip: ClipConfig,
+    modalities: Sequence[str],
+    world_size: int,
 ) -> DataPlan:
     """Check a data set against what a run wants of it. Reads the records, and one sample, of each split the run reads.
 
     Raises:
-        ConfigError: the batch does not divide by the ranks, the manifest is not the one the config names, a split's name
-            is unknown, the crop asks for more than twice the stored pixels, or the cache's disk is too small.
+        ConfigError: the batch does not divide by the ranks, the manifest is not the one the config names, a split's
+            name is unknown, the crop asks for more than twice the stored pixels, or the cache's disk is too small.
         ManifestError: a modality is not stored, the training split is empty, a class has no training sample, or samples
             that were read as a trial are not the ones the records describe.
         StorageSetupError: credentials or bucket do not allow reading.
@@ -73,7 +89,9 @@ def check_data(
     """
     rank_batch = rank_batch_size(data.batch_size, world_size)
     if data.manifest_digest and data.manifest_digest != manifest.digest:
-        fix = f"the manifest at {storage.uri} is {manifest.digest}: give that digest, or the folder of the version meant"
+        fix = (
+            f"the manifest at {storage.uri} is {manifest.digest}: give that digest, or the folder of the version meant"
+        )
         raise ConfigError("data.manifest_digest", data.manifest_digest, fix)
     check_modalities(manifest, modalities)
     _check_crop(manifest, clip)
@@ -83,12 +101,18 @@ def check_data(
             none = "" if field == "data.train_split" else ', or "" for no validation'
             raise ConfigError(field, split, f"use one of the manifest's splits: {', '.join(sizes)}{none}")
     names = [split for split in (data.train_split, data.val_split) if split]
-    indices = {split: load_index(storage, manifest, split, modalities) for split in names if sizes[split] or split == data.train_split}
+    indices = {
+        split: load_index(storage, manifest, split, modalities)
+        for split in names
+        if sizes[split] or split == data.train_split
+    }
     index = indices[data.train_split]
     empty = [name for name, count in zip(manifest.classes, index.class_counts(), strict=True) if count == 0]
     if empty:
         shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
-        raise ManifestError(f"{len(empty)} of {len(manifest.classes)} classes have no sample in split {data.train_split!r}: {shown}")
+        raise ManifestError(
+            f"{len(empty)} of {len(manifest.classes)} classes have no sample in split {data.train_split!r}: {shown}"
+        )
     num_bytes = {split: int(indices[split].range_bytes().sum()) if split in indices else 0 for split in names}
     cache_share = _check_cache(data, sum(num_bytes.values())) if data.cache_dir else 0.0
     for found in indices.values():
@@ -100,7 +124,12 @@ def check_data(
         bytes=num_bytes,
         steps=num_steps(len(index), data.batch_size),
         rank_batch=rank_batch,
-        batch_bytes=(data.prefetch + _MAKING) * min(rank_batch, data.micro_batch or rank_batch) * clip.num_frames * channels * clip.crop**2 * 4,
+        batch_bytes=(data.prefetch + _MAKING)
+        * min(rank_batch, data.micro_batch or rank_batch)
+        * clip.num_frames
+        * channels
+        * clip.crop**2
+        * 4,
         index_bytes=sum(found.nbytes for found in indices.values()),
         cache_share=cache_share,
     )
@@ -111,14 +140,16 @@ def _check_crop(manifest: Manifest, clip: ClipConfig) -> None:
     if short_side and clip.test_resize > _MAX_ENLARGING * short_side:
         largest = int(_MAX_ENLARGING * short_side * clip.crop / clip.test_resize)
         fix = (
-            f"views of short side {clip.test_resize} px would enlarge the stored {short_side} px more than {_MAX_ENLARGING:g} times: "
-            f"use at most {largest}, or preprocess again with a larger stored.short_side"
+            f"views of short side {clip.test_resize} px would enlarge the stored {short_side} px more than"
+            f" {_MAX_ENLARGING:g} times: use at most {largest}, or preprocess again with a larger stored.short_side"
         )
         raise ConfigError("clip.crop", clip.crop, fix)
 
 
 def _check_cache(data: DataConfig, num_bytes: int) -> float:
-    """The share of ``num_bytes`` that the cache may keep. Its disk is looked at where this machine has the folder: nodes may differ."""
+    """The share of ``num_bytes`` that the cache may keep. Its disk is looked at where this machine has the folder:
+    nodes may differ.
+    """
     limit = data.cache_gb * 1e9
     folder = Path(data.cache_dir)
     if folder.exists() and not folder.is_dir():
@@ -126,7 +157,10 @@ def _check_cache(data: DataConfig, num_bytes: int) -> float:
     if folder.is_dir():
         room = shutil.disk_usage(folder).free + stored_total(folder)
         if room < min(limit, num_bytes):
-            fix = f"{data.cache_dir} has room for {room / 1e9:.1f} GB of the {min(limit, num_bytes) / 1e9:.1f} GB it would get: give at most {room / 1e9:.1f}, or another data.cache_dir"
+            fix = (
+                f"{data.cache_dir} has room for {room / 1e9:.1f} GB of the {min(limit, num_bytes) / 1e9:.1f} GB it"
+                f" would get: give at most {room / 1e9:.1f}, or another data.cache_dir"
+            )
             raise ConfigError("data.cache_gb", data.cache_gb, fix)
     return min(1.0, limit / max(1, num_bytes))
 
@@ -140,7 +174,10 @@ def _read_one(storage: Storage, index: SplitIndex, deadline_s: float) -> None:
             return
         details.append(f"{found.key} in {found.tar} ({found.detail})")
         log.warning("read as a trial, a sample is damaged: %s", details[-1])
-    raise ManifestError(f"{storage.uri}: samples are not what their records say: {'; '.join(details)}; restore these shards or preprocess them again")
+    raise ManifestError(
+        f"{storage.uri}: samples are not what their records say: {'; '.join(details)}; restore these shards or"
+        " preprocess them again"
+    )
 
 
 def _size(num_bytes: int) -> str:

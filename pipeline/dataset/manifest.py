@@ -86,7 +86,12 @@ class Manifest:
         for shard in fields["shards"]:
             if not shard["reasons"]:  # shards without rejects, and all of manifests from before reasons were counted
                 del shard["reasons"]
-        fields["totals"] = {"inputs": self.num_inputs, "samples": self.num_samples, "rejects": self.num_rejects, "splits": self.split_sizes()}
+        fields["totals"] = {
+            "inputs": self.num_inputs,
+            "samples": self.num_samples,
+            "rejects": self.num_rejects,
+            "splits": self.split_sizes(),
+        }
         if reasons := self.reject_reasons():
             fields["totals"]["reasons"] = reasons
         return (json.dumps(fields, sort_keys=True, indent=1) + "\n").encode()
@@ -102,14 +107,24 @@ class Manifest:
         try:
             fields: dict[str, Any] = json.loads(data)
             if fields.get("version") != MANIFEST_VERSION:
-                raise ManifestError(f"{where}: manifest version {fields.get('version')!r}, this code reads {MANIFEST_VERSION}")
+                raise ManifestError(
+                    f"{where}: manifest version {fields.get('version')!r}, this code reads {MANIFEST_VERSION}"
+                )
             totals = fields.pop("totals")
             shards = tuple(ShardEntry(**s) for s in fields.pop("shards"))
-            manifest = cls(shards=shards, classes=tuple(fields.pop("classes")), modalities=tuple(fields.pop("modalities")), **fields)
+            manifest = cls(
+                shards=shards,
+                classes=tuple(fields.pop("classes")),
+                modalities=tuple(fields.pop("modalities")),
+                **fields,
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ManifestError(f"{where} is not a manifest: {error!r}") from error
         if totals["inputs"] != manifest.num_inputs or totals["samples"] != manifest.num_samples:
-            raise ManifestError(f"{where}: totals {totals} do not add up to its shards' {manifest.num_samples} samples and {manifest.num_rejects} rejects")
+            raise ManifestError(
+                f"{where}: totals {totals} do not add up to its shards' {manifest.num_samples} samples and"
+                f" {manifest.num_rejects} rejects"
+            )
         return manifest
 
 
@@ -124,7 +139,9 @@ def read_manifest(storage: Storage) -> Manifest:
     try:
         data = storage.read(MANIFEST)
     except NotFoundError as error:
-        raise ManifestError(f"{where} does not exist: no data set is finished there; run jobs.preprocess with --out {storage.uri}") from error
+        raise ManifestError(
+            f"{where} does not exist: no data set is finished there; run jobs.preprocess with --out {storage.uri}"
+        ) from error
     manifest = Manifest.from_json(data, where)
     if hashlib.sha256(data).hexdigest() != manifest.digest:
         raise ManifestError(f"{where} is not in canonical form: it was edited after it was written")
@@ -145,7 +162,9 @@ def read_records(storage: Storage, manifest: Manifest, split: str) -> list[Shard
         where = f"{entry.path}.json"
         data = storage.read(where)
         if hashlib.sha256(data).hexdigest() != entry.record_sha256:
-            raise ManifestError(f"{storage.uri}/{where} is not the record that the manifest lists; run jobs.preprocess again")
+            raise ManifestError(
+                f"{storage.uri}/{where} is not the record that the manifest lists; run jobs.preprocess again"
+            )
         records.append(ShardRecord.from_json(data, where))
     return records
 

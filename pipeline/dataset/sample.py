@@ -36,7 +36,9 @@ def sample_key(source: str) -> str:
 
 
 def stored_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
-    """The members that a model of these ``modalities`` reads, in their order, each once: ``diff-online`` reads ``rgb``."""
+    """The members that a model of these ``modalities`` reads, in their order, each once: ``diff-online`` reads
+    ``rgb``.
+    """
     return tuple(dict.fromkeys("rgb" if m == ONLINE_DIFF else m for m in modalities))
 
 
@@ -92,7 +94,9 @@ def dequantise_flow(codes: np.ndarray, bound_px: float = 20.0) -> np.ndarray:
 
 
 def quantise_diff(rgb_THWC: np.ndarray) -> np.ndarray:
-    """RGB difference as stored: ``clip(x[t+1] - x[t], -127, 127) + 128``; (T, H, W, 3) uint8 to (T-1, H, W, 3) uint8."""
+    """RGB difference as stored: ``clip(x[t+1] - x[t], -127, 127) + 128``; (T, H, W, 3) uint8 to (T-1, H, W, 3)
+    uint8.
+    """
     if rgb_THWC.ndim != 4 or rgb_THWC.shape[-1] != 3 or rgb_THWC.dtype != np.uint8:
         raise ValueError(f"expected uint8 (T, H, W, 3), got {rgb_THWC.dtype} {rgb_THWC.shape}")
     codes = np.empty((max(0, len(rgb_THWC) - 1), *rgb_THWC.shape[1:]), np.uint8)

@@ -1,8 +1,8 @@
 """A shard: tar, DALI index and record.
 
-    train/shard-000000.tar    webdataset tar: members adjacent, sorted, mtime 0: same samples, same bytes
-    train/shard-000000.idx    DALI's webdataset index, version 1.2
-    train/shard-000000.json   the record, written last: without it the shard does not exist
+train/shard-000000.tar    webdataset tar: members adjacent, sorted, mtime 0: same samples, same bytes
+train/shard-000000.idx    DALI's webdataset index, version 1.2
+train/shard-000000.json   the record, written last: without it the shard does not exist
 """
 
 from __future__ import annotations
@@ -104,8 +104,13 @@ class ShardRecord:
         try:
             fields: dict[str, Any] = json.loads(data)
             if fields.get("version") != RECORD_VERSION:
-                raise ManifestError(f"{where}: record version {fields.get('version')!r}, this code reads {RECORD_VERSION}")
-            samples = tuple(SampleRecord(**{**s, "members": tuple(Member(**m) for m in s["members"])}) for s in fields.pop("samples"))
+                raise ManifestError(
+                    f"{where}: record version {fields.get('version')!r}, this code reads {RECORD_VERSION}"
+                )
+            samples = tuple(
+                SampleRecord(**{**s, "members": tuple(Member(**m) for m in s["members"])})
+                for s in fields.pop("samples")
+            )
             rejects = tuple(Reject(**r) for r in fields.pop("rejects"))
             return cls(samples=samples, rejects=rejects, **fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -80,7 +80,10 @@ def average(nets: Sequence[Net]) -> Predictions:
 def _check_videos(net: Net, first: str, labels: dict[str, int]) -> None:
     theirs = dict(zip(net.predictions.keys, net.predictions.labels.tolist(), strict=True))
     if alone := sorted(labels.keys() ^ theirs.keys()):
-        fix = f"{first} and {net.name} were evaluated on different videos, {len(alone)} are in one alone: evaluate both --again"
+        fix = (
+            f"{first} and {net.name} were evaluated on different videos, {len(alone)} are in one alone: evaluate both"
+            " --again"
+        )
         raise ConfigError("keys", alone[:3], fix)
     if wrong := sorted(key for key, label in labels.items() if theirs[key] != label):
         fix = f"{first} and {net.name} have other labels for {len(wrong)} videos: evaluate both --again"

@@ -24,7 +24,9 @@ class Part:
 
 
 @torch.inference_mode()
-def predict_part(model: ActionModel, batches: Iterable[Batch], *, device: torch.device, precision: str = "auto") -> Part:
+def predict_part(
+    model: ActionModel, batches: Iterable[Batch], *, device: torch.device, precision: str = "auto"
+) -> Part:
     """Run a model over one rank's batches.
 
     A video's probability is the mean over its views of the softmax at the last step (both papers); ``fused`` is the
@@ -71,12 +73,18 @@ def join_parts(parts: Sequence[Part], labels: Mapping[str, int]) -> Predictions:
     foreign = sorted(counts.keys() - labels.keys())
     if missing or doubled or foreign:
         raise ReciprocalError(
-            f"evaluation is not exactly once: missing {missing[:3]} ({len(missing)}), doubled {doubled[:3]} ({len(doubled)}), unknown {foreign[:3]} ({len(foreign)})"
+            f"evaluation is not exactly once: missing {missing[:3]} ({len(missing)}), doubled {doubled[:3]}"
+            f" ({len(doubled)}), unknown {foreign[:3]} ({len(foreign)})"
         )
     keys = tuple(sorted(counts))
     sums = {key: value for part in parts for key, value in part.sums.items()}
     views = {key: value for part in parts for key, value in part.views.items()}
     names = list(next(iter(sums.values())))
-    # The fused prediction is the mean of branches and is taken again from them; where one head scores several modalities it is the only one.
-    branches = {name: np.stack([sums[key][name] / max(views[key], 1) for key in keys]).astype(np.float32) for name in names if name != "fused" or len(names) == 1}
+    # The fused prediction is the mean of branches and is taken again from them; where one head scores several
+    # modalities it is the only one.
+    branches = {
+        name: np.stack([sums[key][name] / max(views[key], 1) for key in keys]).astype(np.float32)
+        for name in names
+        if name != "fused" or len(names) == 1
+    }
     return Predictions(keys, np.array([labels[key] for key in keys], dtype=np.int64), branches)

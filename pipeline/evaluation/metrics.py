@@ -10,8 +10,8 @@ import numpy as np
 def topk_accuracy(probabilities_VN: np.ndarray, labels_V: np.ndarray, k: int) -> float:
     """Share of videos whose label is among the k most probable classes, in [0, 1].
 
-    A tie counts as if the label came last among its equals, so that a constant prediction earns nothing by its order. A video without
-    an answer (all 0, or NaN) is wrong for every ``k``.
+    A tie counts as if the label came last among its equals, so that a constant prediction earns nothing by its order. A
+    video without an answer (all 0, or NaN) is wrong for every ``k``.
     """
     own = probabilities_VN[np.arange(len(labels_V)), labels_V]
     at_least_as_likely = (~(probabilities_VN < own[:, None])).sum(1)  # counts the label itself

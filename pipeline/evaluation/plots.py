@@ -17,7 +17,9 @@ _MOST_COUNTS = 20  # beyond this, numbers no longer fit into the cells
 
 
 def plot_confusion(report: EvalReport, path: Path) -> None:
-    """Write the confusion matrix of the fused prediction as PNG: rows true, columns predicted, colour the row's share."""
+    """Write the confusion matrix of the fused prediction as PNG: rows true, columns predicted, colour the row's
+    share.
+    """
     counts = np.array(report.confusion)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = len(report.classes)
@@ -31,9 +33,20 @@ def plot_confusion(report: EvalReport, path: Path) -> None:
     if size <= _MOST_COUNTS:
         for (row, column), count in np.ndenumerate(counts):
             if count:
-                axes.text(column, row, str(count), ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black")
+                axes.text(
+                    column,
+                    row,
+                    str(count),
+                    ha="center",
+                    va="center",
+                    color="white" if shares[row, column] > 0.5 else "black",
+                )
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{report.model}: {report.dataset} {report.split}, {report.protocol} views\ntop-1 {report.top1:.3f} of {report.num_videos} videos", fontsize=11)
+    axes.set_title(
+        f"{report.model}: {report.dataset} {report.split}, {report.protocol} views\ntop-1 {report.top1:.3f} of"
+        f" {report.num_videos} videos",
+        fontsize=11,
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)

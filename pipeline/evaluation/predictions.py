@@ -2,8 +2,8 @@
 
     SPLIT_PROTOCOL.npz   keys (V,) text; labels (V,) int64; probabilities_BRANCH (V, N) float32, one array a branch
 
-``numpy.load(file, allow_pickle=False)`` reads it. The fused prediction is not in it: it is the mean of the branches. 33,900 videos of
-339 classes take 46 MB a branch.
+``numpy.load(file, allow_pickle=False)`` reads it. The fused prediction is not in it: it is the mean of the branches.
+33,900 videos of 339 classes take 46 MB a branch.
 """
 
 # Shape suffixes: V videos, N classes.
@@ -30,8 +30,8 @@ _PREFIX = "probabilities_"
 class Predictions:
     """Class probabilities of all videos of a split. Scores are those of the numbers as stored.
 
-    ``branches`` holds, per net (a branch's modality, or "fused" where one head scores several modalities), (V, N) float32. A video
-    that could not be read has probability 0 everywhere.
+    ``branches`` holds, per net (a branch's modality, or "fused" where one head scores several modalities), (V, N)
+    float32. A video that could not be read has probability 0 everywhere.
     """
 
     keys: tuple[str, ...]
@@ -40,7 +40,9 @@ class Predictions:
 
     @functools.cached_property
     def streams(self) -> dict[str, np.ndarray]:
-        """(V, N) of each branch, and float64 ``fused``: their mean. A video that any branch could not read is 0 there."""
+        """(V, N) of each branch, and float64 ``fused``: their mean. A video that any branch could not read is 0
+        there.
+        """
         total_VN = np.zeros(next(iter(self.branches.values())).shape, np.float64)
         read_V = np.ones(len(self.keys), bool)
         for p_VN in self.branches.values():
@@ -69,7 +71,9 @@ class Predictions:
 
 def write_predictions(predictions: Predictions, path: Path) -> str:
     """Write the ``.npz``; returns its sha256, which the report names."""
-    arrays: dict[str, Any] = {f"{_PREFIX}{name}": p.astype(np.float32, copy=False) for name, p in predictions.branches.items()}
+    arrays: dict[str, Any] = {
+        f"{_PREFIX}{name}": p.astype(np.float32, copy=False) for name, p in predictions.branches.items()
+    }
     with path.open("wb") as file:
         np.savez(file, keys=np.array(predictions.keys, np.str_), labels=predictions.labels, **arrays)
     with path.open("rb") as file:

@@ -8,7 +8,13 @@ from typing import Any
 
 from pipeline.errors import UserError
 
-STREAM_NAMES = {"rgb": "S-Net (rgb)", "flow": "T-Net (flow)", "diff": "T-Net (diff)", "diff-online": "T-Net (diff-online)", "fused": "fused"}
+STREAM_NAMES = {
+    "rgb": "S-Net (rgb)",
+    "flow": "T-Net (flow)",
+    "diff": "T-Net (diff)",
+    "diff-online": "T-Net (diff-online)",
+    "fused": "fused",
+}
 
 
 def protocol_name(num_views: int, num_crops: int) -> str:
@@ -17,7 +23,9 @@ def protocol_name(num_views: int, num_crops: int) -> str:
 
 
 def report_path(split: str, protocol: str, ending: str = "json") -> str:
-    """Path in a run's or an ensemble's folder: ``json`` the report, ``png`` its confusion matrix, ``npz`` its predictions."""
+    """Path in a run's or an ensemble's folder: ``json`` the report, ``png`` its confusion matrix, ``npz`` its
+    predictions.
+    """
     return f"evaluations/{split}_{protocol}.{ending}"
 
 
@@ -38,9 +46,9 @@ class Member:
 class EvalReport:
     """Scores of one model, or of an ensemble, on one split under one protocol.
 
-    ``scores`` holds, per stream (each branch's modality, or each member's name, and ``fused``), top1 and top5 in [0, 1]. A model with one
-    head for several modalities has ``fused`` alone.
-    ``protocol`` is VIEWSxCROPS; it is part of every metric's name: test/top1_4x1.
+    ``scores`` holds, per stream (each branch's modality, or each member's name, and ``fused``), top1 and top5 in [0,
+    1]. A model with one head for several modalities has ``fused`` alone. ``protocol`` is VIEWSxCROPS; it is part of
+    every metric's name: test/top1_4x1.
     """
 
     run_id: str
@@ -65,7 +73,9 @@ class EvalReport:
     @property
     def branches(self) -> tuple[str, ...]:
         """The nets whose probabilities are averaged, in order."""
-        return tuple(m.name for m in self.members) or tuple(m for m in self.modalities if m in self.scores) or ("fused",)
+        return (
+            tuple(m.name for m in self.members) or tuple(m for m in self.modalities if m in self.scores) or ("fused",)
+        )
 
     @property
     def top1(self) -> float:
@@ -112,12 +122,19 @@ class Comparison:
 def compare(candidate: EvalReport, holder: EvalReport | None) -> Comparison:
     """Decide a promotion: same data, same split, same protocol, all videos read, and a strictly better fused top-1."""
     if candidate.num_damaged:
-        return Comparison(False, f"{candidate.num_damaged} of {candidate.num_videos} videos could not be read: the number is incomplete")
+        return Comparison(
+            False,
+            f"{candidate.num_damaged} of {candidate.num_videos} videos could not be read: the number is incomplete",
+        )
     if holder is None:
         return Comparison(True, "the alias has no holder yet")
     for name in ("manifest_digest", "split", "protocol"):
         ours, theirs = getattr(candidate, name), getattr(holder, name)
         if ours != theirs:
-            return Comparison(False, f"{name} differs: candidate {ours}, holder {theirs}; evaluate both on the same data and protocol")
-    text = f"top-1 {candidate.top1:.4f} against the holder's {holder.top1:.4f} ({candidate.split}, {candidate.protocol})"
+            return Comparison(
+                False, f"{name} differs: candidate {ours}, holder {theirs}; evaluate both on the same data and protocol"
+            )
+    text = (
+        f"top-1 {candidate.top1:.4f} against the holder's {holder.top1:.4f} ({candidate.split}, {candidate.protocol})"
+    )
     return Comparison(candidate.top1 > holder.top1, text)

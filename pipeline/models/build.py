@@ -16,17 +16,20 @@ from pipeline.models.mrst.inflate import load_2d_weights
 from pipeline.models.mrst.model import MRSTNet
 
 
-def build_model(config: ModelConfig, *, num_classes: int, crop: int, weights: Mapping[str, Tensor] | None = None) -> ActionModel:
+def build_model(
+    config: ModelConfig, *, num_classes: int, crop: int, weights: Mapping[str, Tensor] | None = None
+) -> ActionModel:
     """Build a model with fresh weights on torch's current default device (``with torch.device("meta")`` works).
 
     Args:
         config: CRNConfig or MRSTConfig.
         num_classes: N, at least 1; the number of classes in the data's manifest.
-        crop: side of the square input in pixels. It sizes MRST-Net's LSTM; CRN averages over its maps and takes any size its
-            backbone takes.
-        weights: the state dict of the file that ``config.pretrained`` names, as ``checkpoints.parse_weights`` gives it, for the start of
-            a training run: into CRN's backbones, or MRST-Net from its 2D twin. On the meta device it is checked in full and not
-            copied. None: fresh weights; who loads a checkpoint of ours afterwards needs no file of others.
+        crop: side of the square input in pixels. It sizes MRST-Net's LSTM; CRN averages over its maps and takes any
+            size its backbone takes.
+        weights: the state dict of the file that ``config.pretrained`` names, as ``checkpoints.parse_weights`` gives it,
+            for the start of
+            a training run: into CRN's backbones, or MRST-Net from its 2D twin. On the meta device it is checked in full
+            and not copied. None: fresh weights; who loads a checkpoint of ours afterwards needs no file of others.
 
     Raises:
         ConfigError: ``num_classes`` or ``crop`` cannot work; ``weights`` do not fit, or the config names no file.
@@ -34,11 +37,18 @@ def build_model(config: ModelConfig, *, num_classes: int, crop: int, weights: Ma
     require(num_classes >= 1, "num_classes", num_classes, "give the number of classes of the data set")
     require(crop >= 1, "clip.crop", crop, "give the side of the crop in pixels")
     if weights is not None:
-        require(bool(config.pretrained), "model.pretrained", config.pretrained, "name the file that the weights come from")
+        require(
+            bool(config.pretrained), "model.pretrained", config.pretrained, "name the file that the weights come from"
+        )
     if isinstance(config, CRNConfig):
         model = CRN(config, num_classes)
         least = max(model.backbone(m).min_side for m in model.modalities)
-        require(crop >= least, "clip.crop", crop, f"{config.backbone} with {config.backbone_stages} stages needs at least {least} pixels")
+        require(
+            crop >= least,
+            "clip.crop",
+            crop,
+            f"{config.backbone} with {config.backbone_stages} stages needs at least {least} pixels",
+        )
         if weights is not None:
             for m in model.modalities:
                 load_backbone(model.backbone(m), weights, source=config.pretrained, cross_modality=m != "rgb")

@@ -19,8 +19,8 @@ class ActionModel(nn.Module, abc.ABC):
     """A clip classifier with one or more branches, one branch per modality.
 
     Attributes:
-        modalities: the inputs it wants, in order. They are also the keys of its outputs, unless one head scores several: then
-            "fused".
+        modalities: the inputs it wants, in order. They are also the keys of its outputs, unless one head scores
+            several: then "fused".
         num_steps: T, frames of a clip.
         channels: channels of one frame of each modality, after motion frames have been stacked.
 
@@ -54,7 +54,8 @@ class ActionModel(nn.Module, abc.ABC):
     def draw_steps(self, generator: torch.Generator) -> tuple[int, ...]:
         """Steps to supervise in one iteration: 0-based, ascending, the last one always among them.
 
-        The number of steps never changes between draws. Ranks that pass generators with the same seed draw the same steps.
+        The number of steps never changes between draws. Ranks that pass generators with the same seed draw the same
+        steps.
         """
 
     @abc.abstractmethod
@@ -71,7 +72,8 @@ class ActionModel(nn.Module, abc.ABC):
         """
 
     def compile_training(self, **options: Any) -> None:
-        """From now on training forwards run through ``torch.compile``, as one graph; evaluation, whose shapes vary, does not.
+        """From now on training forwards run through ``torch.compile``, as one graph; evaluation, whose shapes vary,
+        does not.
 
         Drawn steps enter the graph as a tensor: as numbers they would be part of it, and each new draw another graph.
 
@@ -103,13 +105,21 @@ class ActionModel(nn.Module, abc.ABC):
                 raise ValueError(f"{modality}: missing; got {sorted(inputs)}, expected {sorted(self.modalities)}")
             tensor = inputs[modality]
             height, width = (side, side) if side is not None else ("H", "W")
-            wanted = f"({'B' if batch is None else batch}, {self.num_steps}, {self.channels[modality]}, {height}, {width})"
+            wanted = (
+                f"({'B' if batch is None else batch}, {self.num_steps}, {self.channels[modality]}, {height}, {width})"
+            )
             shape = tuple(tensor.shape)
             right = tensor.ndim == 5 and shape[0] >= 1 and shape[1:3] == (self.num_steps, self.channels[modality])
-            if not right or (batch is not None and shape[0] != batch) or (side is not None and shape[3:] != (side, side)):
+            if (
+                not right
+                or (batch is not None and shape[0] != batch)
+                or (side is not None and shape[3:] != (side, side))
+            ):
                 raise ValueError(f"{modality}: got shape {shape}, expected {wanted}")
             if not tensor.is_floating_point():
-                raise ValueError(f"{modality}: got dtype {tensor.dtype}, expected a floating-point tensor of normalised values")
+                raise ValueError(
+                    f"{modality}: got dtype {tensor.dtype}, expected a floating-point tensor of normalised values"
+                )
             batch = shape[0]
         assert batch is not None  # a model has at least one modality
         return batch
@@ -123,7 +133,9 @@ class ActionModel(nn.Module, abc.ABC):
         if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] > last:
             raise ValueError(f"steps: got {chosen}, expected ascending, distinct numbers in 0..{last}")
         if self.training and chosen[-1] != last:
-            raise ValueError(f"steps: got {chosen}, expected {last} among them: without it parts of the model would get no gradient")
+            raise ValueError(
+                f"steps: got {chosen}, expected {last} among them: without it parts of the model would get no gradient"
+            )
         return chosen
 
 
@@ -192,8 +204,8 @@ def freeze_batchnorm(module: nn.Module, *, keep: int = 0) -> int:
 
     Args:
         module: the model or a part of it.
-        keep: layers left free at the start, in order of definition (TSN's "partial BN" keeps the first of each backbone: call it
-            per backbone with ``keep=1``).
+        keep: layers left free at the start, in order of definition (TSN's "partial BN" keeps the first of each
+            backbone: call it per backbone with ``keep=1``).
     """
     layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     for layer in layers[keep:]:

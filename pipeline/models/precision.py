@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 def full_precision(like: Tensor) -> contextlib.AbstractContextManager[object]:
-    """A context in which autocast is off for the device of ``like``; nothing happens on devices without autocast (meta)."""
+    """A context in which autocast is off for the device of ``like``; nothing happens on devices without autocast
+    (meta).
+    """
     device = like.device.type
     if not torch.amp.is_autocast_available(device):
         return contextlib.nullcontext()

@@ -13,7 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 @contextlib.contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training]
+    layers = [
+        layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
+    ]
     kept = [(layer, name, buffer) for layer in layers for name, buffer in layer.named_buffers(recurse=False)]
     for layer, name, buffer in kept:
         setattr(layer, name, buffer.clone())  # what the second pass moves is thrown away

@@ -1,4 +1,6 @@
-"""From a finished run of ours to the start of another: all tensors but, where the classes are other ones, the classifier's."""
+"""From a finished run of ours to the start of another: all tensors but, where the classes are other ones, the
+classifier's.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def classifier_names(config: ModelConfig, *, crop: int) -> tuple[str, ...]:
     return tuple(name for name in one if one[name].shape != two[name].shape)
 
 
-def load_run_weights(model: ActionModel, state: Mapping[str, Tensor], *, fresh: Collection[str] = (), source: str = "", fix: str = "") -> LoadReport:
+def load_run_weights(
+    model: ActionModel, state: Mapping[str, Tensor], *, fresh: Collection[str] = (), source: str = "", fix: str = ""
+) -> LoadReport:
     """Put the weights and running statistics of another run into a model.
 
     Args:

@@ -1,9 +1,9 @@
 """A run's folder: what it is, where its newest checkpoint lies, whether it has finished.
 
-    OUTPUT/RUN_ID/run.json            written by the driver before any worker starts: config, data, code
-    OUTPUT/RUN_ID/checkpoint_*/       written by Ray Train (pipeline.training.checkpoint says what is in it)
-    OUTPUT/RUN_ID/result.json         written LAST: if it exists, the run finished; names the final checkpoint
-    OUTPUT/RUN_ID/evaluations/*.json  one report per split and protocol
+OUTPUT/RUN_ID/run.json            written by the driver before any worker starts: config, data, code
+OUTPUT/RUN_ID/checkpoint_*/       written by Ray Train (pipeline.training.checkpoint says what is in it)
+OUTPUT/RUN_ID/result.json         written LAST: if it exists, the run finished; names the final checkpoint
+OUTPUT/RUN_ID/evaluations/*.json  one report per split and protocol
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class RunRecord:
         try:
             return config_from_dict(self.config)
         except TypeError as error:
-            raise UserError(f"the run was made by code {self.code_version} with other config fields ({error}): use that code") from error
+            raise UserError(
+                f"the run was made by code {self.code_version} with other config fields ({error}): use that code"
+            ) from error
 
 
 def claim(run: Storage, record: RunRecord) -> bool:
@@ -67,7 +69,12 @@ def claim(run: Storage, record: RunRecord) -> bool:
         run.write(RUN, json.dumps(dataclasses.asdict(record), sort_keys=True, indent=1).encode())
         return False
     if old["manifest_digest"] != record.manifest_digest:
-        raise ConfigError("data.uri", record.config["data"]["uri"], f"run {run.uri} was trained on manifest {old['manifest_digest'][:12]}, this one is {record.manifest_digest[:12]}; give another --run.run-id")
+        raise ConfigError(
+            "data.uri",
+            record.config["data"]["uri"],
+            f"run {run.uri} was trained on manifest {old['manifest_digest'][:12]}, this one is"
+            f" {record.manifest_digest[:12]}; give another --run.run-id",
+        )
     for field, ours, theirs in _differences(record.identity, old["identity"]):
         raise ConfigError(field, ours, f"run {run.uri} was started with {theirs!r}; give another --run.run-id")
     return True
@@ -118,7 +125,9 @@ def read_result(run: Storage) -> dict[str, Any]:
 
 
 @contextmanager
-def fetched_checkpoint(run: Storage, name: str, only: tuple[str, ...] = ("model.safetensors", "state.json")) -> Iterator[Path]:
+def fetched_checkpoint(
+    run: Storage, name: str, only: tuple[str, ...] = ("model.safetensors", "state.json")
+) -> Iterator[Path]:
     """The named files of a checkpoint in a temporary local folder."""
     with tempfile.TemporaryDirectory() as folder:
         for file in only:
@@ -129,4 +138,9 @@ def fetched_checkpoint(run: Storage, name: str, only: tuple[str, ...] = ("model.
 def check_same_data(record: RunRecord, manifest: Manifest, data_uri: str) -> None:
     """Refuse to evaluate or go on with data that the run was not trained on. Raises ConfigError."""
     if manifest.digest != record.manifest_digest:
-        raise ConfigError("data.uri", data_uri, f"manifest {manifest.digest[:12]} is not the run's {record.manifest_digest[:12]}: it is another data set or version")
+        raise ConfigError(
+            "data.uri",
+            data_uri,
+            f"manifest {manifest.digest[:12]} is not the run's {record.manifest_digest[:12]}: it is another data set or"
+            " version",
+        )

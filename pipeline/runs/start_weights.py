@@ -1,7 +1,9 @@
-"""Where a training's first weights come from: fresh, a public file (``model.pretrained``), or a finished run of ours (``start_from``).
+"""Where a training's first weights come from: fresh, a public file (``model.pretrained``), or a finished run of ours
+(``start_from``).
 
-The driver finds the file, reads it, takes its sha256 and tries it on the model before any worker is taken; workers read it again and
-check the sha256, so that all of them start from what the driver saw. Who goes on from a checkpoint reads nothing here.
+The driver finds the file, reads it, takes its sha256 and tries it on the model before any worker is taken; workers read
+it again and check the sha256, so that all of them start from what the driver saw. Who goes on from a checkpoint reads
+nothing here.
 """
 
 from __future__ import annotations
@@ -48,7 +50,13 @@ class StartWeights:
     """With start_from: what to do where a tensor does not fit."""
 
     def __str__(self) -> str:
-        classifier = {START_FROM: ", classifier fresh: that run's classes are other ones" if self.fresh else ", classifier too: the classes are the same"}
+        classifier = {
+            START_FROM: (
+                ", classifier fresh: that run's classes are other ones"
+                if self.fresh
+                else ", classifier too: the classes are the same"
+            )
+        }
         return f"weights of {self.folder}/{self.name} (sha256 {self.digest[:12]}){classifier.get(self.field, '')}"
 
     def read(self) -> dict[str, Tensor]:
@@ -60,7 +68,13 @@ class StartWeights:
         where = f"node {socket.gethostname()} cannot read it; put it where every node does, such as s3://BUCKET/KEY"
         data = _read(self.field, self.source, self.folder, self.name, where)
         digest = hashlib.sha256(data).hexdigest()
-        require(digest == self.digest, self.field, self.source, f"the file was {self.digest[:12]} (sha256) when the run began and is {digest[:12]} now: put the first one back, or start another run")
+        require(
+            digest == self.digest,
+            self.field,
+            self.source,
+            f"the file was {self.digest[:12]} (sha256) when the run began and is {digest[:12]} now: put the first one"
+            " back, or start another run",
+        )
         return parse_weights(data, self.source, self.field)
 
 
@@ -74,17 +88,25 @@ def find_start(config: TrainConfig, classes: Sequence[str]) -> tuple[TrainConfig
         The config with the URI and the sha256 of what was found, and what workers need to know; None for fresh weights.
 
     Raises:
-        UserError: file or run are not there, not finished, not readable, not those of ``start_digest``, or do not fit the model.
+        UserError: file or run are not there, not finished, not readable, not those of ``start_digest``, or do not fit
+            the model.
     """
     if config.start_from:
         start, data = _of_run(config, classes)
         found = dataclasses.replace(config, start_from=start.source, start_digest=start.digest)
     elif config.model.pretrained:
         start, data = _of_file(config.model.pretrained)
-        found = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=start.source), start_digest=start.digest)
+        found = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, pretrained=start.source), start_digest=start.digest
+        )
     else:
         return config, None
-    require(config.start_digest in ("", start.digest), "start_digest", config.start_digest, f"the file of {start.field} = {start.source!r} has {start.digest}: give that, or the file meant")
+    require(
+        config.start_digest in ("", start.digest),
+        "start_digest",
+        config.start_digest,
+        f"the file of {start.field} = {start.source!r} has {start.digest}: give that, or the file meant",
+    )
     with torch.device("meta"):
         _build(found, len(classes), start, parse_weights(data, start.source, start.field))
     return found, start
@@ -95,7 +117,9 @@ def first_model(config: TrainConfig, num_classes: int, start: StartWeights | Non
     return _build(config, num_classes, start, start.read() if start else None)
 
 
-def _build(config: TrainConfig, num_classes: int, start: StartWeights | None, state: Mapping[str, Tensor] | None) -> ActionModel:
+def _build(
+    config: TrainConfig, num_classes: int, start: StartWeights | None, state: Mapping[str, Tensor] | None
+) -> ActionModel:
     options: dict[str, Any] = {"num_classes": num_classes, "crop": config.clip.crop}
     if start is None or state is None:
         return build_model(config.model, **options)
@@ -109,7 +133,9 @@ def _build(config: TrainConfig, num_classes: int, start: StartWeights | None, st
 def _of_file(value: str) -> tuple[StartWeights, bytes]:
     scheme, mark, rest = value.partition("://")
     fix = "give the path of a .safetensors or torch.save file, file:///PATH or s3://BUCKET/KEY"
-    require(not mark or scheme in ("file", "s3"), PRETRAINED, value, f"{fix}; what lies elsewhere must be downloaded first")
+    require(
+        not mark or scheme in ("file", "s3"), PRETRAINED, value, f"{fix}; what lies elsewhere must be downloaded first"
+    )
     # Workers run in other folders than this command, so a path has to be a whole one.
     uri = value if scheme == "s3" else "file://" + os.path.abspath(os.path.expanduser(rest if mark else value))
     folder, _, name = uri.rpartition("/")
@@ -118,7 +144,10 @@ def _of_file(value: str) -> tuple[StartWeights, bytes]:
     if scheme == "s3":
         _probe(PRETRAINED, value, folder)
     data = _read(PRETRAINED, value, folder, name, fix)
-    return StartWeights(field=PRETRAINED, source=uri, folder=folder, name=name, digest=hashlib.sha256(data).hexdigest()), data
+    return (
+        StartWeights(field=PRETRAINED, source=uri, folder=folder, name=name, digest=hashlib.sha256(data).hexdigest()),
+        data,
+    )
 
 
 def _of_run(config: TrainConfig, classes: Sequence[str]) -> tuple[StartWeights, bytes]:
@@ -138,7 +167,15 @@ def _of_run(config: TrainConfig, classes: Sequence[str]) -> tuple[StartWeights, 
     name = f"{checkpoint}/{WEIGHTS}"
     data = _read(START_FROM, value, run.uri, name, "the run's last checkpoint lacks its weights")
     fresh = () if same else classifier_names(config.model, crop=config.clip.crop)
-    start = StartWeights(field=START_FROM, source=run.uri, folder=run.uri, name=name, digest=hashlib.sha256(data).hexdigest(), fresh=fresh, fix=_fix(config, theirs))
+    start = StartWeights(
+        field=START_FROM,
+        source=run.uri,
+        folder=run.uri,
+        name=name,
+        digest=hashlib.sha256(data).hexdigest(),
+        fresh=fresh,
+        fix=_fix(config, theirs),
+    )
     return start, data
 
 
@@ -146,7 +183,12 @@ def _check_pixels(config: TrainConfig, theirs: TrainConfig, value: str) -> None:
     both = set(config.model.modalities) & set(theirs.model.modalities)
     for modality, field in (("rgb", "norm"), ("flow", "flow_std")):
         ours, learned = getattr(config.clip, field), getattr(theirs.clip, field)
-        require(modality not in both or ours == learned, f"clip.{field}", ours, f"{START_FROM} = {value!r} learned from {modality} with clip.{field} {learned}: use that")
+        require(
+            modality not in both or ours == learned,
+            f"clip.{field}",
+            ours,
+            f"{START_FROM} = {value!r} learned from {modality} with clip.{field} {learned}: use that",
+        )
 
 
 def _fix(config: TrainConfig, theirs: TrainConfig) -> str:
@@ -156,9 +198,27 @@ def _fix(config: TrainConfig, theirs: TrainConfig) -> str:
         return f"give a run of a {here['kind']} model; that one is of {there['kind']}"
     if there.get("unit") == "2D" != here.get("unit"):
         return f"that run is a 2D twin: give its checkpoint's {WEIGHTS} as {PRETRAINED} in place of {START_FROM}"
-    free = ("pretrained", "start", "num_steps", "strategy", "dropout", "recompute", "exact_literal", "pooled_gates", "backbone_norm")
-    unlike = [f"{'clip' if name == 'crop' else 'model'}.{name} {value} here and {there.get(name)} there" for name, value in here.items() if name not in free and value != there.get(name)]
-    return f"give a run of the same model, or make this one alike: {', '.join(unlike)}" if unlike else "give a run of the same model"
+    free = (
+        "pretrained",
+        "start",
+        "num_steps",
+        "strategy",
+        "dropout",
+        "recompute",
+        "exact_literal",
+        "pooled_gates",
+        "backbone_norm",
+    )
+    unlike = [
+        f"{'clip' if name == 'crop' else 'model'}.{name} {value} here and {there.get(name)} there"
+        for name, value in here.items()
+        if name not in free and value != there.get(name)
+    ]
+    return (
+        f"give a run of the same model, or make this one alike: {', '.join(unlike)}"
+        if unlike
+        else "give a run of the same model"
+    )
 
 
 def _probe(field: str, value: str, folder: str) -> None:
@@ -171,5 +231,9 @@ def _probe(field: str, value: str, folder: str) -> None:
 def _read(field: str, value: str, folder: str, name: str, fix: str) -> bytes:
     try:
         return open_storage(folder).read(name)
-    except (NotFoundError, StorageSetupError, OSError) as error:  # any other StorageError is a server that failed, and no wrong value
+    except (
+        NotFoundError,
+        StorageSetupError,
+        OSError,
+    ) as error:  # any other StorageError is a server that failed, and no wrong value
         raise ConfigError(field, value, f"{fix} ({error})") from error

@@ -1,8 +1,8 @@
 """Raw video to answer: what lies inside a registered model.
 
 The model repeats what preprocessing did to its training data (rate, short side, flow after the resize, 8-bit codes) and
-what evaluation did (views, centre crop, probabilities averaged over views and branches). It needs neither DALI, nor Ray,
-nor object storage.
+what evaluation did (views, centre crop, probabilities averaged over views and branches). It needs neither DALI, nor
+Ray, nor object storage.
 
     FOLDER/predictor.json      config, classes, preprocessing parameters, number of views and crops
     FOLDER/model.safetensors   weights
@@ -41,7 +41,15 @@ REQUIREMENTS = ("torch", "numpy", "pandas", "av", "opencv-contrib-python-headles
 
 def pack(folder: Path, weights: Path, state: dict[str, Any], num_views: int, num_crops: int = 1) -> None:
     """Write a predictor's folder from a checkpoint's weights and ``state.json``."""
-    card = {"config": state["config"], "classes": state["classes"], "stored": state["stored"], "num_views": num_views, "num_crops": num_crops, "manifest_digest": state["manifest_digest"], "run_id": state["run_id"]}
+    card = {
+        "config": state["config"],
+        "classes": state["classes"],
+        "stored": state["stored"],
+        "num_views": num_views,
+        "num_crops": num_crops,
+        "manifest_digest": state["manifest_digest"],
+        "run_id": state["run_id"],
+    }
     (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True))
     (folder / WEIGHTS).write_bytes(weights.read_bytes())
 
@@ -81,10 +89,14 @@ class Predictor:
     def probabilities(self, video: bytes, name: str = "video") -> np.ndarray:
         """(N,) float64 probabilities of one video file's bytes, averaged over views and branches."""
         try:
-            decoded = decode_video(video, short_side=self.stored.short_side, fps=self.stored.fps, max_frames=self.stored.max_frames)
+            decoded = decode_video(
+                video, short_side=self.stored.short_side, fps=self.stored.fps, max_frames=self.stored.max_frames
+            )
         except RejectedSource as error:
             raise UserError(f"{name}: {error}") from error
-        part = predict_part(self.model, [self._batch(decoded.frames_rgb_THWC)], device=self.device, precision=self.config.run.precision)
+        part = predict_part(
+            self.model, [self._batch(decoded.frames_rgb_THWC)], device=self.device, precision=self.config.run.precision
+        )
         return part.sums["video"]["fused"] / part.views["video"]
 
     def _batch(self, rgb_THWC: np.ndarray) -> Batch:
@@ -104,7 +116,9 @@ class Predictor:
     def _flow(self, rgb_THWC: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
         """Codes (T-1, 2H, W); only the ``wanted`` pairs are computed, the others stay 0 and are never looked at."""
         # The GPU's engine computes the same flow; without a GPU the CPU's is the fast one.
-        name = "numba" if self.stored.flow_engine == "torch" and not torch.cuda.is_available() else self.stored.flow_engine
+        name = (
+            "numba" if self.stored.flow_engine == "torch" and not torch.cuda.is_available() else self.stored.flow_engine
+        )
         gray, engine = to_gray(rgb_THWC), flow_engine(name, self.stored.flow_mode)
         codes = np.zeros((len(gray) - 1, 2 * gray.shape[1], gray.shape[2]), np.uint8)
         for t in wanted:

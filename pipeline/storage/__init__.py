@@ -1,8 +1,8 @@
 """S3 (boto3) and local files behind one small interface.
 
-    storage = open_storage("s3://bucket/prefix")      # or file:///folder
-    storage.write("a/b.json", b"{}")
-    storage.read_range("train/shard-000000.tar", offset=512, length=2048)
+storage = open_storage("s3://bucket/prefix")      # or file:///folder
+storage.write("a/b.json", b"{}")
+storage.read_range("train/shard-000000.tar", offset=512, length=2048)
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``offset``; fewer only where the object ends. Raises NotFoundError, StorageError."""
+        """Return ``length`` bytes from ``offset``; fewer only where the object ends. Raises NotFoundError,
+        StorageError.
+        """
 
     @abc.abstractmethod
     def write(self, path: str, data: bytes) -> None:
@@ -49,7 +51,9 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def version(self, path: str) -> str:
-        """A short text that changes when the object does (its bytes are not read). Raises NotFoundError, StorageError."""
+        """A short text that changes when the object does (its bytes are not read). Raises NotFoundError,
+        StorageError.
+        """
 
     @abc.abstractmethod
     def delete(self, path: str) -> None:
@@ -64,7 +68,8 @@ class Storage(abc.ABC):
         return True
 
     def within(self, deadline_s: float, on_retry: Callable[[], None] | None = None) -> Storage:
-        """This storage, for requests that shall end within ``deadline_s`` whatever the server does; files know no such limit.
+        """This storage, for requests that shall end within ``deadline_s`` whatever the server does; files know no such
+        limit.
 
         Args:
             on_retry: called before a request is repeated; what it raises ends the request.
@@ -81,8 +86,8 @@ class Storage(abc.ABC):
         try:
             next(iter(self.list("")), None)
             if write:
-                # One name for all, so that commands that are killed here leave one marker at most, which the next removes. It is gone
-                # where another command's probe has just done so: it has been written.
+                # One name for all, so that commands that are killed here leave one marker at most, which the next
+                # removes. It is gone where another command's probe has just done so: it has been written.
                 with contextlib.suppress(NotFoundError):
                     self.write(".probe", b"reciprocal")
                 self.delete(".probe")

@@ -29,8 +29,10 @@ _UMASK = _umask()  # read once: reading means setting, which another thread coul
 
 @contextlib.contextmanager
 def _temporary(folder: Path) -> Iterator[BinaryIO]:
-    """A new file of that folder, without a name where the file system can do that: then the kernel removes it with its process,
-    however that ends. Elsewhere (NFS) a process that is killed leaves a ``.tmp-`` file, which no listing shows."""
+    """A new file of that folder, without a name where the file system can do that: then the kernel removes it with its
+    process, however that ends. Elsewhere (NFS) a process that is killed leaves a ``.tmp-`` file, which no listing
+    shows.
+    """
     try:
         if not _CAN_NAME:
             raise OSError(errno.EOPNOTSUPP, "no files without a name")
@@ -61,7 +63,9 @@ def _name(file: BinaryIO, target: Path) -> None:
 
 
 class LocalStorage(Storage):
-    """``file:///FOLDER``. A write goes to a temporary file in its target's folder, is flushed to disk and takes its place."""
+    """``file:///FOLDER``. A write goes to a temporary file in its target's folder, is flushed to disk and takes its
+    place.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)

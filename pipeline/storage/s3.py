@@ -1,7 +1,8 @@
 """S3 through boto3: requests that outlive a restart of the server, checked uploads, and errors that say what to mend.
 
-Every request is repeated within a deadline (``pipeline.storage.s3_retry``), the reading of its body included, so that a server that
-is restarted or overloaded costs time and no work. Only ``probe``, which comes before any work, gives up at once.
+Every request is repeated within a deadline (``pipeline.storage.s3_retry``), the reading of its body included, so that a
+server that is restarted or overloaded costs time and no work. Only ``probe``, which comes before any work, gives up at
+once.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ _PART_THREADS = 4
 _PROBE_S = 10.0
 _READ_TIMEOUT_S, _TIMED_READ_TIMEOUT_S, _TIMED_TRIES = 60.0, 30.0, 6  # timed: within a deadline of the caller's
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
-_UNREACHABLE = (botocore.exceptions.EndpointConnectionError, botocore.exceptions.ConnectTimeoutError, botocore.exceptions.ProxyConnectionError)
+_UNREACHABLE = (
+    botocore.exceptions.EndpointConnectionError,
+    botocore.exceptions.ConnectTimeoutError,
+    botocore.exceptions.ProxyConnectionError,
+)
 
 
 def _client(read_timeout_s: float) -> Any:
@@ -47,12 +52,15 @@ def _client(read_timeout_s: float) -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def _make_client(who: tuple[object, ...], _endpoint: str, settings: tuple[tuple[str, str], ...], read_timeout_s: float) -> Any:
+def _make_client(
+    who: tuple[object, ...], _endpoint: str, settings: tuple[tuple[str, str], ...], read_timeout_s: float
+) -> Any:
     config = Config(
         retries={"total_max_attempts": 1, "mode": "standard"},  # s3_retry repeats
         connect_timeout=min(5.0, read_timeout_s),
         read_timeout=read_timeout_s,
-        # botocore puts its own together anew for every request, from 16 parts, twice: a fifth of what a small GET costs in Python.
+        # botocore puts its own together anew for every request, from 16 parts, twice: a fifth of what a small GET costs
+        # in Python.
         user_agent="reciprocal",
         max_pool_connections=64,
         tcp_keepalive=True,
@@ -84,14 +92,17 @@ class S3Storage(Storage):
         return f"S3Storage({self.uri!r})"
 
     def probe(self, *, write: bool) -> None:
-        """Fail early, see ``Storage.probe``: a server that is not there is not waited for, one that is busy for some seconds."""
+        """Fail early, see ``Storage.probe``: a server that is not there is not waited for, one that is busy for
+        some seconds.
+        """
         quick = copy.copy(self)
         quick._probing = True
         super(S3Storage, quick).probe(write=write)
 
     def within(self, deadline_s: float, on_retry: Callable[[], None] | None = None) -> S3Storage:
-        """See ``Storage.within``. The deadline stands in place of RECIPROCAL_S3_DEADLINE_S; bodies get no more time for their length.
-        A try that hears nothing for a sixth of it, at most 30 s, is given up and repeated."""
+        """See ``Storage.within``. The deadline stands in place of RECIPROCAL_S3_DEADLINE_S; bodies get no more time for
+        their length. A try that hears nothing for a sixth of it, at most 30 s, is given up and repeated.
+        """
         timed = copy.copy(self)
         timed._within_s, timed._on_retry = deadline_s, on_retry
         return timed
@@ -114,7 +125,10 @@ class S3Storage(Storage):
                 raise
             if most is not None and answer["ContentLength"] > most:  # the whole object, gigabytes of it perhaps
                 answer["Body"].close()
-                raise StorageError(f"{self.uri}/{path}: the server ignores Range: it sends {answer['ContentLength']} bytes where {most} were asked for")
+                raise StorageError(
+                    f"{self.uri}/{path}: the server ignores Range: it sends {answer['ContentLength']} bytes where"
+                    f" {most} were asked for"
+                )
             return whole_body(answer, deadline)
 
         return self._request(path, attempt)
@@ -142,12 +156,16 @@ class S3Storage(Storage):
         self._request(path, attempt, num_bytes=size)
 
     def _put_parts(self, path: str, read_at: Callable[[int, int], bytes], size: int) -> None:
-        """Upload in parts, each repeated alone. A process that is killed leaves parts behind, which no listing shows; a bucket's
-        lifecycle rule (AbortIncompleteMultipartUpload) removes them."""
+        """Upload in parts, each repeated alone. A process that is killed leaves parts behind, which no listing shows; a
+        bucket's lifecycle rule (AbortIncompleteMultipartUpload) removes them.
+        """
         key = self.prefix + path
         names = {"Bucket": self.bucket, "Key": key}
         part_bytes = max(_PART_BYTES, -(-size // _MAX_PARTS))
-        upload = {**names, "UploadId": self._request(path, lambda client, _: client.create_multipart_upload(**names))["UploadId"]}
+        upload = {
+            **names,
+            "UploadId": self._request(path, lambda client, _: client.create_multipart_upload(**names))["UploadId"],
+        }
 
         def send(number: int) -> dict[str, Any]:
             offset = (number - 1) * part_bytes
@@ -179,7 +197,9 @@ class S3Storage(Storage):
             raise
 
     def size(self, path: str) -> int:
-        return self._request(path, lambda client, _: client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ContentLength"])
+        return self._request(
+            path, lambda client, _: client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ContentLength"]
+        )
 
     def list(self, prefix: str = "") -> Iterator[str]:
         for path, _ in self._objects(prefix):
@@ -189,7 +209,9 @@ class S3Storage(Storage):
         return self._objects(prefix)
 
     def version(self, path: str) -> str:
-        return self._request(path, lambda client, _: client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ETag"])
+        return self._request(
+            path, lambda client, _: client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ETag"]
+        )
 
     def _objects(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Paths and sizes, page by page; each page is a request of its own."""
@@ -209,12 +231,16 @@ class S3Storage(Storage):
         # One by one: DeleteObjects needs a Content-MD5 on some servers, which boto3 no longer sends.
         self._request(path, lambda client, _: client.delete_object(Bucket=self.bucket, Key=self.prefix + path))
 
-    def _request(self, path: str, attempt: Callable[[Any, Deadline], T], *, num_bytes: int = 0, allowed_s: float = 0.0) -> T:
+    def _request(
+        self, path: str, attempt: Callable[[Any, Deadline], T], *, num_bytes: int = 0, allowed_s: float = 0.0
+    ) -> T:
         """``attempt(client, deadline)``, repeated until the deadline; errors become the project's own."""
         where = f"{self.uri}/{path}".rstrip("/")
         if self._within_s:
             read_timeout_s = min(_TIMED_READ_TIMEOUT_S, self._within_s / _TIMED_TRIES)
-            deadline = Deadline(self._within_s - read_timeout_s, fixed=True)  # a try that begins at its very end may last for the timeout
+            deadline = Deadline(
+                self._within_s - read_timeout_s, fixed=True
+            )  # a try that begins at its very end may last for the timeout
         else:
             read_timeout_s = _PROBE_S if self._probing else _READ_TIMEOUT_S
             deadline = Deadline(allowed_s or min(deadline_s(), _PROBE_S if self._probing else float("inf")))
@@ -230,17 +256,29 @@ class S3Storage(Storage):
         except botocore.exceptions.ClientError as error:
             code = _code(error)
             if code == "NoSuchBucket":
-                raise StorageSetupError(f"bucket {self.bucket!r} does not exist: create it or name another in {self.uri}") from error
+                raise StorageSetupError(
+                    f"bucket {self.bucket!r} does not exist: create it or name another in {self.uri}"
+                ) from error
             if code in _ABSENT:
                 raise NotFoundError(f"{where} does not exist") from error
             if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403):
-                raise StorageSetupError(f"access to {where} is denied ({code}): check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or role)") from error
+                raise StorageSetupError(
+                    f"access to {where} is denied ({code}): check the credentials (AWS_ACCESS_KEY_ID,"
+                    " AWS_SECRET_ACCESS_KEY or role)"
+                ) from error
             raise StorageError(f"{where}: {error}") from error
         except botocore.exceptions.NoCredentialsError as error:
-            raise StorageSetupError(f"no credentials for {self.uri}: start the local stack (python -m infra.local up) or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+            raise StorageSetupError(
+                f"no credentials for {self.uri}: start the local stack (python -m infra.local up) or set"
+                " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
         except _UNREACHABLE as error:
             stack = find_stack() if s3_settings() else None
-            fix = "the local stack is down: python -m infra.local up" if stack else "check AWS_ENDPOINT_URL and the network"
+            fix = (
+                "the local stack is down: python -m infra.local up"
+                if stack
+                else "check AWS_ENDPOINT_URL and the network"
+            )
             raise StorageSetupError(f"no S3 server answers for {self.uri} ({error}): {fix}") from error
         except (botocore.exceptions.BotoCoreError, boto3.exceptions.Boto3Error) as error:  # type: ignore[attr-defined]
             raise StorageError(f"{where}: {error}") from error

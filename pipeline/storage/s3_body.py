@@ -12,9 +12,11 @@ _PIECE_BYTES = 1 << 20
 
 
 class UploadBody(io.RawIOBase):
-    """What is sent, in small pieces, each under the socket's timeout and the request's deadline; as one ``bytes`` it would be under neither.
+    """What is sent, in small pieces, each under the socket's timeout and the request's deadline; as one ``bytes`` it
+    would be under neither.
 
-    Reads with ``pread``-like calls, so that the parts of one file can be sent at the same time, and none is held in memory.
+    Reads with ``pread``-like calls, so that the parts of one file can be sent at the same time, and none is held in
+    memory.
     """
 
     def __init__(self, read_at: Callable[[int, int], bytes], size: int, deadline: Deadline) -> None:
@@ -56,7 +58,8 @@ def whole_body(answer: dict[str, Any], deadline: Deadline) -> bytes:
     """
     length, body = int(answer["ContentLength"]), answer["Body"]
     deadline.allow_for(length)
-    # The stream below botocore's: its read1 returns after one recv, while read(n) waits for n bytes however slowly they come.
+    # The stream below botocore's: its read1 returns after one recv, while read(n) waits for n bytes however slowly they
+    # come.
     stream, pieces, arrived = body._raw_stream, [], 0
     try:
         while arrived < length:

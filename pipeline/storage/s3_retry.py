@@ -1,11 +1,12 @@
 """Which S3 failures pass by themselves, and how long to wait for that.
 
-Everything that a restarted, overloaded or distant server does to a request passes: refused and reset connections, timeouts, 5xx
-and SlowDown, bodies cut short. Such a request is repeated, after exponentially longer pauses with full jitter (uniform in
-[0, ceiling], so that many workers do not return in step), until its deadline. Refusals (403, no such bucket, no such key) are final.
+Everything that a restarted, overloaded or distant server does to a request passes: refused and reset connections,
+timeouts, 5xx and SlowDown, bodies cut short. Such a request is repeated, after exponentially longer pauses with full
+jitter (uniform in [0, ceiling], so that many workers do not return in step), until its deadline. Refusals (403, no such
+bucket, no such key) are final.
 
-The repeating is done here and nowhere else: boto3's own retries are off, because two loops inside each other multiply their
-attempts (8 x 8), know nothing of a deadline, and never cover the reading of a body.
+The repeating is done here and nowhere else: boto3's own retries are off, because two loops inside each other multiply
+their attempts (8 x 8), know nothing of a deadline, and never cover the reading of a body.
 """
 
 from __future__ import annotations
@@ -36,9 +37,19 @@ _QUIET_S = 5.0  # trouble shorter than this is not worth a line in the log
 _JITTER = random.SystemRandom()  # forked workers share the state of the usual generator, and would pause alike
 
 _PASSING_CODES = {
-    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "ServiceUnavailable", "InternalError",
-    "RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "OperationAborted",  # 4xx: a body did not arrive whole
-}  # fmt: skip
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "TooManyRequests",
+    "ServiceUnavailable",
+    "InternalError",
+    "RequestTimeout",
+    "IncompleteBody",
+    "BadDigest",
+    "XAmzContentSHA256Mismatch",
+    "OperationAborted",  # 4xx: a body did not arrive whole
+}
 _PASSING = (
     botocore.exceptions.ConnectionError,  # refused, closed, timed out
     botocore.exceptions.HTTPClientError,  # the same on the way, and bodies cut short
@@ -116,7 +127,9 @@ def passes(error: Exception) -> bool:
     if isinstance(error, botocore.exceptions.ClientError):
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return code in _PASSING_CODES or status in (408, 429) or (status >= 500 and status != 501)  # 501: never will be implemented
+        return (
+            code in _PASSING_CODES or status in (408, 429) or (status >= 500 and status != 501)
+        )  # 501: never will be implemented
     return isinstance(error, _PASSING)
 
 
@@ -148,7 +161,9 @@ def persist(
             # The exponent is bounded, because 2.0 ** 1024 overflows.
             pause_s = _JITTER.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries - 1, 10)))
             if deadline.left_s <= pause_s:
-                raise StorageError(f"{where}: given up after {tries} tries in {deadline.elapsed_s:.0f} s; the last: {_line(error)}") from error
+                raise StorageError(
+                    f"{where}: given up after {tries} tries in {deadline.elapsed_s:.0f} s; the last: {_line(error)}"
+                ) from error
             if not warned and deadline.elapsed_s > _QUIET_S:
                 warned = True
                 log.warning("%s: %s; trying again for up to %.0f s", where, _line(error), deadline.left_s)

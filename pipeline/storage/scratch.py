@@ -1,8 +1,10 @@
 """Folders for temporary files that do not outlive their process for long, even when it is killed.
 
-``tempfile`` cleans up when a block is left; a process that is killed leaves its files for ever, and preprocessing is killed by
-design: Ray ends workers, the kernel ends those that take too much memory. Here every folder is locked by its owner (``flock``, which
-the kernel takes back however the owner ends), and whoever makes a new one removes those that nobody holds any more.
+``tempfile`` cleans up when a block is left; a process that is killed leaves its files for ever, and preprocessing is
+killed by
+design: Ray ends workers, the kernel ends those that take too much memory. Here every folder is locked by its owner
+(``flock``, which the kernel takes back however the owner ends), and whoever makes a new one removes those that nobody
+holds any more.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _MAKING_S = 3600.0  # from its name's birth to its lock a folder needs microseco
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new folder below TMPDIR, removed when the block is left, or by ``remove_abandoned`` after this process was killed.
+    """A new folder below TMPDIR, removed when the block is left, or by ``remove_abandoned`` after this process was
+    killed.
 
     Raises:
         OSError: TMPDIR is full or cannot be written.

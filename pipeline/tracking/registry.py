@@ -32,7 +32,8 @@ class Predictor(Protocol):
 
 
 class VideoModel(mlflow.pyfunc.PythonModel):
-    """pyfunc flavour: a table with the column ``video`` (bytes of whole files) to ``labels`` and ``probabilities``, best first.
+    """pyfunc flavour: a table with the column ``video`` (bytes of whole files) to ``labels`` and ``probabilities``,
+    best first.
 
     Args:
         load: from the artifact folder to a Predictor.
@@ -73,7 +74,16 @@ class Version:
         return f"models:/{self.name}/{self.version}"
 
 
-def register(name: str, *, tracking_run_id: str, folder: Path, model_code: Path, code: Sequence[Path], requirements: Sequence[str], tags: Mapping[str, str]) -> Version:
+def register(
+    name: str,
+    *,
+    tracking_run_id: str,
+    folder: Path,
+    model_code: Path,
+    code: Sequence[Path],
+    requirements: Sequence[str],
+    tags: Mapping[str, str],
+) -> Version:
     """Log ``folder`` as a pyfunc model of a run and register it as the next version of ``name``.
 
     Args:
@@ -88,7 +98,9 @@ def register(name: str, *, tracking_run_id: str, folder: Path, model_code: Path,
     mlflow.set_tracking_uri(address())
     with mlflow.start_run(run_id=tracking_run_id, log_system_metrics=False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example.*")
-        logging.getLogger("mlflow").setLevel(logging.ERROR)  # an input example would be a whole video; the rest is progress
+        logging.getLogger("mlflow").setLevel(
+            logging.ERROR
+        )  # an input example would be a whole video; the rest is progress
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(model_code),
@@ -103,8 +115,12 @@ def register(name: str, *, tracking_run_id: str, folder: Path, model_code: Path,
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    created = mlflow_client.create_model_version(name, info.model_uri, tracking_run_id, tags=dict(tags), model_id=info.model_id)
-    return Version(name=name, version=str(created.version), tracking_run_id=tracking_run_id, tags=dict(tags), aliases=())
+    created = mlflow_client.create_model_version(
+        name, info.model_uri, tracking_run_id, tags=dict(tags), model_id=info.model_id
+    )
+    return Version(
+        name=name, version=str(created.version), tracking_run_id=tracking_run_id, tags=dict(tags), aliases=()
+    )
 
 
 def holder(name: str, alias: str) -> Version | None:
@@ -136,11 +152,19 @@ def versions(name: str) -> list[Version]:
     for alias, number in model.aliases.items():
         aliases.setdefault(str(number), []).append(alias)
     found = mlflow_client.search_model_versions(f"name = '{name}'")
-    return sorted((_version(v, tuple(sorted(aliases.get(str(v.version), ())))) for v in found), key=lambda v: int(v.version))
+    return sorted(
+        (_version(v, tuple(sorted(aliases.get(str(v.version), ())))) for v in found), key=lambda v: int(v.version)
+    )
 
 
 def _version(found: Any, aliases: tuple[str, ...] = ()) -> Version:
-    return Version(name=found.name, version=str(found.version), tracking_run_id=found.run_id or "", tags=dict(found.tags), aliases=aliases)
+    return Version(
+        name=found.name,
+        version=str(found.version),
+        tracking_run_id=found.run_id or "",
+        tags=dict(found.tags),
+        aliases=aliases,
+    )
 
 
 def load_model(uri: str) -> Any:
@@ -153,4 +177,6 @@ def load_model(uri: str) -> Any:
     try:
         return mlflow.pyfunc.load_model(uri)
     except MlflowException as error:
-        raise UserError(f"cannot load {uri}: {str(error).splitlines()[0]}; use models:/NAME@ALIAS or models:/NAME/VERSION") from error
+        raise UserError(
+            f"cannot load {uri}: {str(error).splitlines()[0]}; use models:/NAME@ALIAS or models:/NAME/VERSION"
+        ) from error

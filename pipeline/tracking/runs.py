@@ -1,7 +1,7 @@
 """One MLflow run per training, evaluation or preprocessing run, found again by a tag.
 
-The driver creates the run and passes its id on; rank 0 logs into it. A command that is run again finds its MLflow run by
-the tag ``reciprocal.run_id`` instead of making a second one.
+The driver creates the run and passes its id on; rank 0 logs into it. A command that is run again finds its MLflow run
+by the tag ``reciprocal.run_id`` instead of making a second one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _MAX_VALUE = 6000  # characters of a parameter's value
 
 
 def address() -> str:
-    """The tracking server's address; with no stack and no ``MLFLOW_TRACKING_URI``, a database file in the state folder."""
+    """The tracking server's address; with no stack and no ``MLFLOW_TRACKING_URI``, a database file in the state
+    folder.
+    """
     if uri := tracking_uri():
         return uri
     folder = home() / "offline"
@@ -40,7 +42,9 @@ def client() -> mlflow.MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # commands print the page's address themselves
+    os.environ.setdefault(
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+    )  # commands print the page's address themselves
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -62,12 +66,16 @@ def find_run(mlflow_client: mlflow.MlflowClient, experiment: str, run_id: str) -
     found = mlflow_client.get_experiment_by_name(experiment)
     if found is None:
         return None
-    runs = mlflow_client.search_runs([found.experiment_id], f"tags.`{TAG}` = '{run_id}'", ViewType.ACTIVE_ONLY, max_results=1)
+    runs = mlflow_client.search_runs(
+        [found.experiment_id], f"tags.`{TAG}` = '{run_id}'", ViewType.ACTIVE_ONLY, max_results=1
+    )
     return runs[0] if runs else None
 
 
 def start_run(experiment: str, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-    """Find or create the run tagged ``run_id``; returns MLflow's own id. Parameters are set once, when it is created."""
+    """Find or create the run tagged ``run_id``; returns MLflow's own id. Parameters are set once, when it is
+    created.
+    """
     mlflow_client = client()
     if run := find_run(mlflow_client, experiment, run_id):
         mlflow_client.update_run(run.info.run_id, status="RUNNING")
@@ -86,7 +94,9 @@ def _create_experiment(mlflow_client: mlflow.MlflowClient, name: str) -> str:
         # The kind makes MLflow's page open on runs and curves instead of its views for language models.
         # A server proxies artifacts; without one they lie beside the database file.
         location = f"file://{home() / 'offline' / 'artifacts'}" if address().startswith("sqlite:") else None
-        return mlflow_client.create_experiment(name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"})
+        return mlflow_client.create_experiment(
+            name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
+        )
     except MlflowException:  # somebody else created it between our look and our call
         found = mlflow_client.get_experiment_by_name(name)
         if found is None:
@@ -110,7 +120,9 @@ class RunTracker:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Add one point to each curve; names may hold ``/``."""
         now = int(time.time() * 1000)
-        client().log_batch(self.tracking_run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()])
+        client().log_batch(
+            self.tracking_run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()]
+        )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         client().log_batch(self.tracking_run_id, tags=[RunTag(key, value) for key, value in tags.items()])

@@ -50,12 +50,25 @@ class RunFacts:
     tracking_run_id: str = ""
 
 
-def save_main(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, position: Position, facts: RunFacts, metrics: dict[str, float]) -> None:
+def save_main(
+    folder: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    position: Position,
+    facts: RunFacts,
+    metrics: dict[str, float],
+) -> None:
     """Write rank 0's part of a checkpoint."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     safetensors.torch.save_file(weights, folder / WEIGHTS)
     torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, folder / "optimizer.pt")
-    state = {"version": CHECKPOINT_VERSION, "position": dataclasses.asdict(position), "metrics": metrics, **dataclasses.asdict(facts)}
+    state = {
+        "version": CHECKPOINT_VERSION,
+        "position": dataclasses.asdict(position),
+        "metrics": metrics,
+        **dataclasses.asdict(facts),
+    }
     (folder / "state.json").write_text(json.dumps(state, sort_keys=True, indent=1))
 
 
@@ -76,7 +89,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not a checkpoint: {error}") from error
     if state.get("version") != CHECKPOINT_VERSION:
-        raise UserError(f"checkpoint version {state.get('version')!r} of {folder}: this code reads {CHECKPOINT_VERSION}")
+        raise UserError(
+            f"checkpoint version {state.get('version')!r} of {folder}: this code reads {CHECKPOINT_VERSION}"
+        )
     return state
 
 
@@ -87,7 +102,9 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
     wrong = [name for name in expected if name not in weights or weights[name].shape != expected[name].shape]
     extra = [name for name in weights if name not in expected]
     if wrong or extra:
-        raise UserError(f"weights of {folder} do not fit the model: missing or of another shape {wrong[:3]}, unknown {extra[:3]}")
+        raise UserError(
+            f"weights of {folder} do not fit the model: missing or of another shape {wrong[:3]}, unknown {extra[:3]}"
+        )
     model.load_state_dict(weights)
 
 

@@ -16,7 +16,15 @@ import torch
 from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.models import ActionModel, freeze_batchnorm
-from pipeline.training.checkpoint import Position, RunFacts, load_main, read_samples, read_state, save_main, save_samples
+from pipeline.training.checkpoint import (
+    Position,
+    RunFacts,
+    load_main,
+    read_samples,
+    read_state,
+    save_main,
+    save_samples,
+)
 from pipeline.training.collective import average_buffers, gather_objects, world_size
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.step import Stepper
@@ -116,7 +124,11 @@ def train(
                 batch = batch.to(device, non_blocking=True)
             with times.spent("step_s"):
                 complete = stepper(batch, position.global_step)
-            keys += [k for k, w in zip(batch.keys, batch.weights.tolist(), strict=True) if w > 0] if config.run.log_samples else []
+            keys += (
+                [k for k, w in zip(batch.keys, batch.weights.tolist(), strict=True) if w > 0]
+                if config.run.log_samples
+                else []
+            )
             if not complete:
                 continue
             if config.run.log_samples:
@@ -129,8 +141,20 @@ def train(
                 if tracker:
                     tracker.log_metrics(metrics, position.global_step)
                 if rank == 0:
-                    log.info("epoch %d step %d/%d loss %.4f top1 %.3f %.1f clips/s", epoch, position.step, steps, metrics["train/loss"], metrics["train/top1"], metrics["train/clips_per_s"])
-            if config.run.checkpoint_steps and position.global_step % config.run.checkpoint_steps == 0 and position.step < steps:
+                    log.info(
+                        "epoch %d step %d/%d loss %.4f top1 %.3f %.1f clips/s",
+                        epoch,
+                        position.step,
+                        steps,
+                        metrics["train/loss"],
+                        metrics["train/top1"],
+                        metrics["train/clips_per_s"],
+                    )
+            if (
+                config.run.checkpoint_steps
+                and position.global_step % config.run.checkpoint_steps == 0
+                and position.step < steps
+            ):
                 save()
                 lap = _Lap(times)  # a checkpoint's time is nobody's rate
         position.epoch, position.step = epoch + 1, 0
@@ -146,7 +170,9 @@ def train(
     return metrics
 
 
-def _tell(times: StepTimes, loader: Loader, wrapped: torch.nn.Module, rank: int, tracker: Tracker | None, step: int) -> None:
+def _tell(
+    times: StepTimes, loader: Loader, wrapped: torch.nn.Module, rank: int, tracker: Tracker | None, step: int
+) -> None:
     """Collective: say where the time of all ranks went."""
     own = {**dataclasses.asdict(times), **loader.metrics(), "exchange_s": communication_s(wrapped)}
     ranks = gather_objects(own)
@@ -154,7 +180,10 @@ def _tell(times: StepTimes, loader: Loader, wrapped: torch.nn.Module, rank: int,
         return
     mean = {name: sum(r.get(name, 0.0) for r in ranks) / len(ranks) for name in own}
     verdict = judge(
-        StepTimes(times.steps, mean["wait_s"], mean["copy_s"], mean["step_s"]), mean, decode_share=mean.get("decode_share", 1.0), exchange_s=mean["exchange_s"]
+        StepTimes(times.steps, mean["wait_s"], mean["copy_s"], mean["step_s"]),
+        mean,
+        decode_share=mean.get("decode_share", 1.0),
+        exchange_s=mean["exchange_s"],
     )
     log.info("the run is %s", verdict)
     if tracker:
@@ -166,8 +195,11 @@ def _distribute(model: ActionModel, device: torch.device) -> torch.nn.Module:
     if world_size() == 1:
         return model
     ids = [device.index or 0] if device.type == "cuda" else None
-    # Running statistics are not looked at in training; they are averaged when they are (average_buffers), not at every step.
-    return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, forward_sync_buffers=False)
+    # Running statistics are not looked at in training; they are averaged when they are (average_buffers), not at every
+    # step.
+    return torch.nn.parallel.DistributedDataParallel(
+        model, device_ids=ids, gradient_as_bucket_view=True, forward_sync_buffers=False
+    )
 
 
 def _train_mode(model: ActionModel, config: TrainConfig) -> None:

@@ -11,7 +11,11 @@ import torch.nn.functional as F
 
 
 def supervised_loss(
-    outputs: Mapping[str, torch.Tensor], labels_B: torch.Tensor, weights_B: torch.Tensor, total_weight: torch.Tensor, label_smoothing: float = 0.0
+    outputs: Mapping[str, torch.Tensor],
+    labels_B: torch.Tensor,
+    weights_B: torch.Tensor,
+    total_weight: torch.Tensor,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Weighted mean over clips of ``sum over branches and steps of CE``.
 
@@ -29,7 +33,12 @@ def supervised_loss(
     loss = torch.zeros((), device=labels_B.device)
     for logits_BSN in outputs.values():
         steps = logits_BSN.shape[1]
-        ce = F.cross_entropy(logits_BSN.float().flatten(0, 1), labels_B.repeat_interleave(steps), reduction="none", label_smoothing=label_smoothing)
+        ce = F.cross_entropy(
+            logits_BSN.float().flatten(0, 1),
+            labels_B.repeat_interleave(steps),
+            reduction="none",
+            label_smoothing=label_smoothing,
+        )
         # where, not a product: a filler's loss may be infinite, and 0 * inf is NaN
         per_clip = ce.view(-1, steps).sum(1)
         loss = loss + torch.where(weights_B > 0, per_clip * weights_B, torch.zeros_like(per_clip)).sum()

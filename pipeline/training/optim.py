@@ -10,7 +10,9 @@ from pipeline.config.train import OptimConfig
 
 
 def build_optimizer(groups: dict[str, list[torch.nn.Parameter]], config: OptimConfig) -> torch.optim.Optimizer:
-    """SGD or Adam over ``{"backbone": [...], "head": [...]}``, each with its own learning rate. L2 is on all weights (the papers' habit)."""
+    """SGD or Adam over ``{"backbone": [...], "head": [...]}``, each with its own learning rate. L2 is on all
+    weights (the papers' habit).
+    """
     lr = {"backbone": config.backbone_lr, "head": config.lr}
     parameters = [{"params": params, "lr": lr[name], "name": name} for name, params in groups.items() if params]
     if config.name == "sgd":
@@ -19,7 +21,9 @@ def build_optimizer(groups: dict[str, list[torch.nn.Parameter]], config: OptimCo
 
 
 def lr_factor(config: OptimConfig, total_steps: int, step: int) -> float:
-    """Multiplier of every learning rate at ``step`` (0-based): linear warm-up, then constant or half a cosine to 0.01."""
+    """Multiplier of every learning rate at ``step`` (0-based): linear warm-up, then constant or half a cosine to
+    0.01.
+    """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -29,6 +33,8 @@ def lr_factor(config: OptimConfig, total_steps: int, step: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig, total_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, config: OptimConfig, total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
     """``lr_factor`` as a torch scheduler; step it once after every optimiser step."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, total_steps, step))

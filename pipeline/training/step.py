@@ -38,7 +38,11 @@ class Sums:
         loss, weight, correct, norm, steps = sum_over_ranks(self.values.clone()).tolist()
         self.values.zero_()
         ranks = world_size()
-        return {"loss": loss / max(steps / ranks, 1), "top1": correct / max(weight, 1e-12), "grad_norm": norm / max(steps, 1)}
+        return {
+            "loss": loss / max(steps / ranks, 1),
+            "top1": correct / max(weight, 1e-12),
+            "grad_norm": norm / max(steps, 1),
+        }
 
 
 class Stepper:
@@ -52,7 +56,15 @@ class Stepper:
     Dropout differs between pieces and ranks, the drawn supervision steps do not.
     """
 
-    def __init__(self, model: torch.nn.Module, core: ActionModel, optimizer: torch.optim.Optimizer, scheduler: Any, config: TrainConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        core: ActionModel,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        config: TrainConfig,
+        device: torch.device,
+    ) -> None:
         self.model, self.core, self.optimizer, self.scheduler = model, core, optimizer, scheduler
         self.config, self.device = config, device
         self._loss = self._weight = self._correct = torch.zeros((), device=device)  # of the step's pieces so far
@@ -61,7 +73,8 @@ class Stepper:
     def __call__(self, batch: Batch, global_step: int) -> bool:
         """Take one piece of global batch ``global_step`` through the model; update after its last one.
 
-        Gradients of the pieces add up as sums over clips and are divided by the weight of the whole global batch, which is known
+        Gradients of the pieces add up as sums over clips and are divided by the weight of the whole global batch, which
+        is known
         at the end: a damaged clip, wherever it is, leaves the others' weights as they are.
 
         Returns:
@@ -81,7 +94,13 @@ class Stepper:
         with contextlib.nullcontext() if complete else self._alone():
             with autocast(self.config.run.precision, self.device):
                 outputs = self.model(batch.inputs, steps=drawn)
-            loss = supervised_loss(outputs, batch.labels, batch.weights, torch.tensor(float(size), device=self.device), self.config.optim.label_smoothing)
+            loss = supervised_loss(
+                outputs,
+                batch.labels,
+                batch.weights,
+                torch.tensor(float(size), device=self.device),
+                self.config.optim.label_smoothing,
+            )
             (loss * world_size()).backward()  # DDP takes the mean over ranks
         with torch.no_grad():
             self._loss += loss.detach()
@@ -94,7 +113,11 @@ class Stepper:
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Gradients stay on their rank: they travel once a step, with its last piece."""
-        return self.model.no_sync() if isinstance(self.model, torch.nn.parallel.DistributedDataParallel) else contextlib.nullcontext()
+        return (
+            self.model.no_sync()
+            if isinstance(self.model, torch.nn.parallel.DistributedDataParallel)
+            else contextlib.nullcontext()
+        )
 
     def _update(self, batch: Batch, global_step: int) -> None:
         size, own_weight = self.config.data.batch_size, self._weight.clone()
@@ -106,9 +129,14 @@ class Stepper:
         norm = torch.nn.utils.clip_grad_norm_(self.core.parameters(), limit)
         if not torch.isfinite(norm):
             loss = (self._loss * scale).item()
-            raise ReciprocalError(f"loss {loss:.3g} or gradient norm {norm.item():.3g} is not finite at step {global_step}, samples {', '.join(batch.keys[:4])}...: lower optim.lr or optim.clip_norm")
+            raise ReciprocalError(
+                f"loss {loss:.3g} or gradient norm {norm.item():.3g} is not finite at step {global_step}, samples"
+                f" {', '.join(batch.keys[:4])}...: lower optim.lr or optim.clip_norm"
+            )
         self.optimizer.step()
         self.scheduler.step()
         with torch.no_grad():
             one = torch.ones((), dtype=torch.float64, device=self.device)
-            self.sums.values += torch.stack([(self._loss * scale).double(), own_weight.double(), self._correct.double(), norm.double(), one])
+            self.sums.values += torch.stack(
+                [(self._loss * scale).double(), own_weight.double(), self._correct.double(), norm.double(), one]
+            )

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
-_WAITS = 0.10  # share of a run's time in which a trainer may wait for data before data is called the bound: no mending gains more
+# share of a run's time in which a trainer may wait for data before data is called the bound: no mending gains more
+_WAITS = 0.10
 _TALKS = 0.25  # share of a run's time in exchanging gradients that nothing hides
 
 
@@ -74,16 +75,30 @@ class Verdict:
 
 
 _ADVICE = {
-    "storage": "more GETs in flight (data.fetch_threads), a cache on local disk (data.cache_dir), or a bucket that is nearer",
-    "decode": "more run.cpus_per_worker, decoding on a GPU (data.device), a smaller stored.short_side or clip.stride, or fewer modalities",
-    "augment": "more run.cpus_per_worker, augmentation on a GPU (data.device), a smaller clip.crop, or no colour jitter",
+    "storage": (
+        "more GETs in flight (data.fetch_threads), a cache on local disk (data.cache_dir), or a bucket that is nearer"
+    ),
+    "decode": (
+        "more run.cpus_per_worker, decoding on a GPU (data.device), a smaller stored.short_side or clip.stride, or"
+        " fewer modalities"
+    ),
+    "augment": (
+        "more run.cpus_per_worker, augmentation on a GPU (data.device), a smaller clip.crop, or no colour jitter"
+    ),
     "copy": "decode on the GPU (data.device = gpu), so that nothing is copied, or a smaller data.micro_batch",
-    "compute": "the data keeps up: a faster or a further device (run.num_workers), bf16 (run.precision), a smaller model or clip.crop",
-    "communication": "a larger data.batch_size a rank, fewer nodes with more GPUs each, or a faster network between them",
+    "compute": (
+        "the data keeps up: a faster or a further device (run.num_workers), bf16 (run.precision), a smaller model or"
+        " clip.crop"
+    ),
+    "communication": (
+        "a larger data.batch_size a rank, fewer nodes with more GPUs each, or a faster network between them"
+    ),
 }
 
 
-def judge(times: StepTimes, loader: Mapping[str, float], *, decode_share: float = 1.0, exchange_s: float = 0.0) -> Verdict:
+def judge(
+    times: StepTimes, loader: Mapping[str, float], *, decode_share: float = 1.0, exchange_s: float = 0.0
+) -> Verdict:
     """What bounds a run.
 
     Args:
@@ -93,16 +108,25 @@ def judge(times: StepTimes, loader: Mapping[str, float], *, decode_share: float 
         exchange_s: seconds a step in which only gradients were exchanged.
 
     Returns:
-        The verdict. Data is the bound where the trainer waits more than 10 % of its time; then storage, decoding or augmentation,
-        whichever takes most of the loader's time.
+        The verdict. Data is the bound where the trainer waits more than 10 % of its time; then storage, decoding or
+        augmentation, whichever takes most of the loader's time.
     """
     total = max(times.total_s, 1e-9)
     fetch_s, decode_s = loader.get("fetch_wait_s", 0.0), loader.get("decode_s", 0.0)
     busy = max(fetch_s + decode_s, 1e-9)
     waits = times.wait_s / total
-    data = {"storage": waits * fetch_s / busy, "decode": waits * decode_s * decode_share / busy, "augment": waits * decode_s * (1 - decode_share) / busy}
+    data = {
+        "storage": waits * fetch_s / busy,
+        "decode": waits * decode_s * decode_share / busy,
+        "augment": waits * decode_s * (1 - decode_share) / busy,
+    }
     communication = min(exchange_s * times.steps, times.step_s) / total
-    shares = {**data, "copy": times.copy_s / total, "compute": times.step_s / total - communication, "communication": communication}
+    shares = {
+        **data,
+        "copy": times.copy_s / total,
+        "compute": times.step_s / total - communication,
+        "communication": communication,
+    }
     if waits > _WAITS:
         bound = max(data, key=lambda name: data[name])
     elif shares["copy"] > max(_WAITS, communication):

@@ -24,12 +24,23 @@ from preprocessing.annotations.locate import check_source_root as _check_source_
 from preprocessing.annotations.types import SPLITS, Annotations, Source
 from preprocessing.sources import SourceStore
 
-__all__ = ["FORMATS", "SPLITS", "Annotations", "Source", "check_source_root", "read_annotations", "read_folder", "read_ucf101"]
+__all__ = [
+    "FORMATS",
+    "SPLITS",
+    "Annotations",
+    "Source",
+    "check_source_root",
+    "read_annotations",
+    "read_folder",
+    "read_ucf101",
+]
 
 FORMATS = ("folder", "csv", "ucf101", "hmdb51", "kinetics", "moments")
 
 
-def read_annotations(format: str, store: SourceStore, annotations: str = "", split_index: int = 1, *, any_classes: bool = False) -> Annotations:
+def read_annotations(
+    format: str, store: SourceStore, annotations: str = "", split_index: int = 1, *, any_classes: bool = False
+) -> Annotations:
     """Read the lists of one of ``FORMATS`` and look their videos up in ``store``.
 
     Args:

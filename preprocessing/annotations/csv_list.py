@@ -25,7 +25,8 @@ _CLASSES = "classes.txt"
 
 
 def read_csv(lists: Lists, store: SourceStore) -> Annotations:
-    """The CSV named, or the only one in the folder. Classes are those of ``classes.txt``, or the sorted names in the list.
+    """The CSV named, or the only one in the folder. Classes are those of ``classes.txt``, or the sorted names in the
+    list.
 
     Raises:
         UserError: no list, or a row that is wrong; with file and line.
@@ -70,11 +71,16 @@ def _rows(lists: Lists, name: str, classes: list[str]) -> Iterator[Row[Source]]:
             raise UserError(f"{where}: {'path' if not path else 'label'} is empty: every row has a path and a label")
         if classes and label not in known:
             if not (label.isascii() and label.isdigit()) or int(label) >= len(classes):
-                raise UserError(f"{where}: label {label!r} is neither a class in {_CLASSES} nor an index from 0 to {len(classes) - 1}")
+                raise UserError(
+                    f"{where}: label {label!r} is neither a class in {_CLASSES} nor an index from 0 to"
+                    f" {len(classes) - 1}"
+                )
             label = classes[int(label)]
         start_s = seconds(row["start_s"], where, "start_s") if row.get("start_s") else None
         end_s = seconds(row["end_s"], where, "end_s") if row.get("end_s") else None
         if end_s is not None:
             ordered(start_s or 0.0, end_s, where)
-        source = Source(path=path, label=0, split=split_name(row.get("split") or "train", where), start_s=start_s, end_s=end_s)
+        source = Source(
+            path=path, label=0, split=split_name(row.get("split") or "train", where), start_s=start_s, end_s=end_s
+        )
         yield Row(where, source.name, label, source.split, source)

@@ -1,4 +1,6 @@
-"""Class folders: ROOT/CLASS/FILE (all of it the train split), or ROOT/SPLIT/CLASS/FILE with SPLIT in train, val, test."""
+"""Class folders: ROOT/CLASS/FILE (all of it the train split), or ROOT/SPLIT/CLASS/FILE with SPLIT in train, val,
+test.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from preprocessing.sources import SourceStore
 
 
 def read_folder(store: SourceStore) -> Annotations:
-    """Classes are the folders' names, sorted; hidden files and folders are left out, and so are files beside the class folders.
+    """Classes are the folders' names, sorted; hidden files and folders are left out, and so are files beside the class
+    folders.
 
     A single top folder that an archive brings (``UCF-101/CLASS/FILE``) is looked through: names start below it.
 
@@ -22,20 +25,33 @@ def read_folder(store: SourceStore) -> Annotations:
     top = {name.partition("/")[0] for _, name in below if "/" in name} | {path.partition("/")[0] for path in empty}
     splits = [name for name in SPLITS if name in top]
     if splits and len(splits) != len(top):
-        raise UserError(f"{store.uri} holds both split folders ({', '.join(splits)}) and others ({', '.join(sorted(top - set(splits))[:5])}): keep one kind")
+        raise UserError(
+            f"{store.uri} holds both split folders ({', '.join(splits)}) and others"
+            f" ({', '.join(sorted(top - set(splits))[:5])}): keep one kind"
+        )
     found: list[tuple[str, str, str, str]] = []  # split, class, path, name
     for path, name in below:
-        split, rest = (name.split("/", 1) if splits and "/" in name else ("train", name))
+        split, rest = name.split("/", 1) if splits and "/" in name else ("train", name)
         if "/" in rest:
             found.append((split, composed(rest.partition("/")[0]), path, name))
-    classes = sorted({cls for _, cls, _, _ in found} | {composed(path.split("/")[bool(splits)]) for path in empty if path.count("/") >= bool(splits)})
+    classes = sorted(
+        {cls for _, cls, _, _ in found}
+        | {composed(path.split("/")[bool(splits)]) for path in empty if path.count("/") >= bool(splits)}
+    )
     if not classes:
-        raise UserError(f"{store.uri} has no class folder: expected {store.uri}/CLASS/FILE or {store.uri}/train/CLASS/FILE")
+        raise UserError(
+            f"{store.uri} has no class folder: expected {store.uri}/CLASS/FILE or {store.uri}/train/CLASS/FILE"
+        )
     labels = {name: i for i, name in enumerate(classes)}
     order = {split: i for i, split in enumerate(SPLITS)}
     found.sort(key=lambda item: (order[item[0]], labels[item[1]], item[3]))
     sources = (
-        Source(path=path, label=labels[cls], split=split, identity=None if path == name else Source(path=name, label=0, split=split).name)
+        Source(
+            path=path,
+            label=labels[cls],
+            split=split,
+            identity=None if path == name else Source(path=name, label=0, split=split).name,
+        )
         for split, cls, path, name in found
     )
     return Annotations(classes=tuple(classes), sources=tuple(sources)).check(store.uri)

@@ -26,9 +26,15 @@ def read_hmdb51(lists: Lists, store: SourceStore, split_index: int = 1) -> Annot
     Raises:
         UserError: no list, or a line that is wrong; with file and line.
     """
-    files = {composed(found["name"]): name for name in lists.names(_FOLDERS) if (found := _FILE.fullmatch(PurePosixPath(name).name)) and int(found["index"]) == split_index}
+    files = {
+        composed(found["name"]): name
+        for name in lists.names(_FOLDERS)
+        if (found := _FILE.fullmatch(PurePosixPath(name).name)) and int(found["index"]) == split_index
+    }
     if not files:
-        raise UserError(f"{lists.uri} holds no CLASS_test_split{split_index}.txt: check --annotations and --split-index")
+        raise UserError(
+            f"{lists.uri} holds no CLASS_test_split{split_index}.txt: check --annotations and --split-index"
+        )
     classes = sorted(files)
     sources, flat = [], []
     seen: dict[str, str] = {}

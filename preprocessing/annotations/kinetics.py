@@ -1,9 +1,9 @@
 """Kinetics CSVs: label,youtube_id,time_start,time_end,split[,is_cc]; the official test list has no label.
 
 A video is found by its name, wherever it lies: ``ID_000417_000427.mp4`` (cut out already; where it is longer than the
-annotated time, the rest is left out) or ``ID.mp4`` (the whole video, of which the annotated time is taken), with any of the
-usual endings. Of several, the one in a folder of its class comes first, then the one in a folder of its split.
-A video is called ``CLASS/ID_START_END.mp4``, however it was found.
+annotated time, the rest is left out) or ``ID.mp4`` (the whole video, of which the annotated time is taken), with any of
+the usual endings. Of several, the one in a folder of its class comes first, then the one in a folder of its split. A
+video is called ``CLASS/ID_START_END.mp4``, however it was found.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ _ID = re.compile(r"[A-Za-z0-9_-]+\Z")
 def read_kinetics(lists: Lists, store: SourceStore, *, any_classes: bool = False) -> Annotations:
     """All rows that have a label, with the files of ``store`` that there are.
 
-    Labels are places in the sorted class names. A list of some of the 400 classes is taken with a warning: its labels count
-    the classes that are there.
+    Labels are places in the sorted class names. A list of some of the 400 classes is taken with a warning: its labels
+    count the classes that are there.
 
     Raises:
         UserError: no list, a row that is wrong, or a class that is not one of Kinetics-400; with file and line.
     """
     rows = unique(_rows(lists))
     if not rows:
-        raise UserError(f"{lists.uri}: no row with a label: the official test list has none; add the train or validate list")
+        raise UserError(
+            f"{lists.uri}: no row with a label: the official test list has none; add the train or validate list"
+        )
     names = first_seen(rows)
     one_spelling(names)
     if not any_classes:
@@ -56,14 +58,26 @@ def read_kinetics(lists: Lists, store: SourceStore, *, any_classes: bool = False
             path = cut
         elif whole := finder.find(_video(row), row):
             path, part = whole, (float(start_s), float(end_s))
-        sources.append(Source(path=path, label=labels[row.class_name], split=row.split, start_s=part[0], end_s=part[1], identity=identity))
+        sources.append(
+            Source(
+                path=path,
+                label=labels[row.class_name],
+                split=row.split,
+                start_s=part[0],
+                end_s=part[1],
+                identity=identity,
+            )
+        )
     return Annotations(classes=tuple(classes), sources=tuple(sources)).check(lists.uri, train=False)
 
 
 def _rows(lists: Lists) -> Iterator[Row[tuple[int, int]]]:
     names = [name for name in lists.names() if lists.only or _FILE.fullmatch(name)]
     if not names:
-        raise UserError(f"{lists.uri} holds no Kinetics list (train.csv, validate.csv, kinetics-400_val.csv ...): check --annotations")
+        raise UserError(
+            f"{lists.uri} holds no Kinetics list (train.csv, validate.csv, kinetics-400_val.csv ...): check"
+            " --annotations"
+        )
     num_unlabelled = 0
     for name in names:
         found = _FILE.fullmatch(name)
@@ -73,7 +87,9 @@ def _rows(lists: Lists) -> Iterator[Row[tuple[int, int]]]:
                 continue
             split = row.get("split") or (found[1] if found else "")
             if not _ID.match(row["youtube_id"]):
-                raise UserError(f"{where}: youtube_id {row['youtube_id']!r}: give the video's id of letters, digits, - and _")
+                raise UserError(
+                    f"{where}: youtube_id {row['youtube_id']!r}: give the video's id of letters, digits, - and _"
+                )
             start_s, end_s = (_whole_seconds(row[column], where, column) for column in ("time_start", "time_end"))
             ordered(start_s, end_s, where)
             key = f"{row['youtube_id']}_{start_s:06d}_{end_s:06d}"

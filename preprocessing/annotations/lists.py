@@ -72,19 +72,31 @@ class Lists:
                 if any(fields):
                     yield f"{self.where(name)}:{reader.line_num}", fields
         except csv.Error as error:
-            raise UserError(f"{self.where(name)}:{reader.line_num}: {error}: quote fields that hold commas or quotes, and double a quote inside") from error
+            raise UserError(
+                f"{self.where(name)}:{reader.line_num}: {error}: quote fields that hold commas or quotes, and double a"
+                " quote inside"
+            ) from error
 
-    def table(self, name: str, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:
-        """CSV rows by the names in the header; other columns are left out, and fields that a row ends before are empty."""
+    def table(
+        self, name: str, required: Sequence[str], optional: Sequence[str] = ()
+    ) -> Iterator[tuple[str, dict[str, str]]]:
+        """CSV rows by the names in the header; other columns are left out, and fields that a row ends before are
+        empty.
+        """
         rows = self.rows(name)
         where, header = next(rows, (self.where(name), []))
         columns = {field.lower(): i for i, field in enumerate(header)}
         if absent := [column for column in required if column not in columns]:
-            raise UserError(f"{where}: the header has no column {', '.join(absent)}; it must start with a header line like {','.join([*required, *optional])}, got {','.join(header)!r}")
+            raise UserError(
+                f"{where}: the header has no column {', '.join(absent)}; it must start with a header line like"
+                f" {','.join([*required, *optional])}, got {','.join(header)!r}"
+            )
         wanted = {column: columns[column] for column in (*required, *optional) if column in columns}
         for where, fields in rows:
             if len(fields) > len(header):
-                raise UserError(f"{where}: {len(fields)} fields where the header has {len(header)}: quote fields that hold commas")
+                raise UserError(
+                    f"{where}: {len(fields)} fields where the header has {len(header)}: quote fields that hold commas"
+                )
             yield where, {column: fields[i] if i < len(fields) else "" for column, i in wanted.items()}
 
 
@@ -104,5 +116,7 @@ def open_lists(annotations: str, store: SourceStore) -> Lists:
 
 
 def clean_path(text: str) -> str:
-    """A listed path without ``./`` and doubled slashes; one that leaves the folder stays as it is, and is rejected when its turn comes."""
+    """A listed path without ``./`` and doubled slashes; one that leaves the folder stays as it is, and is rejected
+    when its turn comes.
+    """
     return text if escapes(text) else PurePosixPath(text).as_posix()

@@ -36,19 +36,29 @@ class Finder:
         for candidate in candidates:
             found = [path for prefix in self._prefixes if (path := self._exact(prefix + candidate)) is not None]
             if len(found) > 1:
-                raise UserError(f"{self.store.uri}: {candidate} is in several places ({', '.join(found[:3])}): keep one, or name the archive that is meant as --source")
+                raise UserError(
+                    f"{self.store.uri}: {candidate} is in several places ({', '.join(found[:3])}): keep one, or name"
+                    " the archive that is meant as --source"
+                )
             if found:
                 return found[0]
         return None
 
     def _exact(self, path: str) -> str | None:
-        return path if path in self._files else self._composed.get(composed(path)) if self._composed or not path.isascii() else None
+        return (
+            path
+            if path in self._files
+            else self._composed.get(composed(path))
+            if self._composed or not path.isascii()
+            else None
+        )
 
     def look_below(self, listed: Sequence[tuple[str, ...]]) -> None:
         """Where no listed video lies at the root and archives bring top folders of their own, look below these.
 
         Args:
-            listed: for every video its candidates. A user can name a folder as the source, but not one inside an archive.
+            listed: for every video its candidates. A user can name a folder as the source, but not one inside an
+                archive.
         """
         if any(self.find(*candidates) for candidates in listed):
             return
@@ -57,7 +67,9 @@ class Finder:
             self._prefixes = prefixes
 
     def prefixes(self, listed: Sequence[tuple[str, ...]]) -> list[tuple[str, bool]]:
-        """Folders (with a slash) below which some of the first listed videos lie, most first, and whether in archives."""
+        """Folders (with a slash) below which some of the first listed videos lie, most first, and whether in
+        archives.
+        """
         wanted: dict[str, list[str]] = {}
         for candidates in listed[:_TRIED]:
             for candidate in candidates:
@@ -67,12 +79,18 @@ class Finder:
             form = composed(path)
             for candidate in wanted.get(form.rpartition("/")[2], ()):
                 if form.endswith("/" + candidate):
-                    counts[path[: len(path) - len(candidate)] if len(path) == len(form) else form[: -len(candidate)], self.store.packed(path)] += 1
+                    counts[
+                        path[: len(path) - len(candidate)] if len(path) == len(form) else form[: -len(candidate)],
+                        self.store.packed(path),
+                    ] += 1
         return [place for place, _ in counts.most_common()]
 
 
-def located(sources: Sequence[Source], store: SourceStore, *, alternatives: Sequence[tuple[str, ...]] = ()) -> tuple[Source, ...]:
-    """``sources`` with the paths of their files; their names stay what the list says. What is not found stays as listed.
+def located(
+    sources: Sequence[Source], store: SourceStore, *, alternatives: Sequence[tuple[str, ...]] = ()
+) -> tuple[Source, ...]:
+    """``sources`` with the paths of their files; their names stay what the list says. What is not found stays as
+    listed.
 
     Args:
         alternatives: for every source more paths to look at.
@@ -88,8 +106,13 @@ def located(sources: Sequence[Source], store: SourceStore, *, alternatives: Sequ
     for source, candidates in zip(sources, listed, strict=True):
         found = finder.find(*candidates)
         if found is not None and (other := taken.setdefault(found, source.path)) != source.path:
-            raise UserError(f"{store.uri}: {other} and {source.path} are both found at {found}: put the videos into folders as the lists name them")
-        result.append(source if found in (None, source.path) else dataclasses.replace(source, path=found, identity=source.name))
+            raise UserError(
+                f"{store.uri}: {other} and {source.path} are both found at {found}: put the videos into folders as the"
+                " lists name them"
+            )
+        result.append(
+            source if found in (None, source.path) else dataclasses.replace(source, path=found, identity=source.name)
+        )
     return tuple(result)
 
 
@@ -98,7 +121,11 @@ def check_source_root(store: SourceStore, annotations: Annotations) -> None:
     if store.sizes([s.path for s in annotations.sources]):
         return
     finder, first = Finder(store), annotations.sources[0].path
-    near = [f"{store.uri}/{prefix.rstrip('/')}" for prefix, packed in finder.prefixes([(s.path,) for s in annotations.sources]) if not packed]
+    near = [
+        f"{store.uri}/{prefix.rstrip('/')}"
+        for prefix, packed in finder.prefixes([(s.path,) for s in annotations.sources])
+        if not packed
+    ]
     root = store.base.root if isinstance(store, PackedStore) and isinstance(store.base, FolderStore) else None
     if not near and root is not None and any((root.parent / s.path).is_file() for s in annotations.sources[:_TRIED]):
         near = [str(root.parent)]

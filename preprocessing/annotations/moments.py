@@ -1,4 +1,5 @@
-"""Moments in Time: trainingSet.csv and validationSet.csv without a header ("clapping/name.mp4,clapping,3,0"), moments_categories.txt.
+"""Moments in Time: trainingSet.csv and validationSet.csv without a header ("clapping/name.mp4,clapping,3,0"),
+moments_categories.txt.
 
 Videos lie at training/CLASS/FILE and validation/CLASS/FILE, which is also what they are called.
 """
@@ -52,7 +53,10 @@ def _categories(lists: Lists, any_classes: bool) -> dict[str, int]:
         raise UserError(f"{lists.where(_CATEGORIES)} is empty: it has a line 'NAME,INDEX' for every class")
     one_spelling(places)
     if sorted(numbers.values()) != list(range(len(numbers))):
-        raise UserError(f"{lists.where(_CATEGORIES)}: the indices of its {len(numbers)} classes must be 0 to {len(numbers) - 1}, each once")
+        raise UserError(
+            f"{lists.where(_CATEGORIES)}: the indices of its {len(numbers)} classes must be 0 to {len(numbers) - 1},"
+            " each once"
+        )
     if not any_classes:
         MOMENTS_339.check(places)
     return dict(sorted(numbers.items(), key=lambda item: item[1]))
@@ -67,13 +71,23 @@ def _rows(lists: Lists, labels: dict[str, int]) -> Iterator[Row[str]]:
         split, folder = _LISTS[name]
         for where, row in lists.rows(name):
             if len(row) < 2 or not row[0]:
-                raise UserError(f"{where}: expected 'CLASS/FILE,CLASS,POSITIVE,NEGATIVE' (the lists have no header), got {','.join(row)!r}")
+                raise UserError(
+                    f"{where}: expected 'CLASS/FILE,CLASS,POSITIVE,NEGATIVE' (the lists have no header), got"
+                    f" {','.join(row)!r}"
+                )
             path, class_name = clean_path(row[0]), composed(row[1])
             if class_name not in labels:
-                raise UserError(f"{where}: class {class_name!r} is not in {_CATEGORIES} (the lists have no header): correct one of the two")
+                raise UserError(
+                    f"{where}: class {class_name!r} is not in {_CATEGORIES} (the lists have no header): correct one of"
+                    " the two"
+                )
             if any(not number.isdigit() for number in row[2:4]):
                 raise UserError(f"{where}: {','.join(row[2:4])!r}: the third and fourth field count workers' answers")
             num_elsewhere += composed(path.rpartition("/")[0]) != class_name
             yield Row(where, f"{folder}/{path}" if not path.startswith("/") else path, class_name, split, path)
     if num_elsewhere:
-        log.warning("%s: %d videos lie in a folder that is not named like their class; the class in the list counts", lists.uri, num_elsewhere)
+        log.warning(
+            "%s: %d videos lie in a folder that is not named like their class; the class in the list counts",
+            lists.uri,
+            num_elsewhere,
+        )

@@ -13,8 +13,15 @@ from preprocessing.annotations.types import SPLITS
 
 log = logging.getLogger(__name__)
 SPLIT_NAMES = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 """What lists call the splits."""
 
 
@@ -41,7 +48,8 @@ def first_seen(rows: Iterable[Row[T]]) -> dict[str, str]:
 
 
 def unique(rows: Iterable[Row[T]]) -> list[Row[T]]:
-    """Rows without repetitions. A video listed in two splits stays in the later of train, val, test: never trained on and tested on.
+    """Rows without repetitions. A video listed in two splits stays in the later of train, val, test: never trained on
+    and tested on.
 
     Raises:
         UserError: a video is listed with two classes.
@@ -54,7 +62,10 @@ def unique(rows: Iterable[Row[T]]) -> list[Row[T]]:
             kept[row.key] = row
             continue
         if other.class_name != row.class_name:
-            raise UserError(f"{row.where}: {row.key} is {row.class_name!r} here and {other.class_name!r} in {other.where}: keep one of the lines")
+            raise UserError(
+                f"{row.where}: {row.key} is {row.class_name!r} here and {other.class_name!r} in {other.where}: keep one"
+                " of the lines"
+            )
         num_repeated += 1
         if other.split != row.split:
             moved = moved or f"{row.key} in {other.where} and {row.where}"
@@ -63,7 +74,9 @@ def unique(rows: Iterable[Row[T]]) -> list[Row[T]]:
     if num_repeated:
         log.warning("%d listed videos stand more than once and are taken once", num_repeated)
     if moved:
-        log.warning("videos that are listed in two splits are left out of the earlier of train, val, test (first: %s)", moved)
+        log.warning(
+            "videos that are listed in two splits are left out of the earlier of train, val, test (first: %s)", moved
+        )
     return list(kept.values())
 
 
@@ -89,4 +102,6 @@ def seconds(text: str, where: str, column: str) -> float:
 def ordered(start_s: float, end_s: float, where: str) -> None:
     """UserError unless the part begins before it ends."""
     if end_s <= start_s:
-        raise UserError(f"{where}: the part from {start_s:g} s to {end_s:g} s is empty: the end must come after the start")
+        raise UserError(
+            f"{where}: the part from {start_s:g} s to {end_s:g} s is empty: the end must come after the start"
+        )

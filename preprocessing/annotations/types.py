@@ -27,13 +27,17 @@ class Source:
     def name(self) -> str:
         """Identity inside the data set, the same however and wherever the file was found.
 
-        What the lists call the video, or its path and part: ``PATH``, ``PATH#START-END``, ``PATH#START-``. A ``#`` is appended
-        to a path that holds one, so that what follows the last ``#`` is always the part. Composed characters (NFC), because
-        some file systems store names in decomposed form.
+        What the lists call the video, or its path and part: ``PATH``, ``PATH#START-END``, ``PATH#START-``. A ``#`` is
+        appended to a path that holds one, so that what follows the last ``#`` is always the part. Composed characters
+        (NFC), because some file systems store names in decomposed form.
         """
         name = self.identity
         if name is None:
-            part = "" if self.start_s is None and self.end_s is None else f"{_seconds(self.start_s or 0.0)}-{_seconds(self.end_s)}"
+            part = (
+                ""
+                if self.start_s is None and self.end_s is None
+                else f"{_seconds(self.start_s or 0.0)}-{_seconds(self.end_s)}"
+            )
             name = f"{self.path}#{part}" if part or "#" in self.path else self.path
         return name if name.isascii() else unicodedata.normalize("NFC", name)
 
@@ -63,5 +67,8 @@ class Annotations:
             return self
         empty = [name for label, name in enumerate(self.classes) if label not in present]
         if empty:
-            raise UserError(f"{where}: no sample of the train split for {len(empty)} of {len(self.classes)} classes: {', '.join(empty[:5])}; list some or drop the class")
+            raise UserError(
+                f"{where}: no sample of the train split for {len(empty)} of {len(self.classes)} classes:"
+                f" {', '.join(empty[:5])}; list some or drop the class"
+            )
         return self

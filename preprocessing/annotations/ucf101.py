@@ -1,4 +1,6 @@
-"""UCF-101 lists: classInd.txt ("1 Name"), {train,val,test}list0N.txt ("Name/file.avi 1", the number only where it is known)."""
+"""UCF-101 lists: classInd.txt ("1 Name"), {train,val,test}list0N.txt ("Name/file.avi 1", the number only where it
+is known).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def read_ucf101(lists: Lists, split_index: int = 1) -> Annotations:
                 raise UserError(f"{where}: {path} stands already in {seen[path]}; a video belongs to one split, once")
             seen[path] = where
             sources.append(Source(path=path, label=label, split=split))
-    return Annotations(classes=tuple(order), sources=tuple(sources)).check(lists.where(f"trainlist{split_index:02d}.txt"))
+    return Annotations(classes=tuple(order), sources=tuple(sources)).check(
+        lists.where(f"trainlist{split_index:02d}.txt")
+    )
 
 
 def _class_numbers(lists: Lists) -> dict[str, int]:

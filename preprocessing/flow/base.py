@@ -43,8 +43,15 @@ class FlowEngine(abc.ABC):
         """
 
     def describe(self) -> dict[str, Any]:
-        """What decides the bits: engine, version, mode and parameters. It is in every record and in the parameter hash."""
-        return {"engine": self.name, "version": self.version, "mode": self.mode, "parameters": dataclasses.asdict(self.params)}
+        """What decides the bits: engine, version, mode and parameters. It is in every record and in the parameter
+        hash.
+        """
+        return {
+            "engine": self.name,
+            "version": self.version,
+            "mode": self.mode,
+            "parameters": dataclasses.asdict(self.params),
+        }
 
 
 def to_gray(rgb_THWC: np.ndarray) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""TV-L1 engines side by side: the same pairs of real frames, the reference's flow against the others', and their times."""
+"""TV-L1 engines side by side: the same pairs of real frames, the reference's flow against the others', and their
+times.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +57,19 @@ def pick_pairs(folder: Path, count: int, size: tuple[int, int]) -> Pairs:
             log.info("%s is left out: %s", name, error)
         if len(clips) == min(MAX_CLIPS, max(MIN_CLIPS, count)):
             break
-    require(len(clips) >= MIN_CLIPS, "videos", str(folder), f"{len(clips)} of its {len(files)} videos can be read; give a folder with at least {MIN_CLIPS}")
+    require(
+        len(clips) >= MIN_CLIPS,
+        "videos",
+        str(folder),
+        f"{len(clips)} of its {len(files)} videos can be read; give a folder with at least {MIN_CLIPS}",
+    )
     gray, sources = [], []
     for k, name in enumerate(sorted(clips)):
         frames, share = clips[name], len(range(k, count, len(clips)))
         for t in np.linspace(0, len(frames) - 2, share + 2)[1:-1].round().astype(int) if share else ():
-            gray.append(to_gray(np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames[t : t + 2]])))
+            gray.append(
+                to_gray(np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames[t : t + 2]]))
+            )
             sources.append(name)
     return Pairs(np.stack(gray), tuple(sources))
 
@@ -83,21 +92,25 @@ class Agreement:
     @classmethod
     def of(cls, flow_N2HW: np.ndarray, reference_N2HW: np.ndarray) -> Agreement:
         epe = np.linalg.norm(flow_N2HW.astype(np.float64) - reference_N2HW, axis=1)
-        return cls(float(epe.mean()), float((epe <= 0.1).mean()), float((epe > 1).mean()), float(epe.mean((1, 2)).max()))
+        return cls(
+            float(epe.mean()), float((epe <= 0.1).mean()), float((epe > 1).mean()), float(epe.mean((1, 2)).max())
+        )
 
     def meets(self, fast: bool) -> bool:
         """Whether it is as near as a mode must be: the exact one, or a faster one that is labelled."""
         if fast:
             return self.mean_epe <= 0.10 and self.within_0p1 >= 0.90
-        return self.mean_epe <= 0.05 and self.within_0p1 >= 0.94 and self.over_1px <= 0.005 and self.worst_pair_epe <= 0.2
+        return (
+            self.mean_epe <= 0.05 and self.within_0p1 >= 0.94 and self.over_1px <= 0.005 and self.worst_pair_epe <= 0.2
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
     """Flow of every pair (N, 2, H, W) and the seconds each took (N,): the least of the repetitions.
 
-    ``seconds`` is time of the calling thread on a core, which is what flow costs, and which a busy machine does not lengthen as it
-    does time on the wall, the more the longer a pair takes; on a GPU it is time on the wall.
+    ``seconds`` is time of the calling thread on a core, which is what flow costs, and which a busy machine does not
+    lengthen as it does time on the wall, the more the longer a pair takes; on a GPU it is time on the wall.
     """
 
     flow_N2HW: np.ndarray
@@ -107,8 +120,12 @@ class Timed:
     """Mean over pairs, in iterations over the whole picture; None where the engine does not count."""
 
 
-def time_engines(pairs: Pairs, engines: Mapping[str, FlowEngine], repeat: int, progress: Callable[[int], None] = lambda _: None) -> dict[str, Timed]:
-    """Run every engine on every pair, engine after engine within a pair, so that other load on the machine hits all alike."""
+def time_engines(
+    pairs: Pairs, engines: Mapping[str, FlowEngine], repeat: int, progress: Callable[[int], None] = lambda _: None
+) -> dict[str, Timed]:
+    """Run every engine on every pair, engine after engine within a pair, so that other load on the machine hits all
+    alike.
+    """
     flows: dict[str, list[np.ndarray]] = {name: [] for name in engines}
     seconds = {name: np.full((2, len(pairs.gray_N2HW)), np.inf) for name in engines}
     iterations: dict[str, list[float]] = {name: [] for name in engines}
@@ -143,7 +160,8 @@ def on_gpu(engine: FlowEngine) -> bool:
 class Exactness:
     """The algorithm itself, before small differences grow: fixed iterations, no stop test, against OpenCV.
 
-    Bars: ``max_1_scale`` (1 scale, 1 warp, 10 iterations) at most 1e-5 px, ``mean_5_scales`` (the same) at most 1e-4 px.
+    Bars: ``max_1_scale`` (1 scale, 1 warp, 10 iterations) at most 1e-5 px, ``mean_5_scales`` (the same) at most 1e-4
+    px.
     """
 
     max_1_scale: float

@@ -23,11 +23,21 @@ def flow_engine(name: str, mode: FlowMode = "tvl1") -> FlowEngine:
         ConfigError: no such engine, one that is not installed, or one that has no such mode.
     """
     require(name in ENGINES, "flow_engine", name, f"use one of {', '.join(ENGINES)}")
-    require(mode == "tvl1" or name != "opencv", "stored.flow_mode", mode, "OpenCV has the exact mode alone: use --flow-engine numba or torch")
+    require(
+        mode == "tvl1" or name != "opencv",
+        "stored.flow_mode",
+        mode,
+        "OpenCV has the exact mode alone: use --flow-engine numba or torch",
+    )
     if name == "opencv":
         return OpenCVTVL1()
     # Imported on demand: a registered model with OpenCV's flow must load where numba is not installed.
-    require(importlib.util.find_spec(name) is not None, "flow_engine", name, f"{name} is not installed: pip install {name}, or use --flow-engine opencv")
+    require(
+        importlib.util.find_spec(name) is not None,
+        "flow_engine",
+        name,
+        f"{name} is not installed: pip install {name}, or use --flow-engine opencv",
+    )
     if name == "numba":
         from preprocessing.flow.numba.engine import NumbaTVL1
 

@@ -15,7 +15,8 @@ class OpenCVTVL1(FlowEngine):
     """Duality-based TV-L1 (Zach, Pock, Bischof 2007) as OpenCV computes it, with its default parameters.
 
     These are the parameters of the two-stream literature (tau .25, lambda .15, theta .3, 5 scales of 0.8, 5 warps,
-    10 x 30 iterations, median 5). Cost on one core: 0.08 s a pair at short side 64, 0.33 s at 128, about 1 s at 340x256.
+    10 x 30 iterations, median 5). Cost on one core: 0.08 s a pair at short side 64, 0.33 s at 128, about 1 s at
+    340x256.
     """
 
     name = "opencv"
@@ -31,9 +32,18 @@ class OpenCVTVL1(FlowEngine):
         # and does not raise it again, and is not safe to share between threads.
         p = self.params
         solver = cv2.optflow.DualTVL1OpticalFlow_create(
-            tau=p.tau, lambda_=p.lambda_, theta=p.theta, nscales=p.scales, warps=p.warps, epsilon=p.epsilon,
-            innnerIterations=p.inner_iterations, outerIterations=p.outer_iterations, scaleStep=p.scale_step,
-            gamma=0.0, medianFiltering=5 if p.median else 1, useInitialFlow=False,
-        )  # fmt: skip
+            tau=p.tau,
+            lambda_=p.lambda_,
+            theta=p.theta,
+            nscales=p.scales,
+            warps=p.warps,
+            epsilon=p.epsilon,
+            innnerIterations=p.inner_iterations,
+            outerIterations=p.outer_iterations,
+            scaleStep=p.scale_step,
+            gamma=0.0,
+            medianFiltering=5 if p.median else 1,
+            useInitialFlow=False,
+        )
         pairs = [solver.calc(a, b, None) for a, b in itertools.pairwise(gray_THW)]
         return np.ascontiguousarray(np.stack(pairs).transpose(0, 3, 1, 2), dtype=np.float32)

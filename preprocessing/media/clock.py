@@ -49,7 +49,8 @@ class Clock:
             fps: rate asked for; 0: the source's own.
 
         Raises:
-            RejectedSource: ``bad_clock``: a rate outside 0.1..1000, or gaps that would be filled by thousands of copies.
+            RejectedSource: ``bad_clock``: a rate outside 0.1..1000, or gaps that would be filled by thousands of
+                copies.
         """
         times = np.asarray(times_s, np.float64)
         intervals = np.diff(times)
@@ -70,12 +71,18 @@ class Clock:
             raise RejectedSource("bad_clock", f"{rate:g} frames per second")
         shown = (float(intervals.sum()) + usual) * rate
         if shown > _MAX_REPEATS * (len(times) + 1):
-            raise RejectedSource("bad_clock", f"{len(times)} pictures in {intervals.sum():.0f} s: most of {rate:g} fps would be copies")
-        return cls(fps=rate, usual_s=usual, source_fps=source_fps, trusted=trusted, every=fps <= 0 and bool(agree.all()))
+            raise RejectedSource(
+                "bad_clock", f"{len(times)} pictures in {intervals.sum():.0f} s: most of {rate:g} fps would be copies"
+            )
+        return cls(
+            fps=rate, usual_s=usual, source_fps=source_fps, trusted=trusted, every=fps <= 0 and bool(agree.all())
+        )
 
 
 class Resampler:
-    """Counts how often each picture is shown. Frame k of the result is the last picture whose time is at or before k / fps."""
+    """Counts how often each picture is shown. Frame k of the result is the last picture whose time is at or before
+    k / fps.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -86,7 +93,9 @@ class Resampler:
         self._shown = 0
 
     def push(self, time_s: float) -> int:
-        """Take the next picture's time in seconds; returns how often its predecessor is shown (0 for the first call)."""
+        """Take the next picture's time in seconds; returns how often its predecessor is shown (0 for the first
+        call).
+        """
         clock, previous = self._clock, self._last_s
         if self._pictures == 0:
             self._first_s = time_s

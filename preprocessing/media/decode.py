@@ -22,7 +22,15 @@ from av.video.reformatter import Interpolation
 
 from pipeline.errors import RejectedSource
 from preprocessing.media.clock import Clock, Resampler
-from preprocessing.media.packets import Damage, announced_pictures, check_file, decoded_pictures, open_container, packet_times, video_stream
+from preprocessing.media.packets import (
+    Damage,
+    announced_pictures,
+    check_file,
+    decoded_pictures,
+    open_container,
+    packet_times,
+    video_stream,
+)
 
 REASONS: dict[str, str] = {
     "missing": "there is no such file",
@@ -64,16 +72,19 @@ class Decoded:
 def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """(width, height) after scaling the short side to ``short_side``; the long side is rounded to even."""
     scale = short_side / min(width, height)
-    fit = [short_side if side == min(width, height) else max(short_side, 2 * round(side * scale / 2)) for side in (width, height)]
+    fit = [
+        short_side if side == min(width, height) else max(short_side, 2 * round(side * scale / 2))
+        for side in (width, height)
+    ]
     return fit[0], fit[1]
 
 
 class VideoReader:
     """Frames of a video file (path) or of its bytes, one at a time.
 
-    Iterating gives uint8 RGB (H, W, 3) frames of one size, even H and W, at the constant rate ``fps``; a picture that is
-    shown twice is the same object twice. What is wrong with a source may show only at its end (a file that was cut off):
-    then the last step of the iteration raises, and what came before must be thrown away.
+    Iterating gives uint8 RGB (H, W, 3) frames of one size, even H and W, at the constant rate ``fps``; a picture that
+    is shown twice is the same object twice. What is wrong with a source may show only at its end (a file that was cut
+    off): then the last step of the iteration raises, and what came before must be thrown away.
 
     Args:
         short_side: of the frames, in pixels, even. Sample aspect ratios are ignored: pixels are taken as square.
@@ -86,7 +97,14 @@ class VideoReader:
     """
 
     def __init__(
-        self, source: str | Path | bytes, *, short_side: int, fps: float = 0.0, start_s: float | None = None, end_s: float | None = None, max_frames: int = 0
+        self,
+        source: str | Path | bytes,
+        *,
+        short_side: int,
+        fps: float = 0.0,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        max_frames: int = 0,
     ) -> None:
         if not isinstance(source, bytes):
             check_file(Path(source))
@@ -94,7 +112,11 @@ class VideoReader:
             raise RejectedSource("empty", "0 bytes")
         self._source, self._short_side, self._max_frames = source, short_side, max_frames
         self._start_s, self._end_s = start_s or 0.0, end_s
-        self._part = "" if start_s is None and end_s is None else f" from {self._start_s:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
+        self._part = (
+            ""
+            if start_s is None and end_s is None
+            else f" from {self._start_s:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
+        )
         self.decoded_frames = 0  # pictures taken from the source so far
         self.source_size: tuple[int, int] | None = None  # (width, height), upright, once the first picture is there
         self._size: tuple[int, int] | None = None
@@ -112,7 +134,9 @@ class VideoReader:
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._container.close()
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -131,21 +155,31 @@ class VideoReader:
         last: np.ndarray | None = None
         stream = video_stream(self._container)
         try:
-            for time_s, frame in decoded_pictures(self._container, stream, self._start_s, self._end_s, damage, trusted=self._clock.trusted):
+            for time_s, frame in decoded_pictures(
+                self._container, stream, self._start_s, self._end_s, damage, trusted=self._clock.trusted
+            ):
                 small = self._small_upright(frame)
                 for _ in range(resampler.push(time_s)):
                     yield last  # type: ignore[misc]  # push gives 0 for the first picture
                 last = small
                 self.decoded_frames += 1
         except av.FFmpegError as error:
-            raise RejectedSource("decode_error", f"after {self.decoded_frames} pictures: {error.strerror or error}") from error
+            raise RejectedSource(
+                "decode_error", f"after {self.decoded_frames} pictures: {error.strerror or error}"
+            ) from error
         if damage.bad > _MAX_DAMAGE * damage.packets or (damage.bad and last is None):
-            raise RejectedSource("decode_error", f"{damage.bad} of {damage.packets} packets are damaged; first: {damage.first}")
+            raise RejectedSource(
+                "decode_error", f"{damage.bad} of {damage.packets} packets are damaged; first: {damage.first}"
+            )
         if last is None:
-            raise RejectedSource("no_frames", f"no picture{self._part}" if self._part else "the video stream has no picture")
+            raise RejectedSource(
+                "no_frames", f"no picture{self._part}" if self._part else "the video stream has no picture"
+            )
         announced = announced_pictures(stream, self._start_s, self._end_s)
         if self.decoded_frames < _TRUNCATED_BELOW * announced and not damage.bad:
-            raise RejectedSource("truncated", f"{self.decoded_frames} of {announced:.0f} announced pictures{self._part}")
+            raise RejectedSource(
+                "truncated", f"{self.decoded_frames} of {announced:.0f} announced pictures{self._part}"
+            )
         for _ in range(resampler.finish()):
             yield last
 
@@ -159,9 +193,9 @@ class VideoReader:
             self._size = stored_size(width, height, self._short_side)
             self._turns = round(frame.rotation / 90) % 4
             self.source_size = (height, width) if self._turns % 2 else (width, height)
-        # A stream may change its size on the way; the sample keeps that of its first picture.
-        # Shrinking averages all source pixels under a target pixel (area). Bilinear or cubic sampling would skip pixels, and
-        # what they skip flickers from frame to frame: the flow would follow the flicker. Enlarging is bilinear.
+        # A stream may change its size on the way; the sample keeps that of its first picture. Shrinking averages all
+        # source pixels under a target pixel (area). Bilinear or cubic sampling would skip pixels, and what they skip
+        # flickers from frame to frame: the flow would follow the flicker. Enlarging is bilinear.
         how = _SHRINK if self._size[0] < width else _ENLARGE
         small = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1], interpolation=how)
         # The display matrix turns by multiples of 90 degrees, counter-clockwise; other angles are left as they are.
@@ -180,12 +214,19 @@ def decode_video(
     """All frames of a video at once; arguments as ``VideoReader``.
 
     Raises:
-        RejectedSource: anything that is wrong with the source; ``too_large`` where its frames would take more than 2 GiB.
+        RejectedSource: anything that is wrong with the source; ``too_large`` where its frames would take more than 2
+            GiB.
     """
     frames: list[np.ndarray] = []
-    with VideoReader(source, short_side=short_side, fps=fps, start_s=start_s, end_s=end_s, max_frames=max_frames) as video:
+    with VideoReader(
+        source, short_side=short_side, fps=fps, start_s=start_s, end_s=end_s, max_frames=max_frames
+    ) as video:
         for frame in video:
             frames.append(frame)
             if len(frames) * frame.nbytes > MAX_KEPT_BYTES:
-                raise RejectedSource("too_large", f"more than {MAX_KEPT_BYTES >> 20} MiB of frames of {frame.shape[1]}x{frame.shape[0]}; cut the video or set max_frames")
+                raise RejectedSource(
+                    "too_large",
+                    f"more than {MAX_KEPT_BYTES >> 20} MiB of frames of {frame.shape[1]}x{frame.shape[0]}; cut the"
+                    " video or set max_frames",
+                )
     return Decoded(frames_rgb_THWC=np.stack(frames), fps=video.fps)

@@ -18,8 +18,11 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
-# Chroma of 2x2 pixels is their average; bit-exact, so that the stored bytes do not depend on the machine's vector instructions.
-_AVERAGED_CHROMA = Interpolation.AREA | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+# Chroma of 2x2 pixels is their average; bit-exact, so that the stored bytes do not depend on the machine's vector
+# instructions.
+_AVERAGED_CHROMA = (
+    Interpolation.AREA | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+)
 # Largest denominator of a stored frame rate: 1001 is what broadcast rates need.
 _MAX_DENOMINATOR = 1001
 
@@ -58,22 +61,34 @@ class VideoWriter:
 
     Args:
         target: local file to write, or a binary buffer.
-        kind: ``rgb``: colour frames (RGB, or RGB differences around 128), stored as BT.601 limited range, and tagged so,
-            because that is what every decoder assumes for a video of this size when it does not read the tag.
+        kind: ``rgb``: colour frames (RGB, or RGB differences around 128), stored as BT.601 limited range, and tagged
+            so, because that is what every decoder assumes for a video of this size when it does not read the tag.
             ``gray``: 8-bit codes that decoders give back over the whole range 0..255. The codes are the luma plane
-            itself, in a video tagged full range with neutral colour: nothing is scaled on the way in, and a decoder that
-            asks for grey or RGB scales nothing on the way out.
+            itself, in a video tagged full range with neutral colour: nothing is scaled on the way in, and a decoder
+            that asks for grey or RGB scales nothing on the way out.
         size: (width, height), both even.
     """
 
-    def __init__(self, target: Path | io.BytesIO, kind: Literal["rgb", "gray"], size: tuple[int, int], fps: float, codec: VideoCodec) -> None:
+    def __init__(
+        self,
+        target: Path | io.BytesIO,
+        kind: Literal["rgb", "gray"],
+        size: tuple[int, int],
+        fps: float,
+        codec: VideoCodec,
+    ) -> None:
         self._kind, self._size, self._rate, self._count = kind, size, stored_rate(fps), 0
         self._error: BaseException | None = None
         if size[0] % 2 or size[1] % 2:
             raise ValueError(f"expected even width and height, got {size}")
         # bitexact: no creation time and no library version in the file. faststart would need a second pass and a
         # reader of a whole member gains nothing from it.
-        self._container = av.open(target if isinstance(target, io.BytesIO) else str(target), "w", format="mp4", container_options={"fflags": "+bitexact"})
+        self._container = av.open(
+            target if isinstance(target, io.BytesIO) else str(target),
+            "w",
+            format="mp4",
+            container_options={"fflags": "+bitexact"},
+        )
         self._stream = self._container.add_stream("libvpx-vp9", rate=self._rate, options=_options(codec))
         self._stream.width, self._stream.height, self._stream.pix_fmt = *size, "yuv420p"
         context = self._stream.codec_context
@@ -87,14 +102,18 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.close()
         else:
             self.abandon()
 
     def write(self, pictures: np.ndarray) -> None:
-        """Append (T, H, W, 3) uint8 (``rgb``) or (T, H, W) uint8 (``gray``); T >= 1. ValueError: another shape or dtype, naming it."""
+        """Append (T, H, W, 3) uint8 (``rgb``) or (T, H, W) uint8 (``gray``); T >= 1. ValueError: another shape or
+        dtype, naming it.
+        """
         _check(pictures, 4 if self._kind == "rgb" else 3, self._size)
         for picture in pictures:
             frame = self._rgb(picture) if self._kind == "rgb" else self._gray(picture)
@@ -108,7 +127,8 @@ class VideoWriter:
         self._container.close()
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
-        # FFmpeg's MP4 writer crashes the process when it is used after a failure, and blocks may be on their way when the disk is full.
+        # FFmpeg's MP4 writer crashes the process when it is used after a failure, and blocks may be on their way when
+        # the disk is full.
         if self._error is not None:
             raise self._error
         try:
@@ -124,7 +144,12 @@ class VideoWriter:
 
     def _rgb(self, picture: np.ndarray) -> av.VideoFrame:
         return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
-            format="yuv420p", src_colorspace=Colorspace.ITU601, dst_colorspace=Colorspace.ITU601, src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG, interpolation=_AVERAGED_CHROMA
+            format="yuv420p",
+            src_colorspace=Colorspace.ITU601,
+            dst_colorspace=Colorspace.ITU601,
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=_AVERAGED_CHROMA,
         )
 
     def _gray(self, picture: np.ndarray) -> av.VideoFrame:
@@ -135,13 +160,17 @@ class VideoWriter:
 
 
 def encode_rgb(frames_rgb_THWC: np.ndarray, fps: float, codec: VideoCodec) -> bytes:
-    """Encode colour frames (T, H, W, 3) uint8, T >= 1, H and W even, at once; see ``VideoWriter``. ValueError: another shape or dtype."""
+    """Encode colour frames (T, H, W, 3) uint8, T >= 1, H and W even, at once; see ``VideoWriter``. ValueError:
+    another shape or dtype.
+    """
     _check(frames_rgb_THWC, 4)
     return _encode(frames_rgb_THWC, "rgb", fps, codec)
 
 
 def encode_gray(codes_THW: np.ndarray, fps: float, codec: VideoCodec) -> bytes:
-    """Encode pictures of 8-bit codes (T, H, W) uint8, T >= 1, H and W even, at once; see ``VideoWriter``. ValueError: another shape or dtype."""
+    """Encode pictures of 8-bit codes (T, H, W) uint8, T >= 1, H and W even, at once; see ``VideoWriter``.
+    ValueError: another shape or dtype.
+    """
     _check(codes_THW, 3)
     return _encode(codes_THW, "gray", fps, codec)
 

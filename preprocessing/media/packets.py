@@ -1,4 +1,6 @@
-"""Containers, packets and the pictures in them, as FFmpeg gives them: what ``preprocessing.media.decode`` builds frames from."""
+"""Containers, packets and the pictures in them, as FFmpeg gives them: what ``preprocessing.media.decode`` builds
+frames from.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,24 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import RejectedSource
 
-# These read other files, addresses or devices, which the file names: nothing but the video itself may end up in a sample.
+# These read other files, addresses or devices, which the file names: nothing but the video itself may end up in a
+# sample.
 _INDIRECT = {"concat", "dash", "hls", "image2", "imf", "lavfi", "rtsp", "sdp", "tty"}
-_FORMATS = ",".join(name for name in sorted(av.formats_available) if not _INDIRECT & set(name.split(",")) and av.ContainerFormat(name).is_input)
+_FORMATS = ",".join(
+    name
+    for name in sorted(av.formats_available)
+    if not _INDIRECT & set(name.split(",")) and av.ContainerFormat(name).is_input
+)
 
 
 def open_container(source: str | Path | bytes) -> InputContainer:
     try:
-        return av.open(io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}", "r", metadata_errors="replace", options={"format_whitelist": _FORMATS})
+        return av.open(
+            io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}",
+            "r",
+            metadata_errors="replace",
+            options={"format_whitelist": _FORMATS},
+        )
     except av.FFmpegError as error:
         raise RejectedSource("not_video", f"FFmpeg cannot open it: {error.strerror or error}") from error
     except OSError as error:
@@ -61,14 +73,17 @@ class Damage:
 
 
 def packet_times(container: InputContainer, stream: VideoStream, start_s: float, end_s: float | None) -> np.ndarray:
-    """Sorted presentation times, in seconds from the start of the stream, of the packets in the part; NaN where one has none.
+    """Sorted presentation times, in seconds from the start of the stream, of the packets in the part; NaN where one has
+    none.
 
     Nothing is decoded. Packets and pictures are the same to nearly every coder, and a rate needs no more than nearly.
     """
     tick_s, origin_s, slack_s = _units(stream)
     times: list[float] = []
     if container.format.name == "avi" and stream.codec_context.has_b_frames:
-        return np.array([np.nan, np.nan])  # AVI keeps decoding times alone, and these pictures are shown in another order
+        return np.array(
+            [np.nan, np.nan]
+        )  # AVI keeps decoding times alone, and these pictures are shown in another order
     try:
         if start_s > 0 and stream.time_base is not None:
             container.seek(int((start_s + origin_s) / tick_s), stream=stream)
@@ -90,7 +105,11 @@ def packet_times(container: InputContainer, stream: VideoStream, start_s: float,
 def _units(stream: VideoStream) -> tuple[float, float, float]:
     """(seconds of a tick, seconds of the stream's start, slack in seconds for times that are rounded to ticks)."""
     tick_s = float(stream.time_base or 1)
-    return tick_s, float(stream.start_time or 0) * tick_s, 0.25 / float(stream.average_rate) if stream.average_rate else 0.01
+    return (
+        tick_s,
+        float(stream.start_time or 0) * tick_s,
+        0.25 / float(stream.average_rate) if stream.average_rate else 0.01,
+    )
 
 
 def announced_pictures(stream: VideoStream, start_s: float, end_s: float | None) -> float:
@@ -104,11 +123,18 @@ def announced_pictures(stream: VideoStream, start_s: float, end_s: float | None)
 
 
 def decoded_pictures(
-    container: InputContainer, stream: VideoStream, start_s: float, end_s: float | None, damage: Damage, *, trusted: bool
+    container: InputContainer,
+    stream: VideoStream,
+    start_s: float,
+    end_s: float | None,
+    damage: Damage,
+    *,
+    trusted: bool,
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Pictures in presentation order with their times in seconds from the start of the stream.
 
-    Where the clock is not trusted a picture's time is its number over the announced rate, and nothing is skipped by seeking.
+    Where the clock is not trusted a picture's time is its number over the announced rate, and nothing is skipped by
+    seeking.
     """
     tick_s, origin_s, slack_s = _units(stream)
     rate = float(stream.average_rate or 0) or 25.0

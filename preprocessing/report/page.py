@@ -1,7 +1,7 @@
 """A data set as one HTML page that needs nothing else: totals, warnings, contact sheets, distributions, rejects.
 
-    page = make_report(open_storage(uri))
-    Path("report.html").write_bytes(page.html)
+page = make_report(open_storage(uri))
+Path("report.html").write_bytes(page.html)
 """
 
 from __future__ import annotations
@@ -58,14 +58,18 @@ class Sheet:
 
 
 def make_report(
-    storage: Storage, *, samples_per_class: int = 4, max_classes: int = 100, progress: Callable[[int, int], None] = lambda done, total: None
+    storage: Storage,
+    *,
+    samples_per_class: int = 4,
+    max_classes: int = 100,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Page:
     """Read a data set's records and a few of its samples, and write the page.
 
     Args:
         samples_per_class: shown on a contact sheet; 0: no pictures.
-        max_classes: classes with a contact sheet, evenly spaced; the table has all of them. Whatever is asked for, sheets
-            end where their pictures reach 20 MiB.
+        max_classes: classes with a contact sheet, evenly spaced; the table has all of them. Whatever is asked for,
+            sheets end where their pictures reach 20 MiB.
         progress: called with (classes done, classes to do).
 
     Raises:
@@ -75,22 +79,45 @@ def make_report(
     manifest = read_manifest(storage)
     found = survey(storage, manifest, samples_per_class)
     labels = [label for label, totals in enumerate(found.classes) if found.picks(label) and totals.num_samples]
-    shown = [labels[i * len(labels) // max_classes] for i in range(max_classes)] if len(labels) > max_classes else labels
+    shown = (
+        [labels[i * len(labels) // max_classes] for i in range(max_classes)] if len(labels) > max_classes else labels
+    )
     sheets, damaged = _read_sheets(storage, manifest, found, shown, progress)
     bound_px = float(manifest.parameters.get("flow_bound", 20.0))
     strips = [s for sheet in sheets for s in sheet.strips if s.flow_codes is not None]
     full_px = _full_scale(np.concatenate([s.flow_lengths_px(bound_px)[::7] for s in strips])) if strips else 1.0
     notes = warnings(manifest, found, damaged, storage.uri)
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters.update(number=lambda n: f"{n:,}", size=_size, hours=_hours)
     html = environment.get_template("page.html.j2").render(
-        uri=storage.uri, manifest=manifest, found=found, warnings=notes, sheets=sheets, bound_px=bound_px, full_px=full_px, gain=DIFF_GAIN, moments=NUM_MOMENTS,
-        splits=sorted(found.splits.items(), key=lambda item: (_ORDER.get(item[0], 3), item[0])), reasons=REASONS, plots=_plots(found), flow_text=_flow_text(manifest, found),
-        wheel=data_uri(_png(wheel_legend()), "png"), jpeg_uri=lambda data: data_uri(data, "jpeg"), modalities=[m for m in ("rgb", "flow", "diff") if m in manifest.modalities],
-        reject_classes=sorted((c for c in found.classes if c.num_rejects), key=lambda c: (-c.num_rejects, c.name)), most_reject_classes=_MOST_REJECT_CLASSES,
+        uri=storage.uri,
+        manifest=manifest,
+        found=found,
+        warnings=notes,
+        sheets=sheets,
+        bound_px=bound_px,
+        full_px=full_px,
+        gain=DIFF_GAIN,
+        moments=NUM_MOMENTS,
+        splits=sorted(found.splits.items(), key=lambda item: (_ORDER.get(item[0], 3), item[0])),
+        reasons=REASONS,
+        plots=_plots(found),
+        flow_text=_flow_text(manifest, found),
+        wheel=data_uri(_png(wheel_legend()), "png"),
+        jpeg_uri=lambda data: data_uri(data, "jpeg"),
+        modalities=[m for m in ("rgb", "flow", "diff") if m in manifest.modalities],
+        reject_classes=sorted((c for c in found.classes if c.num_rejects), key=lambda c: (-c.num_rejects, c.name)),
+        most_reject_classes=_MOST_REJECT_CLASSES,
         sheet_labels={sheet.label for sheet in sheets},
-    )  # fmt: skip
-    return Page(html=html.encode("utf-8", "replace"), num_classes_shown=len(sheets), num_samples_shown=sum(len(s.strips) for s in sheets), warnings=tuple(notes))
+    )
+    return Page(
+        html=html.encode("utf-8", "replace"),
+        num_classes_shown=len(sheets),
+        num_samples_shown=sum(len(s.strips) for s in sheets),
+        warnings=tuple(notes),
+    )
 
 
 def _read_sheets(
@@ -115,9 +142,17 @@ def _read_sheets(
         for done, label in enumerate(labels):
             strips = tuple(s for s in pool.map(read, found.picks(label)) if s is not None)
             # Flow is not in colour yet: about as large as the RGB beside it.
-            num_bytes += sum(sum(map(len, s.jpegs.values())) + (len(s.jpegs["rgb"]) if s.flow_codes is not None else 0) for s in strips)
+            num_bytes += sum(
+                sum(map(len, s.jpegs.values())) + (len(s.jpegs["rgb"]) if s.flow_codes is not None else 0)
+                for s in strips
+            )
             if num_bytes > MAX_PICTURE_BYTES:
-                log.warning("the contact sheets end after %d of %d classes: their pictures reach %d MiB", len(sheets), len(labels), MAX_PICTURE_BYTES >> 20)
+                log.warning(
+                    "the contact sheets end after %d of %d classes: their pictures reach %d MiB",
+                    len(sheets),
+                    len(labels),
+                    MAX_PICTURE_BYTES >> 20,
+                )
                 break
             if strips:
                 sheets.append(Sheet(label=label, totals=found.classes[label], strips=strips))
@@ -126,7 +161,9 @@ def _read_sheets(
 
 
 def _full_scale(lengths_px: np.ndarray) -> float:
-    """A round length that 99 % of the shown vectors do not reach; at least 2 px, or the steps of quantisation would show."""
+    """A round length that 99 % of the shown vectors do not reach; at least 2 px, or the steps of quantisation would
+    show.
+    """
     reached = float(np.quantile(lengths_px, 0.99))
     return next((px for px in _FULL_PX if px >= reached), _FULL_PX[-1])
 
@@ -143,21 +180,33 @@ def _plots(found: Survey) -> list[Plot]:
         plots.append(histogram(found.flow_mean_px, title="Mean flow", unit="px per frame", digits=2))
     if found.flow_saturation:
         percent = 100 * np.asarray(found.flow_saturation, np.float64)
-        plots.append(histogram(percent, title="Flow saturation", unit="% of values beyond the bound", digits=2, log_counts=True))
+        plots.append(
+            histogram(percent, title="Flow saturation", unit="% of values beyond the bound", digits=2, log_counts=True)
+        )
     if found.flow_error_px:
-        plots.append(histogram(found.flow_error_px, title="Flow quantisation error", unit="px, mean of a sample", digits=3))
+        plots.append(
+            histogram(found.flow_error_px, title="Flow quantisation error", unit="px, mean of a sample", digits=3)
+        )
     if found.shard_bytes:
-        plots.append(histogram(np.asarray(found.shard_bytes) / 1e6, title="Shard size", unit="MB", digits=1, counted="shards"))
+        plots.append(
+            histogram(np.asarray(found.shard_bytes) / 1e6, title="Shard size", unit="MB", digits=1, counted="shards")
+        )
     return plots
 
 
 def _sizes(sizes: Counter[tuple[int, int]], title: str, side: Callable[[tuple[int, int]], int]) -> Plot:
     """Bars of a few sizes; of many, the distribution of one side (all stored samples share the short one)."""
     if len(sizes) <= _MOST_SIZES:
-        return bars([(f"{w}x{h}", count) for (w, h), count in sizes.most_common()], title=title, caption="width x height in pixels")
+        return bars(
+            [(f"{w}x{h}", count) for (w, h), count in sizes.most_common()],
+            title=title,
+            caption="width x height in pixels",
+        )
     values = np.repeat([side(size) for size in sizes], list(sizes.values()))
     plot = histogram(values, title=title, unit="px, " + ("long side" if side is max else "short side"))
-    return dataclasses.replace(plot, caption=f"{plot.caption}; {len(sizes)} sizes, most often {'x'.join(map(str, sizes.most_common(1)[0][0]))}")
+    return dataclasses.replace(
+        plot, caption=f"{plot.caption}; {len(sizes)} sizes, most often {'x'.join(map(str, sizes.most_common(1)[0][0]))}"
+    )
 
 
 def _flow_text(manifest: Manifest, found: Survey) -> str:

@@ -1,4 +1,6 @@
-"""Small pictures of stored samples: film strips of RGB and differences, and flow in the colours of the Middlebury wheel."""
+"""Small pictures of stored samples: film strips of RGB and differences, and flow in the colours of the Middlebury
+wheel.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,14 @@ NUM_MOMENTS = 4
 DIFF_GAIN = 2  # differences of neighbouring frames are faint
 # Hues of the wheel from red over yellow, green, cyan, blue and magenta back to red (Baker et al., IJCV 2011, section
 # on visualisation): more steps where the eye tells more hues apart.
-_WHEEL = ((15, (255, 0, 0), (255, 255, 0)), (6, (255, 255, 0), (0, 255, 0)), (4, (0, 255, 0), (0, 255, 255)),
-          (11, (0, 255, 255), (0, 0, 255)), (13, (0, 0, 255), (255, 0, 255)), (6, (255, 0, 255), (255, 0, 0)))  # fmt: skip
+_WHEEL = (
+    (15, (255, 0, 0), (255, 255, 0)),
+    (6, (255, 255, 0), (0, 255, 0)),
+    (4, (0, 255, 0), (0, 255, 255)),
+    (11, (0, 255, 255), (0, 0, 255)),
+    (13, (0, 0, 255), (255, 0, 255)),
+    (6, (255, 0, 255), (255, 0, 0)),
+)
 _GAP_PX = 2
 _BEYOND = 0.75  # brightness of vectors longer than the maximum
 
@@ -63,7 +71,9 @@ def flow_colours(flow_px: np.ndarray, max_px: float) -> np.ndarray:
 
 
 def wheel_legend(size_px: int = 120) -> np.ndarray:
-    """The wheel as a disc: each place has the colour of the vector from the centre to it; (size, size, 3) uint8, white outside."""
+    """The wheel as a disc: each place has the colour of the vector from the centre to it; (size, size, 3) uint8,
+    white outside.
+    """
     axis = np.linspace(-1, 1, size_px, dtype=np.float32)
     u, v = np.meshgrid(axis, axis)
     colours = flow_colours(np.stack([u, v]), 1.0)
@@ -73,7 +83,9 @@ def wheel_legend(size_px: int = 120) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strips:
-    """Pictures of one sample at a few moments, side by side. RGB and difference are JPEG, flow is codes until its scale is known."""
+    """Pictures of one sample at a few moments, side by side. RGB and difference are JPEG, flow is codes until its
+    scale is known.
+    """
 
     pick: Pick
     moments_s: tuple[float, ...]
@@ -84,7 +96,9 @@ class Strips:
         """The flow strip in colours."""
         if self.flow_codes is None:
             raise ValueError("no flow is stored")
-        return jpeg(_side_by_side(flow_colours(dequantise_flow(_at_rest(self.flow_codes), bound_px), max_px)), exact_colour=True)
+        return jpeg(
+            _side_by_side(flow_colours(dequantise_flow(_at_rest(self.flow_codes), bound_px), max_px)), exact_colour=True
+        )
 
     def flow_lengths_px(self, bound_px: float) -> np.ndarray:
         """Lengths of the shown flow vectors, in pixels of the stored video."""
@@ -112,16 +126,23 @@ def read_strips(storage: Storage, pick: Pick, modalities: Sequence[str], thumb_p
     sample = pick.sample
     members = split_members(sample, storage.read_range(pick.tar, sample.offset, sample.size))
     # In the middle of equal parts, and never the last frame: flow and difference have one less.
-    indexes = [min(int((i + 0.5) * (sample.num_frames - 1) / NUM_MOMENTS), sample.num_frames - 2) for i in range(NUM_MOMENTS)]
+    indexes = [
+        min(int((i + 0.5) * (sample.num_frames - 1) / NUM_MOMENTS), sample.num_frames - 2) for i in range(NUM_MOMENTS)
+    ]
     scale = min(1.0, thumb_px / max(sample.width, sample.height))
     size = max(2, round(sample.width * scale)), max(2, round(sample.height * scale))
     jpegs = {}
     for modality in ("rgb", "diff"):
         if modality in modalities:
-            frames = [_shrink(frame.to_ndarray(format="rgb24"), size) for frame in _frames(members[extension(modality)], indexes)]
+            frames = [
+                _shrink(frame.to_ndarray(format="rgb24"), size)
+                for frame in _frames(members[extension(modality)], indexes)
+            ]
             pictures = np.stack(frames)
             if modality == "diff":
-                pictures = np.clip((pictures.astype(np.int16) - DIFF_ZERO) * DIFF_GAIN + DIFF_ZERO, 0, 255).astype(np.uint8)
+                pictures = np.clip((pictures.astype(np.int16) - DIFF_ZERO) * DIFF_GAIN + DIFF_ZERO, 0, 255).astype(
+                    np.uint8
+                )
             jpegs[modality] = jpeg(_side_by_side(pictures))
     codes = None
     if "flow" in modalities:
@@ -140,7 +161,9 @@ def _frames(video: bytes, indexes: Sequence[int]) -> Iterator[av.VideoFrame]:
         for index in indexes:
             ticks = round(index / (stream.average_rate * stream.time_base))
             container.seek(ticks, stream=stream)
-            found = next((frame for frame in container.decode(stream) if frame.pts is not None and frame.pts >= ticks), None)
+            found = next(
+                (frame for frame in container.decode(stream) if frame.pts is not None and frame.pts >= ticks), None
+            )
             if found is None:
                 raise ValueError(f"a stored video has no frame {index}")
             yield found

@@ -18,9 +18,19 @@ from matplotlib.ticker import MaxNLocator
 # Stand-ins that a plot is drawn with, and what the page puts in their place.
 _INK, _BAR, _FAINT = "#010203", "#010204", "#010205"
 _STYLE: Any = {
-    "svg.fonttype": "none", "font.size": 9, "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+}
 _BINS = 30
 _INCHES = (3.9, 2.1)
 
@@ -34,7 +44,15 @@ class Plot:
     caption: str
 
 
-def histogram(values: Sequence[float] | np.ndarray, *, title: str, unit: str, digits: int = 0, log_counts: bool = False, counted: str = "samples") -> Plot:
+def histogram(
+    values: Sequence[float] | np.ndarray,
+    *,
+    title: str,
+    unit: str,
+    digits: int = 0,
+    log_counts: bool = False,
+    counted: str = "samples",
+) -> Plot:
     """Distribution of one number per sample (or shard); ``values`` holds at least one. No picture where all are equal.
 
     Args:
@@ -80,12 +98,16 @@ def bars(counts: Sequence[tuple[str, int]], *, title: str, caption: str) -> Plot
 
 def _svg(figure: plt.Figure, title: str) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(
+        buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{title}">', text, count=1)
+    text = re.sub(
+        r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{title}">', text, count=1
+    )
     text = text.replace("xlink:href", "href")
     for stand_in, colour in ((_INK, "currentColor"), (_BAR, "var(--bar)"), (_FAINT, "var(--line)")):
         text = text.replace(stand_in, colour)

@@ -88,12 +88,17 @@ class Survey:
     enlarged: int = 0  # samples whose source is smaller than what is stored
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
     examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # sources by reason
-    flows: Counter[tuple[str, str, str]] = dataclasses.field(default_factory=Counter)  # shards by (engine, version, mode)
+    flows: Counter[tuple[str, str, str]] = dataclasses.field(
+        default_factory=Counter
+    )  # shards by (engine, version, mode)
     _picks: dict[int, list[tuple[int, str, SampleRecord]]] = dataclasses.field(default_factory=dict)
 
     def picks(self, label: int) -> list[Pick]:
         """The samples of a class to show: those whose keys have the smallest sha256, so always the same."""
-        return [Pick(tar, sample) for _, tar, sample in sorted(self._picks.get(label, []), key=lambda item: (-item[0], item[1]))]
+        return [
+            Pick(tar, sample)
+            for _, tar, sample in sorted(self._picks.get(label, []), key=lambda item: (-item[0], item[1]))
+        ]
 
     def add(self, record: ShardRecord) -> None:
         """Count one shard."""
@@ -102,7 +107,13 @@ class Survey:
         if record.samples:
             self.shard_bytes.append(record.size)
         if record.flow:
-            self.flows[(str(record.flow.get("engine", "?")), str(record.flow.get("version", "?")), str(record.flow.get("mode", "?")))] += 1
+            self.flows[
+                (
+                    str(record.flow.get("engine", "?")),
+                    str(record.flow.get("version", "?")),
+                    str(record.flow.get("mode", "?")),
+                )
+            ] += 1
         for sample in record.samples:
             self._add_sample(sample, split, record)
         for reject in record.rejects:
@@ -143,7 +154,10 @@ class Survey:
 
     def _class(self, label: int, where: str) -> ClassTotals:
         if not 0 <= label < len(self.classes):
-            raise ManifestError(f"{where}: label {label} is not one of the manifest's {len(self.classes)} classes; python -m jobs.verify names every fault")
+            raise ManifestError(
+                f"{where}: label {label} is not one of the manifest's {len(self.classes)} classes; python -m"
+                " jobs.verify names every fault"
+            )
         return self.classes[label]
 
 
@@ -168,7 +182,10 @@ def _records(storage: Storage, manifest: Manifest) -> Iterator[ShardRecord]:
         where = f"{entry.path}.json"
         data = storage.read(where)
         if hashlib.sha256(data).hexdigest() != entry.record_sha256:
-            raise ManifestError(f"{storage.uri}/{where} is not the record that the manifest lists; python -m jobs.verify {storage.uri} names every fault")
+            raise ManifestError(
+                f"{storage.uri}/{where} is not the record that the manifest lists; python -m jobs.verify {storage.uri}"
+                " names every fault"
+            )
         return ShardRecord.from_json(data, where)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:

@@ -24,7 +24,10 @@ def warnings(manifest: Manifest, found: Survey, damaged: Mapping[str, str], uri:
     notes = []
     num_samples, num_rejects = manifest.num_samples, manifest.num_rejects
     if damaged:
-        notes.append(f"{len(damaged)} of the samples to show do not read back ({_some(list(damaged))}): run python -m jobs.verify {uri}.")
+        notes.append(
+            f"{len(damaged)} of the samples to show do not read back ({_some(list(damaged))}): run python -m"
+            f" jobs.verify {uri}."
+        )
     if len(found.flows) > 1:
         notes.append(f"Flow comes from {len(found.flows)} different engines or versions; one data set should have one.")
     empty = [c.name for c in found.classes if not c.num_samples]
@@ -32,23 +35,38 @@ def warnings(manifest: Manifest, found: Survey, damaged: Mapping[str, str], uri:
         notes.append(f"{len(empty)} of {len(found.classes)} classes have no sample: {_some(empty)}.")
     few = [c.name for c in found.classes if 0 < c.num_samples < _FEW_SAMPLES]
     if few:
-        notes.append(f"{len(few)} of {len(found.classes)} classes have fewer than {_FEW_SAMPLES} samples: {_some(few)}.")
+        notes.append(
+            f"{len(few)} of {len(found.classes)} classes have fewer than {_FEW_SAMPLES} samples: {_some(few)}."
+        )
     if num_rejects > _REJECT_SHARE * manifest.num_inputs:
         reason, count = found.reasons.most_common(1)[0]
-        notes.append(f"{num_rejects:,} of {manifest.num_inputs:,} sources ({num_rejects / manifest.num_inputs:.1%}) were rejected, most often: {reason} ({count:,}).")
+        notes.append(
+            f"{num_rejects:,} of {manifest.num_inputs:,} sources ({num_rejects / manifest.num_inputs:.1%}) were"
+            f" rejected, most often: {reason} ({count:,})."
+        )
     else:
         lossy = [c.name for c in found.classes if c.num_rejects > _REJECT_SHARE * (c.num_rejects + c.num_samples)]
         if lossy:
             notes.append(f"{len(lossy)} classes lost more than a tenth of their sources: {_some(lossy)}.")
     notes += _flow_notes(manifest, found)
     if found.enlarged > _SHARE * num_samples:
-        notes.append(f"{found.enlarged:,} of {num_samples:,} samples are larger than their sources: the short side that is stored adds no detail there.")
+        notes.append(
+            f"{found.enlarged:,} of {num_samples:,} samples are larger than their sources: the short side that is"
+            " stored adds no detail there."
+        )
     if len(found.shard_bytes) > _FEW_SHARDS:
         mean = float(np.mean(found.shard_bytes))
         if not _SMALL_SHARD <= mean <= _LARGE_SHARD:
             good = max(1, round(num_samples * _GOOD_SHARD / max(sum(found.shard_bytes), 1)))
-            why = "many small objects are slow to list and to read" if mean < _SMALL_SHARD else "a failed shard costs hours"
-            notes.append(f"A shard has {mean / 1e6:,.1f} MB on average: {why}; --samples-per-shard {good} would give about {_GOOD_SHARD / 1e6:.0f} MB.")
+            why = (
+                "many small objects are slow to list and to read"
+                if mean < _SMALL_SHARD
+                else "a failed shard costs hours"
+            )
+            notes.append(
+                f"A shard has {mean / 1e6:,.1f} MB on average: {why}; --samples-per-shard {good} would give about"
+                f" {_GOOD_SHARD / 1e6:.0f} MB."
+            )
     return notes
 
 
@@ -60,15 +78,22 @@ def _flow_notes(manifest: Manifest, found: Survey) -> list[str]:
     above = int(np.sum(saturation > _SATURATED))
     if above > _SHARE * len(saturation):
         notes.append(
-            f"{above:,} of {len(saturation):,} samples have more than {_SATURATED:.0%} of their flow beyond the bound of {bound:g} px, where it is cut off "
-            f"(mean over all samples {float(saturation.mean()):.2%}): a larger --stored.flow-bound, a higher frame rate or a smaller short side keeps it."
+            f"{above:,} of {len(saturation):,} samples have more than {_SATURATED:.0%} of their flow beyond the bound"
+            f" of {bound:g} px, where it is cut off (mean over all samples {float(saturation.mean()):.2%}): a larger"
+            " --stored.flow-bound, a higher frame rate or a smaller short side keeps it."
         )
     still = int(np.sum(np.asarray(found.flow_mean_px) < _STILL_PX))
     if still > _SHARE * len(found.flow_mean_px):
-        notes.append(f"{still:,} of {len(found.flow_mean_px):,} samples hardly move: their mean flow is below {_STILL_PX} px per frame.")
+        notes.append(
+            f"{still:,} of {len(found.flow_mean_px):,} samples hardly move: their mean flow is below {_STILL_PX} px per"
+            " frame."
+        )
     lacking = manifest.num_samples - len(found.flow_mean_px)
     if lacking:
-        notes.append(f"{lacking:,} of {manifest.num_samples:,} samples have no figure for the length of their flow: their records were written by an earlier version.")
+        notes.append(
+            f"{lacking:,} of {manifest.num_samples:,} samples have no figure for the length of their flow: their"
+            " records were written by an earlier version."
+        )
     return notes
 
 

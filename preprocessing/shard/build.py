@@ -1,9 +1,10 @@
 """One shard, from source videos to a committed record. No Ray here: a task of ``jobs.preprocess`` calls this once.
 
-    samples (``preprocessing.shard.stages``) -> tar in a local folder -> read it back -> upload tar, index, and last the record
+    samples (``preprocessing.shard.stages``) -> tar in a local folder -> read it back -> upload tar, index, and last the
+    record
 
-The same sources and parameters give the same bytes, so an attempt that died half-way is simply repeated. A shard without
-a single sample has a record (its rejects must be counted) and no tar.
+The same sources and parameters give the same bytes, so an attempt that died half-way is simply repeated. A shard
+without a single sample has a record (its rejects must be counted) and no tar.
 """
 
 from __future__ import annotations
@@ -49,14 +50,18 @@ class Recipe:
 
     @classmethod
     def of(cls, classes: Sequence[str], stored: StoredConfig, flow: dict | None = None) -> Recipe:
-        """The recipe of a configuration with the engine that is installed here, or with ``flow``, what another machine's says of itself."""
+        """The recipe of a configuration with the engine that is installed here, or with ``flow``, what another
+        machine's says of itself.
+        """
         if flow is None and "flow" in stored.modalities:
             flow = engine_for(stored).describe()
         return cls(classes=tuple(classes), stored=stored, flow=flow, parameter_hash=parameter_hash(stored, flow))
 
 
 def parameter_hash(stored: StoredConfig, flow: Mapping | None) -> str:
-    """sha256 (12 hex digits) of all parameters that change stored bytes, the flow engine's version and numbers included."""
+    """sha256 (12 hex digits) of all parameters that change stored bytes, the flow engine's version and numbers
+    included.
+    """
     return hashlib.sha256(json.dumps([as_dict(stored), flow], sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -83,7 +88,10 @@ def build_shard(
     """
     cv2.setNumThreads(1)  # a task is one core
     if recipe.flow is not None and plan.present and (here := engine_for(recipe.stored).describe()) != recipe.flow:
-        raise ReciprocalError(f"{plan.path}: the flow engine of this machine is {here}, the plan's is {recipe.flow}: install the same versions on all nodes")
+        raise ReciprocalError(
+            f"{plan.path}: the flow engine of this machine is {here}, the plan's is {recipe.flow}: install the same"
+            " versions on all nodes"
+        )
     times = times if times is not None else StageTimes()
     crashed = crashed or {}
     samples: list[_Written] = []
@@ -118,12 +126,17 @@ def build_shard(
             sha256=file_sha256(tar) if samples else _NOTHING,
             samples=_placed(samples, tar) if samples else (),
             rejects=tuple(
-                Reject(source=s.name, label=s.label, reason=refused[s.name].reason, detail=refused[s.name].detail) for s in plan.sources if s.name in refused
+                Reject(source=s.name, label=s.label, reason=refused[s.name].reason, detail=refused[s.name].detail)
+                for s in plan.sources
+                if s.name in refused
             ),
             flow=recipe.flow,
         )
         if len(record.samples) + len(record.rejects) != len(plan.sources):
-            raise ReciprocalError(f"{plan.path}: {len(plan.sources)} sources went in, {len(record.samples)} samples and {len(record.rejects)} rejects came out")
+            raise ReciprocalError(
+                f"{plan.path}: {len(plan.sources)} sources went in, {len(record.samples)} samples and"
+                f" {len(record.rejects)} rejects came out"
+            )
         with times.measure("store_s"):
             _commit(record, tar, storage)
     return record
@@ -185,13 +198,28 @@ def _placed(samples: Sequence[_Written], tar: Path) -> tuple[SampleRecord, ...]:
     return tuple(records)
 
 
-_DECISIVE = ("annotations/__init__.py", "build.py", "clip.py", "clock.py", "decode.py", "encode.py", "flow.py", "plan.py", "stages.py", "tvl1/*.py")
+_DECISIVE = (
+    "annotations/__init__.py",
+    "build.py",
+    "clip.py",
+    "clock.py",
+    "decode.py",
+    "encode.py",
+    "flow.py",
+    "plan.py",
+    "stages.py",
+    "tvl1/*.py",
+)
 
 
 def code_version() -> str:
     """What made the bytes: a hash of the code that decides them, and the versions of the libraries under it."""
     digest = hashlib.sha256()
     here = Path(__file__).resolve().parent
-    for path in [*sorted(p for pattern in _DECISIVE for p in here.glob(pattern)), here.parent / "pipeline/dataset/sample.py", here.parent / "pipeline/dataset/shards.py"]:
+    for path in [
+        *sorted(p for pattern in _DECISIVE for p in here.glob(pattern)),
+        here.parent / "pipeline/dataset/sample.py",
+        here.parent / "pipeline/dataset/shards.py",
+    ]:
         digest.update(path.read_bytes())
     return f"{digest.hexdigest()[:12]} opencv-{cv2.__version__} av-{av.__version__} numpy-{np.__version__}"

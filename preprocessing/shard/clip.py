@@ -1,4 +1,6 @@
-"""The files of one sample while it is made: one video a modality, written block by block, read back when it is whole."""
+"""The files of one sample while it is made: one video a modality, written block by block, read back when it is
+whole.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,13 @@ from preprocessing.shard.work import StageTimes, named
 
 
 class ClipWriter:
-    """Encodes one sample into files of ``folder``. Used by one thread; ``abandon`` may come at any time and removes them."""
+    """Encodes one sample into files of ``folder``. Used by one thread; ``abandon`` may come at any time and removes
+    them.
+    """
 
-    def __init__(self, source: Source, fps: float, classes: Sequence[str], stored: StoredConfig, folder: Path, times: StageTimes) -> None:
+    def __init__(
+        self, source: Source, fps: float, classes: Sequence[str], stored: StoredConfig, folder: Path, times: StageTimes
+    ) -> None:
         self.source, self.times = source, times
         self._fps, self._classes, self._stored, self._folder = fps, classes, stored, folder
         self._key = sample_key(source.name)
@@ -46,7 +52,9 @@ class ClipWriter:
             if modality == "rgb":
                 self._size = size
             codec = VideoCodec(gop=self._stored.gop, crf=self._stored.crf)
-            self._writers[modality] = VideoWriter(self._path(modality), "gray" if modality == "flow" else "rgb", size, self._fps, codec)
+            self._writers[modality] = VideoWriter(
+                self._path(modality), "gray" if modality == "flow" else "rgb", size, self._fps, codec
+            )
         return self._writers[modality]
 
     def finish(self) -> tuple[SampleRecord, Mapping[str, Path | bytes]]:
@@ -64,10 +72,19 @@ class ClipWriter:
             for modality in self._stored.modalities:
                 check_video(self._path(modality), modality, self._num_frames, width, height)
         facts = {
-            "key": self._key, "label": self.source.label, "num_frames": self._num_frames, "fps": float(stored_rate(self._fps)),
-            "width": width, "height": height, "source": self.source.name,
-        }  # fmt: skip
-        described = {"class": self._classes[self.source.label], "flow_bound": self._stored.flow_bound, "modalities": list(self._stored.modalities)}
+            "key": self._key,
+            "label": self.source.label,
+            "num_frames": self._num_frames,
+            "fps": float(stored_rate(self._fps)),
+            "width": width,
+            "height": height,
+            "source": self.source.name,
+        }
+        described = {
+            "class": self._classes[self.source.label],
+            "flow_bound": self._stored.flow_bound,
+            "modalities": list(self._stored.modalities),
+        }
         members["json"] = sample_json({**facts, **described})
         return SampleRecord(**facts, offset=0, size=0, members=()), members
 

@@ -69,7 +69,15 @@ def plan_shards(annotations: Annotations, sizes: Mapping[str, int], samples_per_
         for i in range(num_shards):
             part = tuple(sources[i * len(sources) // num_shards : (i + 1) * len(sources) // num_shards])
             found = tuple(sizes.get(s.path, -1) for s in part)
-            plans.append(ShardPlan(split=split, name=f"shard-{i:06d}", sources=part, sizes=found, sources_sha256=_fingerprint(part, found, annotations.classes)))
+            plans.append(
+                ShardPlan(
+                    split=split,
+                    name=f"shard-{i:06d}",
+                    sources=part,
+                    sizes=found,
+                    sources_sha256=_fingerprint(part, found, annotations.classes),
+                )
+            )
     return plans
 
 
@@ -79,5 +87,7 @@ def _fingerprint(sources: Sequence[Source], sizes: Sequence[int], classes: Seque
     The size makes a re-run notice a file that was missing or cut off when it was read before. Where a file lies is left
     out: unpacking an archive changes no video.
     """
-    rows = [[s.name, s.label, classes[s.label], s.start_s, s.end_s, size] for s, size in zip(sources, sizes, strict=True)]
+    rows = [
+        [s.name, s.label, classes[s.label], s.start_s, s.end_s, size] for s, size in zip(sources, sizes, strict=True)
+    ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

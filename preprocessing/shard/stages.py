@@ -1,6 +1,6 @@
 """Sources to samples, with decoding, flow and encoding side by side.
 
-    thread 1   fetch and decode      -> blocks of frames          (a bounded queue: memory does not grow with a clip's length)
+    thread 1   fetch and decode -> blocks of frames (a bounded queue: memory does not grow with a clip's length)
     this one   flow, difference      -> blocks of codes
     thread 2   encode, read back     -> finished samples, one after another
 
@@ -40,7 +40,9 @@ _MAX_BLOCK_BYTES = 48 << 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A finished sample: its record without a place in a tar, and its members by webdataset extension, as files or bytes."""
+    """A finished sample: its record without a place in a tar, and its members by webdataset extension, as files or
+    bytes.
+    """
 
     record: SampleRecord
     members: Mapping[str, Path | bytes]
@@ -103,7 +105,9 @@ def make_samples(
 
     clip: ClipWriter | None = None
     try:
-        with contextlib.closing(read_ahead(_decoded(sources, store, stored, engine, times), _QUEUED_BLOCKS, "decode")) as events:
+        with contextlib.closing(
+            read_ahead(_decoded(sources, store, stored, engine, times), _QUEUED_BLOCKS, "decode")
+        ) as events:
             for event in events:
                 if isinstance(event, _Begin):
                     clip = ClipWriter(event.source, event.fps, classes, stored, folder, times)
@@ -130,18 +134,24 @@ def make_samples(
 
 
 class _Pairs:
-    """Flow and differences of one clip, block after block; keeps the last frame of a block for the first pair of the next."""
+    """Flow and differences of one clip, block after block; keeps the last frame of a block for the first pair of
+    the next.
+    """
 
     def __init__(self, engine: FlowEngine | None, stored: StoredConfig, times: StageTimes) -> None:
         self._engine, self._stored, self._times = engine, stored, times
         self._last_rgb: np.ndarray | None = None
         self._last_gray: np.ndarray | None = None
-        self.saturation: list[float] = []  # per pair, so that a clip's mean does not depend on how it was cut into blocks
+        self.saturation: list[
+            float
+        ] = []  # per pair, so that a clip's mean does not depend on how it was cut into blocks
         self.error_px: list[float] = []
         self.mean_px: list[float] = []
 
     def next(self, frames_rgb_THWC: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """(flow codes (N, 2 H, W), difference codes (N, H, W, 3)) of the pairs that end in these frames; None where not stored."""
+        """(flow codes (N, 2 H, W), difference codes (N, H, W, 3)) of the pairs that end in these frames; None where
+        not stored.
+        """
         flow = diff = None
         if self._engine is not None:
             with self._times.measure("flow_s"):
@@ -152,7 +162,11 @@ class _Pairs:
                     flow = self._codes(self._engine.flow(window))
         if "diff" in self._stored.modalities:
             with self._times.measure("encode_s"):
-                window = frames_rgb_THWC if self._last_rgb is None else np.concatenate([self._last_rgb[None], frames_rgb_THWC])
+                window = (
+                    frames_rgb_THWC
+                    if self._last_rgb is None
+                    else np.concatenate([self._last_rgb[None], frames_rgb_THWC])
+                )
                 self._last_rgb = frames_rgb_THWC[-1]
                 diff = quantise_diff(window) if len(window) > 1 else None
         return flow, diff
@@ -170,15 +184,23 @@ class _Pairs:
         return codes
 
 
-def _finish(clip: ClipWriter, end: _End, pairs: _Pairs, take: Callable[[Source, Sample | RejectedSource], None]) -> None:
+def _finish(
+    clip: ClipWriter, end: _End, pairs: _Pairs, take: Callable[[Source, Sample | RejectedSource], None]
+) -> None:
     try:
         record, members = clip.finish()
-        # Rounded, because the last bits of a mean depend on the machine's vector width, and the record's bytes should not.
+        # Rounded, because the last bits of a mean depend on the machine's vector width, and the record's bytes should
+        # not.
         if pairs.mean_px:
-            quality = {name: round(float(np.mean(getattr(pairs, name))), digits) for name, digits in (("saturation", 6), ("error_px", 5), ("mean_px", 4))}
+            quality = {
+                name: round(float(np.mean(getattr(pairs, name))), digits)
+                for name, digits in (("saturation", 6), ("error_px", 5), ("mean_px", 4))
+            }
             record = dataclasses.replace(record, **{f"flow_{name}": value for name, value in quality.items()})
         width, height = end.source_size
-        record = dataclasses.replace(record, decoded_frames=end.decoded_frames, source_width=width, source_height=height)
+        record = dataclasses.replace(
+            record, decoded_frames=end.decoded_frames, source_width=width, source_height=height
+        )
         clip.times.clips += 1
         with named(clip.source):
             take(clip.source, Sample(record=record, members=members))
@@ -186,13 +208,20 @@ def _finish(clip: ClipWriter, end: _End, pairs: _Pairs, take: Callable[[Source, 
         clip.abandon()
 
 
-def _reject(clip: ClipWriter | None, source: Source, reject: RejectedSource, take: Callable[[Source, Sample | RejectedSource], None]) -> None:
+def _reject(
+    clip: ClipWriter | None,
+    source: Source,
+    reject: RejectedSource,
+    take: Callable[[Source, Sample | RejectedSource], None],
+) -> None:
     if clip is not None:
         clip.abandon()
     take(source, reject)
 
 
-def _decoded(sources: Sequence[Source], store: SourceStore, stored: StoredConfig, engine: FlowEngine | None, times: StageTimes) -> Generator[_Event]:
+def _decoded(
+    sources: Sequence[Source], store: SourceStore, stored: StoredConfig, engine: FlowEngine | None, times: StageTimes
+) -> Generator[_Event]:
     for source in sources:
         try:
             yield from _decoded_one(source, store, stored, engine, times)
@@ -200,13 +229,22 @@ def _decoded(sources: Sequence[Source], store: SourceStore, stored: StoredConfig
             yield source, error
 
 
-def _decoded_one(source: Source, store: SourceStore, stored: StoredConfig, engine: FlowEngine | None, times: StageTimes) -> Iterator[_Event]:
+def _decoded_one(
+    source: Source, store: SourceStore, stored: StoredConfig, engine: FlowEngine | None, times: StageTimes
+) -> Iterator[_Event]:
     with contextlib.ExitStack() as stack:
         with times.measure("fetch_s"):
             path = stack.enter_context(store.local(source.path))
         with times.measure("decode_s"):
             video = stack.enter_context(
-                VideoReader(path, short_side=stored.short_side, fps=stored.fps, start_s=source.start_s, end_s=source.end_s, max_frames=stored.max_frames)
+                VideoReader(
+                    path,
+                    short_side=stored.short_side,
+                    fps=stored.fps,
+                    start_s=source.start_s,
+                    end_s=source.end_s,
+                    max_frames=stored.max_frames,
+                )
             )
         yield _Begin(source, video.fps)
         frames = iter(video)

@@ -57,5 +57,8 @@ def named(source: Source) -> Iterator[None]:
 def disk_error(what: str, error: OSError) -> ReciprocalError:
     """A full disk is a StorageError that says which; anything else keeps its text."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"{what}: no space left in the folder for temporary files: free some, set TMPDIR, or lower --samples-per-shard")
+        return StorageError(
+            f"{what}: no space left in the folder for temporary files: free some, set TMPDIR, or lower"
+            " --samples-per-shard"
+        )
     return ReciprocalError(f"{what}: {type(error).__name__}: {error}")

@@ -22,7 +22,8 @@ __all__ = ["BucketStore", "FolderStore", "PackedStore", "SourceStore", "open_sou
 
 
 def open_sources(uri: str, *, field: str = "source", archives: bool = True) -> SourceStore:
-    """The store at ``uri``: a folder's path, ``file:///FOLDER``, ``s3://BUCKET/PREFIX``, or an archive file in one of them.
+    """The store at ``uri``: a folder's path, ``file:///FOLDER``, ``s3://BUCKET/PREFIX``, or an archive file in one of
+    them.
 
     A local folder is looked at; nothing else is opened or listed yet.
 
@@ -43,5 +44,9 @@ def open_sources(uri: str, *, field: str = "source", archives: bool = True) -> S
     if archive_kind(root.name) and root.is_file():
         return PackedStore(FolderStore(root.parent), only=root.name)
     if "://" in uri.removeprefix("file://") or not root.is_dir():
-        raise ConfigError(field, uri, "is not a folder on this machine; give one, s3://BUCKET/PREFIX, or a .tar, .tar.gz or .zip in either")
+        raise ConfigError(
+            field,
+            uri,
+            "is not a folder on this machine; give one, s3://BUCKET/PREFIX, or a .tar, .tar.gz or .zip in either",
+        )
     return PackedStore(FolderStore(root)) if archives else FolderStore(root)

@@ -1,4 +1,6 @@
-"""The formats tar and zip: their members, and the bytes of one zip member. Nothing is ever unpacked by the names in them."""
+"""The formats tar and zip: their members, and the bytes of one zip member. Nothing is ever unpacked by the names in
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ from pipeline.errors import RejectedSource
 from preprocessing.sources.base import escapes, hidden
 from preprocessing.sources.catalogue import Member
 
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, struct.error)
+DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    struct.error,
+)
 """What a damaged archive raises."""
 
 _PIECE_BYTES = 4 << 20
@@ -40,7 +50,9 @@ def _plain(name: str) -> str:
 
 
 class _Headers:
-    """A tar file as tarfile wants it: data is skipped by seeking or, in a stream, by reading; no header may ask for all memory."""
+    """A tar file as tarfile wants it: data is skipped by seeking or, in a stream, by reading; no header may ask for
+    all memory.
+    """
 
     def __init__(self, file: BinaryIO, seekable: bool) -> None:
         self._file, self._seekable, self._position, self.last = file, seekable, file.tell(), b""
@@ -110,10 +122,19 @@ def zip_members(file: BinaryIO) -> Iterator[Member]:
             elif info.flag_bits & _ENCRYPTED:
                 problem = "unreadable: encrypted inside a zip"
             elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
-                problem = f"unreadable: packed with method {info.compress_type} inside a zip; stored, deflate and bzip2 are read"
+                problem = (
+                    f"unreadable: packed with method {info.compress_type} inside a zip; stored, deflate and bzip2 are"
+                    " read"
+                )
             yield Member(
-                name=name, size=info.file_size, offset=info.header_offset, packed_size=info.compress_size, method=info.compress_type, crc32=info.CRC, problem=problem
-            )  # fmt: skip
+                name=name,
+                size=info.file_size,
+                offset=info.header_offset,
+                packed_size=info.compress_size,
+                method=info.compress_type,
+                crc32=info.CRC,
+                problem=problem,
+            )
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
@@ -142,7 +163,9 @@ def unzip(file: BinaryIO, member: Member, take: Callable[[bytes], object]) -> in
     for data in _unpacked(file, member):
         done += len(data)
         if done > member.size:
-            raise RejectedSource("unreadable", f"damaged inside its zip: more than the {member.size} bytes of the directory")
+            raise RejectedSource(
+                "unreadable", f"damaged inside its zip: more than the {member.size} bytes of the directory"
+            )
         crc32 = zlib.crc32(data, crc32)
         take(data)
     if done == member.size and crc32 != member.crc32:

@@ -45,7 +45,8 @@ class Archive:
         return cache_file(store.uri, self.path, self.size, self.version, ending=ending)
 
     def members(self, store: PlainStore) -> Path:
-        """File of the catalogue of all members that are not hidden; made where there is none yet, which reads a .tar.gz through.
+        """File of the catalogue of all members that are not hidden; made where there is none yet, which reads a .tar.gz
+        through.
 
         Raises:
             UserError: the archive is damaged.
@@ -67,12 +68,17 @@ class Archive:
                 else:
                     points = target.with_suffix(".points")
                     try:
-                        found = index_gzip(file, self.size, points, lambda stream: list(tar_members(stream, seekable=False)))
+                        found = index_gzip(
+                            file, self.size, points, lambda stream: list(tar_members(stream, seekable=False))
+                        )
                         os.replace(points, self._cache(store, "points"))
                     finally:
                         points.unlink(missing_ok=True)
         except (*DAMAGE, gzip.BadGzipFile, indexed_gzip.ZranError) as error:
-            raise UserError(f"{where} is damaged or not a {kind} file ({error}): copy or download it again, or take it out of the source") from error
+            raise UserError(
+                f"{where} is damaged or not a {kind} file ({error}): copy or download it again, or take it out of the"
+                " source"
+            ) from error
         except OSError as error:
             raise StorageError(f"{where}: {error}") from error
         last = {member.name: member for member in found}  # unpacking would leave the last of several with one name
@@ -89,7 +95,9 @@ class Archive:
         if kind == "tar.gz":
             points = self._cache(store, "points")
             try:
-                done = read_gzip(points, lambda: store.open(self.path, buffer_bytes=1 << 20), member.offset, member.size, file.write)
+                done = read_gzip(
+                    points, lambda: store.open(self.path, buffer_bytes=1 << 20), member.offset, member.size, file.write
+                )
             except indexed_gzip.ZranError as error:
                 raise RejectedSource("unreadable", f"{self.path} is damaged there") from error
         else:

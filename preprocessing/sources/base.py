@@ -16,8 +16,22 @@ from pipeline.errors import RejectedSource, StorageError
 from pipeline.storage.scratch import scratch_folder
 
 VIDEO_EXTENSIONS = (
-    ".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".m2ts", ".mts", ".ogv",
-)  # fmt: skip
+    ".mp4",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mov",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".3gp",
+    ".ts",
+    ".m2ts",
+    ".mts",
+    ".ogv",
+)
 """Endings of video files in lower case, the usual ones first."""
 
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
@@ -27,7 +41,8 @@ _CACHED = ("_listing", "_lock")
 class SourceStore(abc.ABC):
     """Videos by their path relative to ``uri``, with ``/``.
 
-    Instances pickle small: the listing stays behind, and what is open is opened anew in the other process. Threads may share one.
+    Instances pickle small: the listing stays behind, and what is open is opened anew in the other process. Threads may
+    share one.
     """
 
     uri: str
@@ -85,7 +100,9 @@ class SourceStore(abc.ABC):
         return []
 
     def refusal(self, path: str) -> RejectedSource:
-        """Why ``path`` is not in the listing: ``missing``, or what ``local`` raises where it is there and is not read. Lists nothing."""
+        """Why ``path`` is not in the listing: ``missing``, or what ``local`` raises where it is there and is not
+        read. Lists nothing.
+        """
         if escapes(path):
             return unsafe(path)
         return RejectedSource("missing", "no such file")
@@ -96,7 +113,9 @@ class PlainStore(SourceStore):
 
     @abc.abstractmethod
     def open(self, path: str, *, buffer_bytes: int = 1 << 16) -> BinaryIO:
-        """A seekable file of the bytes at ``path``, for one thread, read in pieces of ``buffer_bytes``. Raises NotFoundError, StorageError."""
+        """A seekable file of the bytes at ``path``, for one thread, read in pieces of ``buffer_bytes``. Raises
+        NotFoundError, StorageError.
+        """
 
     @abc.abstractmethod
     def stat(self, path: str) -> tuple[int, str]:

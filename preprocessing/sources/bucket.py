@@ -51,7 +51,9 @@ class BucketStore(PlainStore):
                 length = min(_PIECE_BYTES, size - offset)
                 piece = self.storage.read_range(path, offset, length)
                 if len(piece) != length:
-                    raise StorageError(f"{self.uri}/{path} changed while it was read: {offset + len(piece)} of {size} bytes")
+                    raise StorageError(
+                        f"{self.uri}/{path} changed while it was read: {offset + len(piece)} of {size} bytes"
+                    )
                 file.write(piece)
 
         with temporary_copy(path, fill) as copy:

@@ -1,4 +1,5 @@
-"""Members of archives in small databases on the local disk: looked up in microseconds, with no memory for those not asked for.
+"""Members of archives in small databases on the local disk: looked up in microseconds, with no memory for those not
+asked for.
 
 They lie in ``$RECIPROCAL_HOME/cache/archives`` and may be deleted whenever no job runs: they are made again.
 """
@@ -42,13 +43,17 @@ class Catalogue:
     """Read access to one file of members."""
 
     def __init__(self, file: Path) -> None:
-        self._connection = sqlite3.connect(f"file:{quote(str(file))}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+        self._connection = sqlite3.connect(
+            f"file:{quote(str(file))}?mode=ro&immutable=1", uri=True, check_same_thread=False
+        )
         self._lock = threading.Lock()
 
     def find(self, name: str) -> Member | None:
         """The member of that name; one that can be read where there are several."""
         with self._lock:
-            row = self._connection.execute(f"SELECT {_COLUMNS} FROM member WHERE name = ? ORDER BY problem LIMIT 1", (_bytes(name),)).fetchone()
+            row = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM member WHERE name = ? ORDER BY problem LIMIT 1", (_bytes(name),)
+            ).fetchone()
         return _member(row) if row else None
 
     def __iter__(self) -> Iterator[Member]:
@@ -66,7 +71,10 @@ def write_catalogue(file: Path, members: Iterable[Member]) -> None:
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("BEGIN")
         connection.execute(f"CREATE TABLE member ({_COLUMNS})")
-        rows = ((_bytes(m.name), m.archive, m.size, m.offset, m.packed_size, m.method, m.crc32, _bytes(m.problem)) for m in members)
+        rows = (
+            (_bytes(m.name), m.archive, m.size, m.offset, m.packed_size, m.method, m.crc32, _bytes(m.problem))
+            for m in members
+        )
         connection.executemany("INSERT INTO member VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         connection.execute("CREATE INDEX by_name ON member (name)")
         connection.execute("COMMIT")
@@ -75,7 +83,12 @@ def write_catalogue(file: Path, members: Iterable[Member]) -> None:
 def cache_file(*parts: object, ending: str) -> Path:
     """The cache's file for what ``parts`` say."""
     text = "\0".join(map(str, (_FORMAT, *parts)))
-    return home().absolute() / "cache" / "archives" / f"{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.{ending}"
+    return (
+        home().absolute()
+        / "cache"
+        / "archives"
+        / f"{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.{ending}"
+    )
 
 
 def cached(file: Path, build: Callable[[Path], None]) -> Path:
@@ -104,7 +117,9 @@ def cached(file: Path, build: Callable[[Path], None]) -> Path:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name)
     except (OSError, sqlite3.Error) as error:
-        raise StorageError(f"cannot write the archive index {file}: {error}; make room, or set RECIPROCAL_HOME to another disk") from error
+        raise StorageError(
+            f"cannot write the archive index {file}: {error}; make room, or set RECIPROCAL_HOME to another disk"
+        ) from error
     return file
 
 
@@ -124,6 +139,12 @@ def _bytes(text: str) -> bytes:
 def _member(row: tuple) -> Member:
     name, archive, size, offset, packed_size, method, crc32, problem = row
     return Member(
-        name=name.decode("utf-8", "surrogateescape"), archive=archive, size=size, offset=offset,
-        packed_size=packed_size, method=method, crc32=crc32, problem=problem.decode("utf-8", "surrogateescape"),
-    )  # fmt: skip
+        name=name.decode("utf-8", "surrogateescape"),
+        archive=archive,
+        size=size,
+        offset=offset,
+        packed_size=packed_size,
+        method=method,
+        crc32=crc32,
+        problem=problem.decode("utf-8", "surrogateescape"),
+    )

@@ -66,9 +66,16 @@ class FolderStore(PlainStore):
                     raise StorageError(f"cannot list {self.uri}/{folder}: {error}") from error
                 unlisted.append(folder)
         if outside:
-            log.warning("%s: %d links that point outside are left out (first: %s); give the real folder as the source", self.uri, len(outside), min(outside))
+            log.warning(
+                "%s: %d links that point outside are left out (first: %s); give the real folder as the source",
+                self.uri,
+                len(outside),
+                min(outside),
+            )
         if unlisted:
-            log.warning("%s: %d folders may not be read and are left out (first: %s)", self.uri, len(unlisted), min(unlisted))
+            log.warning(
+                "%s: %d folders may not be read and are left out (first: %s)", self.uri, len(unlisted), min(unlisted)
+            )
 
     def empty_folders(self) -> list[str]:
         self.listing()
@@ -95,7 +102,9 @@ class FolderStore(PlainStore):
                 raise RejectedSource("unreadable", os.strerror(error.errno)) from error
             raise StorageError(f"{self.uri}/{path}: {error}") from error
         if not stat.S_ISREG(found.st_mode):
-            raise RejectedSource("unreadable", "a folder, not a file" if stat.S_ISDIR(found.st_mode) else "not a regular file")
+            raise RejectedSource(
+                "unreadable", "a folder, not a file" if stat.S_ISDIR(found.st_mode) else "not a regular file"
+            )
         if not os.access(target, os.R_OK):
             raise RejectedSource("unreadable", os.strerror(errno.EACCES))
         return target

@@ -106,7 +106,12 @@ def index_gzip(file: BinaryIO, size: int, index: Path, scan: Callable[[BinaryIO]
         unpacked = pool.submit(unpack)
         try:
             # No checksum here: the other side checks it, and says more about what is wrong.
-            points = indexed_gzip.IndexedGzipFile(fileobj=tee, spacing=max(_SPACING_BYTES, size // _MOST_POINTS), readbuf_size=_READ_BYTES, skip_crc_check=True)
+            points = indexed_gzip.IndexedGzipFile(
+                fileobj=tee,
+                spacing=max(_SPACING_BYTES, size // _MOST_POINTS),
+                readbuf_size=_READ_BYTES,
+                skip_crc_check=True,
+            )
             points.build_full_index()
             while tee.read(_READ_BYTES):
                 pass
@@ -123,7 +128,9 @@ def index_gzip(file: BinaryIO, size: int, index: Path, scan: Callable[[BinaryIO]
     return result
 
 
-def read_gzip(index: Path, open_file: Callable[[], BinaryIO], offset: int, size: int, take: Callable[[bytes], object]) -> int:
+def read_gzip(
+    index: Path, open_file: Callable[[], BinaryIO], offset: int, size: int, take: Callable[[bytes], object]
+) -> int:
     """Give ``take`` the unpacked bytes from ``offset`` on, piece by piece; returns how many there were, up to ``size``.
 
     Raises:
@@ -146,12 +153,20 @@ def read_gzip(index: Path, open_file: Callable[[], BinaryIO], offset: int, size:
     return done
 
 
-def _reader(index: Path, open_file: Callable[[], BinaryIO]) -> tuple[threading.Lock, _Watched, indexed_gzip.IndexedGzipFile]:
+def _reader(
+    index: Path, open_file: Callable[[], BinaryIO]
+) -> tuple[threading.Lock, _Watched, indexed_gzip.IndexedGzipFile]:
     key = os.getpid(), index
     with _open_lock:
         if key not in _open:
             file = _Watched(open_file())
-            stream = indexed_gzip.IndexedGzipFile(fileobj=file, index_file=str(index), readbuf_size=_READ_BYTES, buffer_size=_READ_BYTES, skip_crc_check=True)
+            stream = indexed_gzip.IndexedGzipFile(
+                fileobj=file,
+                index_file=str(index),
+                readbuf_size=_READ_BYTES,
+                buffer_size=_READ_BYTES,
+                skip_crc_check=True,
+            )
             _open[key] = threading.Lock(), file, stream
             if len(_open) > _OPEN:
                 _open.popitem(last=False)  # closed once nobody reads it

@@ -27,8 +27,10 @@ _CATALOGUES_LOCK = threading.Lock()
 class PackedStore(SourceStore):
     """``base`` with its archives unpacked in thought; with ``only`` the members of that one archive and nothing else.
 
-    Where a path is both a file of its own and a member, the file is taken. What is pickled knows the archives and not their
-    members: another process looks these up in the cache of its machine, and indexes the archives where that is the first.
+    Where a path is both a file of its own and a member, the file is taken. What is pickled knows the archives and not
+    their
+    members: another process looks these up in the cache of its machine, and indexes the archives where that is the
+    first.
     """
 
     def __init__(self, base: PlainStore, only: str | None = None) -> None:
@@ -60,7 +62,9 @@ class PackedStore(SourceStore):
                 with ThreadPoolExecutor(_THREADS) as pool:  # the catalogue is of the archives as they were listed
                     for archive, now in zip(archives, pool.map(self._archive, [a.path for a in archives]), strict=True):
                         if now != archive:
-                            raise UserError(f"{self.base.uri}/{archive.path} changed while the job ran: run the command again")
+                            raise UserError(
+                                f"{self.base.uri}/{archive.path} changed while the job ran: run the command again"
+                            )
                 while len(_CATALOGUES) >= _MOST_CATALOGUES:
                     _CATALOGUES.pop(next(iter(_CATALOGUES)))
                 _CATALOGUES[key] = Catalogue(file)
@@ -69,7 +73,12 @@ class PackedStore(SourceStore):
     def _merge(self, target: Path) -> None:
         archives = self._found_archives()
         num_bytes = sum(archive.size for archive in archives)
-        log.info("%s: indexing %d archives (%.1f GB), once; .tar.gz are read through", self.base.uri, len(archives), num_bytes / 1e9)
+        log.info(
+            "%s: indexing %d archives (%.1f GB), once; .tar.gz are read through",
+            self.base.uri,
+            len(archives),
+            num_bytes / 1e9,
+        )
         with ThreadPoolExecutor(_THREADS) as pool:
             files = list(pool.map(lambda archive: archive.members(self.base), archives))
         write_catalogue(target, self._all_members(files))
@@ -85,7 +94,12 @@ class PackedStore(SourceStore):
         yield from loose.items()
         unread = [path for path in loose if path.lower().endswith(OTHER_ARCHIVES)]
         if unread:
-            log.warning("%s: %d archives of kinds that are not read (first: %s): unpack them, or pack them as .tar or .zip", self.uri, len(unread), unread[0])
+            log.warning(
+                "%s: %d archives of kinds that are not read (first: %s): unpack them, or pack them as .tar or .zip",
+                self.uri,
+                len(unread),
+                unread[0],
+            )
         archives = self._found_archives()
         problems: Counter[str] = Counter()
         before: Member | None = None
@@ -97,7 +111,10 @@ class PackedStore(SourceStore):
                 continue
             if before is not None and before.name == member.name:
                 if PurePosixPath(member.name).suffix.lower() in VIDEO_EXTENSIONS:
-                    raise UserError(f"{self.uri}: {member.name} is in {archives[before.archive].path} and in {archives[member.archive].path}: keep one of the two")
+                    raise UserError(
+                        f"{self.uri}: {member.name} is in {archives[before.archive].path} and in"
+                        f" {archives[member.archive].path}: keep one of the two"
+                    )
                 num_repeated += 1
                 continue
             before = member
@@ -105,12 +122,15 @@ class PackedStore(SourceStore):
                 yield member.name, member.size
             elif loose[member.name] != member.size:
                 raise UserError(
-                    f"{self.uri}: {member.name} is a file of {loose[member.name]} bytes, and one of {member.size} bytes in {archives[member.archive].path}: remove the wrong one"
+                    f"{self.uri}: {member.name} is a file of {loose[member.name]} bytes, and one of {member.size} bytes"
+                    f" in {archives[member.archive].path}: remove the wrong one"
                 )
         for problem, count in problems.most_common():
             log.warning("%s: %d members of archives are left out (%s)", self.uri, count, problem.replace(": ", ", "))
         if num_repeated:
-            log.info("%s: %d members that are no videos are in several archives; the first is taken", self.uri, num_repeated)
+            log.info(
+                "%s: %d members that are no videos are in several archives; the first is taken", self.uri, num_repeated
+            )
 
     def packed(self, path: str) -> bool:
         return path in self.listing() and (self.only is not None or path not in self.base.listing())
@@ -118,7 +138,9 @@ class PackedStore(SourceStore):
     def empty_folders(self) -> list[str]:
         if self.only:
             return []
-        filled = {str(folder) for path in self.listing() for folder in PurePosixPath(path).parents}  # perhaps by an archive
+        filled = {
+            str(folder) for path in self.listing() for folder in PurePosixPath(path).parents
+        }  # perhaps by an archive
         return [path for path in self.base.empty_folders() if path not in filled]
 
     def refusal(self, path: str) -> RejectedSource:

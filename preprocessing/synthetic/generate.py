@@ -61,10 +61,20 @@ class SyntheticConfig:
         require(self.train >= 1, "train", self.train, "must be at least 1")
         require(self.val >= 0, "val", self.val, "must be 0 or more")
         require(self.test >= 0, "test", self.test, "must be 0 or more")
-        require(1 <= self.appearances <= len(APPEARANCES), "appearances", self.appearances, f"must be in 1..{len(APPEARANCES)}")
+        require(
+            1 <= self.appearances <= len(APPEARANCES),
+            "appearances",
+            self.appearances,
+            f"must be in 1..{len(APPEARANCES)}",
+        )
         require(1 <= self.motions <= len(MOTIONS), "motions", self.motions, f"must be in 1..{len(MOTIONS)}")
         require(self.min_frames >= 2, "min_frames", self.min_frames, "must be at least 2")
-        require(self.max_frames >= self.min_frames, "max_frames", self.max_frames, f"must be at least min_frames = {self.min_frames}")
+        require(
+            self.max_frames >= self.min_frames,
+            "max_frames",
+            self.max_frames,
+            f"must be at least min_frames = {self.min_frames}",
+        )
 
     @property
     def classes(self) -> list[tuple[str, str]]:

@@ -60,11 +60,21 @@ class Scene:
         for i in range(1, num_frames):
             shake[i] = 0.7 * shake[i - 1] + steps[i]
         return cls(
-            appearance=appearance, motion=motion, width=width, height=height,
-            center_T2=np.stack([x, y % height], axis=1), radius_T=rng.uniform(0.29, 0.34) * height * np.exp(_SWELL * size), shake_T2=shake,
-            aspect=rng.uniform(0.9, 1.3), roundness=rng.uniform(2.0, 4.0), angle=rng.uniform(0, math.pi), phase=rng.uniform(0, 2 * math.pi, 2),
-            period=rng.uniform(0.85, 1.05), colors=_two_colors(rng), noise=rng.uniform(1.0, 4.0),
-        )  # fmt: skip
+            appearance=appearance,
+            motion=motion,
+            width=width,
+            height=height,
+            center_T2=np.stack([x, y % height], axis=1),
+            radius_T=rng.uniform(0.29, 0.34) * height * np.exp(_SWELL * size),
+            shake_T2=shake,
+            aspect=rng.uniform(0.9, 1.3),
+            roundness=rng.uniform(2.0, 4.0),
+            angle=rng.uniform(0, math.pi),
+            phase=rng.uniform(0, 2 * math.pi, 2),
+            period=rng.uniform(0.85, 1.05),
+            colors=_two_colors(rng),
+            noise=rng.uniform(1.0, 4.0),
+        )
 
 
 def _triangle(t: np.ndarray, *, period: float, phase: float) -> np.ndarray:
@@ -79,7 +89,9 @@ def _two_colors(rng: np.random.Generator) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) float32: blotches without any period, at three scales, around a random middle grey with a tint."""
+    """(height, width, 3) float32: blotches without any period, at three scales, around a random middle grey with a
+    tint.
+    """
     picture = np.empty((height, width, 3), np.float32)
     picture[:] = rng.uniform(95, 160) + rng.uniform(-20, 20, 3)
     for cells, amplitude in ((3, 18), (8, 12), (20, 8)):

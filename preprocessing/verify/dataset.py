@@ -27,20 +27,37 @@ def open_manifest(storage: Storage) -> tuple[Manifest | None, list[Fault]]:
     try:
         data = storage.read(MANIFEST)
     except NotFoundError as error:
-        raise ManifestError(f"{where} does not exist: no data set is finished there; check the URI, or run jobs.preprocess again") from error
+        raise ManifestError(
+            f"{where} does not exist: no data set is finished there; check the URI, or run jobs.preprocess again"
+        ) from error
     try:
         manifest = Manifest.from_json(data, where)
     except ManifestError as error:
         return None, [Fault(kind="manifest", detail=str(error))]
     details = []
     if hashlib.sha256(data).hexdigest() != manifest.digest:
-        details.append(f"not in canonical form, so it was edited: expected sha256 {manifest.digest}, found {hashlib.sha256(data).hexdigest()}")
-    for what, names in (("shard", [s.path for s in manifest.shards]), ("class", manifest.classes), ("modality", manifest.modalities)):
-        details += [f"{what} {name!r} stands in it {count} times" for name, count in Counter(names).items() if count > 1]
+        details.append(
+            f"not in canonical form, so it was edited: expected sha256 {manifest.digest}, found"
+            f" {hashlib.sha256(data).hexdigest()}"
+        )
+    for what, names in (
+        ("shard", [s.path for s in manifest.shards]),
+        ("class", manifest.classes),
+        ("modality", manifest.modalities),
+    ):
+        details += [
+            f"{what} {name!r} stands in it {count} times" for name, count in Counter(names).items() if count > 1
+        ]
     unknown = [name for name in manifest.modalities if name not in MODALITIES]
     if unknown or "rgb" not in manifest.modalities:
-        details.append(f"modalities: expected rgb and others of {', '.join(MODALITIES)}, found {', '.join(manifest.modalities)}")
-    details += [f"shard {s.path!r}: expected train, val or test and a name without '/'" for s in manifest.shards if not _has_place(s.split, s.name)]
+        details.append(
+            f"modalities: expected rgb and others of {', '.join(MODALITIES)}, found {', '.join(manifest.modalities)}"
+        )
+    details += [
+        f"shard {s.path!r}: expected train, val or test and a name without '/'"
+        for s in manifest.shards
+        if not _has_place(s.split, s.name)
+    ]
     return manifest, [Fault(kind="manifest", detail=detail) for detail in details]
 
 
@@ -53,7 +70,11 @@ def find_strays(storage: Storage, manifest: Manifest) -> list[Fault]:
     listed = {f"{entry.path}.json" for entry in manifest.shards}
     listed |= {f"{entry.path}.{ending}" for entry in manifest.shards if entry.size for ending in ("tar", "idx")}
     found = (path for prefix in _PREFIXES for path in storage.list(prefix))
-    return [Fault(shard=path, kind="stray", detail="the manifest does not list it; readers never see it: delete it") for path in found if path not in listed]
+    return [
+        Fault(shard=path, kind="stray", detail="the manifest does not list it; readers never see it: delete it")
+        for path in found
+        if path not in listed
+    ]
 
 
 class Totals:
@@ -78,16 +99,29 @@ class Totals:
         self.num_frames += check.num_frames
         if check.flow:
             self._flows.setdefault(check.flow, []).append(check.path)
-        faults = [Fault(shard=check.path, sample=key, kind="key", detail=f"stands in {first} already") for key, first in _repeated(check.keys, check.path, self._keys)]
+        faults = [
+            Fault(shard=check.path, sample=key, kind="key", detail=f"stands in {first} already")
+            for key, first in _repeated(check.keys, check.path, self._keys)
+        ]
         again = _repeated(check.sources, check.path, self._sources)
-        return faults + [Fault(shard=check.path, kind="source", detail=f"{source!r} stands in {first} already") for source, first in again]
+        return faults + [
+            Fault(shard=check.path, kind="source", detail=f"{source!r} stands in {first} already")
+            for source, first in again
+        ]
 
     def finish(self) -> list[Fault]:
-        """Faults that show only when all shards are counted: flow of several engines in a data set whose manifest names none."""
+        """Faults that show only when all shards are counted: flow of several engines in a data set whose manifest
+        names none.
+        """
         if len(self._flows) < 2:
             return []
         usual = max(self._flows, key=lambda flow: (len(self._flows[flow]), flow))
-        return [Fault(shard=path, kind="flow", detail=f"expected {usual}, found {flow}") for flow, paths in sorted(self._flows.items()) if flow != usual for path in sorted(paths)]
+        return [
+            Fault(shard=path, kind="flow", detail=f"expected {usual}, found {flow}")
+            for flow, paths in sorted(self._flows.items())
+            if flow != usual
+            for path in sorted(paths)
+        ]
 
 
 def _repeated(names: Iterable[str], shard: str, seen: dict[int, str]) -> list[tuple[str, str]]:

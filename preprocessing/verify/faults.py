@@ -29,7 +29,9 @@ KINDS: dict[str, str] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One thing that is wrong, and where: ``shard`` as SPLIT/NAME, ``sample`` a key, ``member`` an extension; empty where it is the whole."""
+    """One thing that is wrong, and where: ``shard`` as SPLIT/NAME, ``sample`` a key, ``member`` an extension; empty
+    where it is the whole.
+    """
 
     shard: str = ""
     sample: str = ""

@@ -68,7 +68,9 @@ class Window(io.RawIOBase):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Video:
-    """What decoding a member gave: times in ticks of ``time_base`` s, sizes (width, height), small brightness pictures."""
+    """What decoding a member gave: times in ticks of ``time_base`` s, sizes (width, height), small brightness
+    pictures.
+    """
 
     ticks: np.ndarray  # (T,) int64
     time_base: Fraction
@@ -115,22 +117,40 @@ def decode_member(path: Path, member: Member, flow_bound_px: float | None = None
         raise ValueError("it holds no frame")
     pictures = np.stack(thumbs) if thumbs else np.zeros((0, 0, 0), np.float32)
     mean = sum(lengths) / len(lengths) if lengths else None
-    return Video(ticks=np.array(ticks, np.int64), time_base=time_base, rate=rate, sizes=frozenset(sizes), thumbs=pictures, mean_length_px=mean)
+    return Video(
+        ticks=np.array(ticks, np.int64),
+        time_base=time_base,
+        rate=rate,
+        sizes=frozenset(sizes),
+        thumbs=pictures,
+        mean_length_px=mean,
+    )
 
 
 def _mean_length_px(codes: np.ndarray, bound_px: float) -> float:
     rows = len(codes) // 2
-    u, v = dequantise_flow(np.concatenate([half[::_FLOW_STEP, ::_FLOW_STEP] for half in (codes[:rows], codes[rows : 2 * rows])]), bound_px)
+    u, v = dequantise_flow(
+        np.concatenate([half[::_FLOW_STEP, ::_FLOW_STEP] for half in (codes[:rows], codes[rows : 2 * rows])]), bound_px
+    )
     return float(np.mean(np.hypot(u, v)))
 
 
 def _thumb(frame: av.VideoFrame) -> np.ndarray:
     plane = luma(frame)
     shrink = max(1, min(plane.shape) // _THUMB_PX)
-    return cv2.resize(plane, (plane.shape[1] // shrink, plane.shape[0] // shrink), interpolation=cv2.INTER_AREA).astype(np.float32)
+    return cv2.resize(plane, (plane.shape[1] // shrink, plane.shape[0] // shrink), interpolation=cv2.INTER_AREA).astype(
+        np.float32
+    )
 
 
-def check_videos(path: Path, sample: SampleRecord, modalities: Sequence[str], parameters: Mapping[str, Any], intact: Mapping[str, Member], report: Report) -> int:
+def check_videos(
+    path: Path,
+    sample: SampleRecord,
+    modalities: Sequence[str],
+    parameters: Mapping[str, Any],
+    intact: Mapping[str, Member],
+    report: Report,
+) -> int:
     """Decode a sample's videos and compare them with its record and with each other; every fault is reported.
 
     Args:
@@ -158,7 +178,11 @@ def check_videos(path: Path, sample: SampleRecord, modalities: Sequence[str], pa
         if len(video.ticks) != num_frames:
             report(name, "num_frames", f"expected {num_frames} frames, found {len(video.ticks)}")
         if video.sizes != {size}:
-            report(name, "size", f"expected {size[0]}x{size[1]}, found {', '.join(f'{w}x{h}' for w, h in sorted(video.sizes))}")
+            report(
+                name,
+                "size",
+                f"expected {size[0]}x{size[1]}, found {', '.join(f'{w}x{h}' for w, h in sorted(video.sizes))}",
+            )
         check_clock(video, sample.fps, lambda detail, name=name: report(name, "clock", detail))
     rgb = videos.get("rgb")
     for modality, video in videos.items():
@@ -168,9 +192,15 @@ def check_videos(path: Path, sample: SampleRecord, modalities: Sequence[str], pa
         apart = np.flatnonzero(_scaled(rgb, video.time_base)[:shared] != _scaled(video, rgb.time_base)[:shared])
         if apart.size:
             i = int(apart[0])
-            report(extension(modality), "misaligned", f"frame {i} is at {float(video.time_s(i)):.4f} s, expected that of rgb, {float(rgb.time_s(i)):.4f} s")
+            report(
+                extension(modality),
+                "misaligned",
+                f"frame {i} is at {float(video.time_s(i)):.4f} s, expected that of rgb, {float(rgb.time_s(i)):.4f} s",
+            )
     if rgb is not None and "diff" in videos:
-        check_difference(rgb, videos["diff"], crf <= _COARSE_CRF, lambda detail: report(extension("diff"), "content", detail))
+        check_difference(
+            rgb, videos["diff"], crf <= _COARSE_CRF, lambda detail: report(extension("diff"), "content", detail)
+        )
     if "flow" in videos:
         check_flow(videos["flow"], sample, lambda detail: report(extension("flow"), "content", detail))
     return sum(len(v.ticks) for v in videos.values())
@@ -213,12 +243,22 @@ def check_difference(rgb: Video, diff: Video, fine: bool, report: Callable[[str]
     if np.sqrt(np.mean(np.square(change))) < _MIN_MOTION:
         return
     here = _correlation(stored, change)
-    elsewhere = {"after": _correlation(stored[:-1], change[1:]), "before": _correlation(stored[1:], change[:-1])} if len(change) > 2 else {}
+    elsewhere = (
+        {"after": _correlation(stored[:-1], change[1:]), "before": _correlation(stored[1:], change[:-1])}
+        if len(change) > 2
+        else {}
+    )
     best = max(elsewhere, key=lambda side: elsewhere[side], default="")
     if best and elsewhere[best] > here + _MIN_EXCESS:
-        report(f"shows the change one frame {best} its own: correlation {elsewhere[best]:.2f} there, {here:.2f} at its own frame")
+        report(
+            f"shows the change one frame {best} its own: correlation {elsewhere[best]:.2f} there, {here:.2f} at its own"
+            " frame"
+        )
     elif fine and here < _MIN_CORRELATION:
-        report(f"does not show the change between the rgb frames: correlation {here:.2f}, expected above {_MIN_CORRELATION}")
+        report(
+            f"does not show the change between the rgb frames: correlation {here:.2f}, expected above"
+            f" {_MIN_CORRELATION}"
+        )
 
 
 def check_flow(flow: Video, sample: SampleRecord, report: Callable[[str], None]) -> None:

@@ -1,4 +1,5 @@
-"""Re-read one stored shard against its manifest entry and name every fault. A data set: ``preprocessing.verify.dataset``.
+"""Re-read one stored shard against its manifest entry and name every fault. A data set:
+``preprocessing.verify.dataset``.
 
     record -> index -> tar (fetched in blocks, hashed on the way) -> headers -> members' bytes -> decoded videos
 
@@ -71,7 +72,11 @@ def verify_shard_at(storage: Storage, entry: ShardEntry, manifest: Manifest, dec
         faults.add("missing", "the index is not there", member="idx")
     else:
         if record is not None and index is not None and index != dali_index(record):
-            faults.add("index", f"expected the {len(dali_index(record))} bytes that follow from the record, found {len(index)} others", member="idx")
+            faults.add(
+                "index",
+                f"expected the {len(dali_index(record))} bytes that follow from the record, found {len(index)} others",
+                member="idx",
+            )
     num_bytes = num_decoded = num_frames = 0
     with scratch_folder() as folder:
         tar = folder / "shard.tar"
@@ -113,8 +118,13 @@ def _read_record(storage: Storage, entry: ShardEntry, faults: FaultList) -> Shar
 def _check_record(record: ShardRecord, entry: ShardEntry, manifest: Manifest, faults: FaultList) -> None:
     """The record against the manifest, and against itself."""
     found = {
-        "split": record.split, "name": record.name, "num_samples": len(record.samples), "num_rejects": len(record.rejects), "size": record.size, "sha256": record.sha256,
-    }  # fmt: skip
+        "split": record.split,
+        "name": record.name,
+        "num_samples": len(record.samples),
+        "num_rejects": len(record.rejects),
+        "size": record.size,
+        "sha256": record.sha256,
+    }
     for name, value in found.items():
         faults.differ("record", name, getattr(entry, name), value, member="json")
     if entry.reasons:  # manifests from before reasons were counted have none
@@ -133,10 +143,19 @@ def _check_record(record: ShardRecord, entry: ShardEntry, manifest: Manifest, fa
             faults.add("label", f"expected 0 to {len(manifest.classes) - 1}, found {sample.label}", sample.key)
         faults.differ("record", "members", ", ".join(expected), ", ".join(m.name for m in sample.members), sample.key)
         if not (sample.num_frames >= 2 and sample.width > 0 and sample.height > 0 and 0 < sample.fps < math.inf):
-            faults.add("record", f"{sample.num_frames} frames of {sample.width}x{sample.height} at {sample.fps} frames/s are no video with motion", sample.key)
+            faults.add(
+                "record",
+                f"{sample.num_frames} frames of {sample.width}x{sample.height} at {sample.fps} frames/s are no video"
+                " with motion",
+                sample.key,
+            )
     for reject in record.rejects:
         if not 0 <= reject.label < len(manifest.classes):
-            faults.add("label", f"reject {reject.source!r}: expected 0 to {len(manifest.classes) - 1}, found {reject.label}", member="json")
+            faults.add(
+                "label",
+                f"reject {reject.source!r}: expected 0 to {len(manifest.classes) - 1}, found {reject.label}",
+                member="json",
+            )
 
 
 def _fetch(storage: Storage, entry: ShardEntry, target: Path, faults: FaultList) -> bool:
@@ -159,7 +178,9 @@ def _fetch(storage: Storage, entry: ShardEntry, target: Path, faults: FaultList)
 
 
 def _check_tar(tar: Path, record: ShardRecord, faults: FaultList) -> dict[str, dict[str, Member]]:
-    """Compare a local tar with its record; returns the members whose bytes are the record's: {key: {extension: member}}."""
+    """Compare a local tar with its record; returns the members whose bytes are the record's: {key: {extension:
+    member}}.
+    """
     found: dict[str, tuple[int, int, int]] = {}  # file name to start of its header, start of its bytes, size
     stopped = ""
     try:
@@ -173,7 +194,11 @@ def _check_tar(tar: Path, record: ShardRecord, faults: FaultList) -> dict[str, d
     expected = {f"{s.key}.{m.name}": m for s in record.samples for m in s.members}
     absent = [name for name in expected if name not in found]
     if absent:
-        faults.add("tar", f"{len(absent)} of {len(expected)} members are not in its headers, first {absent[0]}{stopped}", member="tar")
+        faults.add(
+            "tar",
+            f"{len(absent)} of {len(expected)} members are not in its headers, first {absent[0]}{stopped}",
+            member="tar",
+        )
     elif stopped:
         faults.add("tar", stopped[2:], member="tar")
     for name in found.keys() - expected.keys():
@@ -186,10 +211,17 @@ def _check_tar(tar: Path, record: ShardRecord, faults: FaultList) -> dict[str, d
             faults.differ("record", "offset and size", (start, end - start), (sample.offset, sample.size), sample.key)
         for member in sample.members:
             place = found.get(f"{sample.key}.{member.name}")
-            if place is not None and faults.differ("record", "offset and size", place[1:], (member.offset, member.size), sample.key, member.name):
+            if place is not None and faults.differ(
+                "record", "offset and size", place[1:], (member.offset, member.size), sample.key, member.name
+            ):
                 continue
             if member.offset + member.size > size:
-                faults.add("tar", f"expected bytes {member.offset} to {member.offset + member.size}, the tar ends at {size}", sample.key, member.name)
+                faults.add(
+                    "tar",
+                    f"expected bytes {member.offset} to {member.offset + member.size}, the tar ends at {size}",
+                    sample.key,
+                    member.name,
+                )
                 continue
             crc32 = _crc32(tar, member)
             if not faults.differ("crc32", "crc32", f"{member.crc32:08x}", f"{crc32:08x}", sample.key, member.name):
@@ -206,9 +238,16 @@ def _crc32(tar: Path, member: Member) -> int:
 
 
 def _check_samples(
-    tar: Path, record: ShardRecord, manifest: Manifest, intact: dict[str, dict[str, Member]], decode: Decode, faults: FaultList
+    tar: Path,
+    record: ShardRecord,
+    manifest: Manifest,
+    intact: dict[str, dict[str, Member]],
+    decode: Decode,
+    faults: FaultList,
 ) -> tuple[int, int]:
-    """``KEY.json`` of every sample and the videos of the chosen ones; returns the numbers of samples and frames decoded."""
+    """``KEY.json`` of every sample and the videos of the chosen ones; returns the numbers of samples and frames
+    decoded.
+    """
     chosen = _chosen(record.samples, decode)
     num_decoded = num_frames = 0
     for number, sample in enumerate(record.samples):
@@ -218,7 +257,12 @@ def _check_samples(
                 _check_description(window.read(), sample, manifest.classes, faults)
         if number in chosen and members:
             num_frames += check_videos(
-                tar, sample, manifest.modalities, manifest.parameters, members, lambda member, kind, detail, key=sample.key: faults.add(kind, detail, key, member)
+                tar,
+                sample,
+                manifest.modalities,
+                manifest.parameters,
+                members,
+                lambda member, kind, detail, key=sample.key: faults.add(kind, detail, key, member),
             )
             num_decoded += 1
     return num_decoded, num_frames

@@ -1,9 +1,11 @@
-"""Kill parts of preprocessing at random moments, run the command again, and compare the data set with an undisturbed one.
+"""Kill parts of preprocessing at random moments, run the command again, and compare the data set with an undisturbed
+one.
 
     python tests/integration/soak_preprocess.py --kills 20 --seed 0 [--targets worker driver node s3]
 
 Reads    nothing. Makes its clips and starts a stack of its own, in a temporary folder.
-Prints   one line a kill: what, when, whether the run came through alone, re-runs, and whether the data set is byte-identical.
+Prints   one line a kill: what, when, whether the run came through alone, re-runs, and whether the data set is
+         byte-identical.
 Exit     0 all identical. 1 at least one was not; the outputs of its runs are printed.
 """
 
@@ -28,7 +30,10 @@ def main() -> int:
     options = parser.parse_args()
     chance, bad, killed, through = random.Random(options.seed), 0, 0, 0
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, started_bench(Path(folder)) as bench:
-        print(f"undisturbed: {bench.num_inputs} videos, {len(bench.expected)} objects, {bench.undisturbed_s:.1f} s", flush=True)
+        print(
+            f"undisturbed: {bench.num_inputs} videos, {len(bench.expected)} objects, {bench.undisturbed_s:.1f} s",
+            flush=True,
+        )
         for number in range(options.kills):
             # In turn, so that every target gets its share; the moments are random.
             outcome = disturb(bench, options.targets[number % len(options.targets)], chance)
@@ -37,7 +42,10 @@ def main() -> int:
             if outcome.faults:
                 bad += 1
                 print(outcome.output, flush=True)
-    print(f"{killed} kills, {through} runs came through alone, {options.kills - bad} of {options.kills} data sets identical after the re-run")
+    print(
+        f"{killed} kills, {through} runs came through alone, {options.kills - bad} of {options.kills} data sets"
+        " identical after the re-run"
+    )
     return 1 if bad else 0
 
 

@@ -1,4 +1,6 @@
-"""The whole loader, decoding included, on a real S3 server that fails in every way: each key once, or an end with shard and key."""
+"""The whole loader, decoding included, on a real S3 server that fails in every way: each key once, or an end with
+shard and key.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def proxy(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultPr
 
 
 @pytest.fixture
-def stored(gateway: Gateway, proxy: FaultProxy, tiny_set: str, request: pytest.FixtureRequest) -> tuple[Storage, Manifest]:
+def stored(
+    gateway: Gateway, proxy: FaultProxy, tiny_set: str, request: pytest.FixtureRequest
+) -> tuple[Storage, Manifest]:
     """A copy of the tiny set in the bucket, of this test's own."""
     source, target = open_storage(tiny_set), open_storage(f"s3://{gateway.bucket}/{abs(hash(request.node.name))}")
     for path in source.list():
@@ -54,20 +58,26 @@ def loader(stored: tuple[Storage, Manifest]) -> Iterator[Callable[..., Loader]]:
 
     def make(**data: Any) -> Loader:
         config = DataConfig(batch_size=4, decode_threads=1, loader="dali", **data)
-        made.append(make_loader(*stored, "train", data=config, clip=CLIP, modalities=("rgb", "flow"), train=True, seed=3))
+        made.append(
+            make_loader(*stored, "train", data=config, clip=CLIP, modalities=("rgb", "flow"), train=True, seed=3)
+        )
         return made[-1]
 
     yield make
     for part in made:
         part.close()
-    assert not [t.name for t in threading.enumerate() if t.name.startswith(("fetch-", "loader-")) and "proxy" not in t.name]
+    assert not [
+        t.name for t in threading.enumerate() if t.name.startswith(("fetch-", "loader-")) and "proxy" not in t.name
+    ]
 
 
 def keys_of(stored: tuple[Storage, Manifest], shard: str = "") -> set[str]:
     return {s.key for r in read_records(*stored, "train") for s in r.samples if not shard or r.path == shard}
 
 
-def epochs(part: Loader, count: int, *, between: Callable[[int, int], None] = lambda epoch, step: None) -> list[dict[str, float]]:
+def epochs(
+    part: Loader, count: int, *, between: Callable[[int, int], None] = lambda epoch, step: None
+) -> list[dict[str, float]]:
     """Weight of each key, epoch by epoch; each key must come once."""
     found = []
     for epoch in range(count):
@@ -90,7 +100,9 @@ def epochs(part: Loader, count: int, *, between: Callable[[int, int], None] = la
     ],
     ids=["503", "cut", "reset", "delayed"],
 )
-def test_faults_that_pass_cost_time_alone(stored, loader, proxy: FaultProxy, faults: Faults, kind: str, repeated: bool) -> None:
+def test_faults_that_pass_cost_time_alone(
+    stored, loader, proxy: FaultProxy, faults: Faults, kind: str, repeated: bool
+) -> None:
     part, keys = loader(), keys_of(stored)
     proxy.counts.clear()
     proxy.faults = faults

@@ -37,7 +37,9 @@ def held() -> tuple[int, int]:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts memory, files and threads in /proc")
 @pytest.mark.parametrize("cached", [False, True], ids=["plain", "cached"])
-def test_two_thousand_batches_grow_nothing(gateway: Gateway, tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool) -> None:
+def test_two_thousand_batches_grow_nothing(
+    gateway: Gateway, tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool
+) -> None:
     for name, value in gateway.environment.items():
         monkeypatch.setenv(name, value)
     source, target = open_storage(tiny_set), open_storage(f"s3://{gateway.bucket}/soak")
@@ -50,7 +52,16 @@ def test_two_thousand_batches_grow_nothing(gateway: Gateway, tiny_set: str, tmp_
     memory_mb: list[float] = []
     counts: list[tuple[int, int]] = []
     epoch = 0
-    with make_loader(target, manifest, "train", data=data, clip=ClipConfig(num_frames=3, crop=32), modalities=("rgb",), train=True, seed=0) as loader:
+    with make_loader(
+        target,
+        manifest,
+        "train",
+        data=data,
+        clip=ClipConfig(num_frames=3, crop=32),
+        modalities=("rgb",),
+        train=True,
+        seed=0,
+    ) as loader:
         while len(memory_mb) < BATCHES:
             for batch in loader.iter_epoch(epoch):
                 assert batch.weights.tolist() == [1.0]
@@ -62,7 +73,10 @@ def test_two_thousand_batches_grow_nothing(gateway: Gateway, tiny_set: str, tmp_
         metrics = loader.metrics()
     quarter = BATCHES // 4
     second, last = (sum(memory_mb[a : a + quarter]) / quarter for a in (quarter, 3 * quarter))
-    print(f"resident {second:.1f} MB in the second quarter, {last:.1f} MB in the last; files and threads {counts[len(counts) // 4]} and {counts[-1]}; {metrics}")
+    print(
+        f"resident {second:.1f} MB in the second quarter, {last:.1f} MB in the last; files and threads"
+        f" {counts[len(counts) // 4]} and {counts[-1]}; {metrics}"
+    )
     assert last < 1.02 * second
     early, late = counts[len(counts) // 4 : len(counts) // 2], counts[-len(counts) // 4 :]
     for which, name in enumerate(("files", "threads")):

@@ -28,15 +28,25 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 
 def command(*arguments: str, timeout_s: float = 150, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **env})
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env={**os.environ, **env},
+    )
 
 
 def s3_client(stack: Stack, secret: str | None = None):
     return boto3.client(
-        "s3", endpoint_url=stack.s3_endpoint, region_name="us-east-1",
-        aws_access_key_id=stack.access_key, aws_secret_access_key=secret or stack.secret_key,
+        "s3",
+        endpoint_url=stack.s3_endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=stack.access_key,
+        aws_secret_access_key=secret or stack.secret_key,
         config=Config(retries={"total_max_attempts": 1}, request_checksum_calculation="when_required"),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -167,12 +177,19 @@ def test_a_killed_server_is_reported_and_repaired_in_place(stack: Stack) -> None
     before = load_servers().records
     os.kill(before["s3"].pid, signal.SIGKILL)
     assert process.wait_until(lambda: not process.is_alive(before["s3"].process), 10)
-    assert {state.name: state.healthy for state in local.status()} == {"s3": False, "mlflow": True, "ray": True, "ray-node-1": True}
+    assert {state.name: state.healthy for state in local.status()} == {
+        "s3": False,
+        "mlflow": True,
+        "ray": True,
+        "ray-node-1": True,
+    }
     assert command("infra.local", "status").returncode == 1
     assert local.up() == stack  # same addresses, same credentials
     after = load_servers().records
     assert after["s3"].pid != before["s3"].pid
-    assert {name: record for name, record in after.items() if name != "s3"} == {name: record for name, record in before.items() if name != "s3"}
+    assert {name: record for name, record in after.items() if name != "s3"} == {
+        name: record for name, record in before.items() if name != "s3"
+    }
     assert s3_client(stack).get_object(Bucket=stack.bucket, Key="a/b.bin")["ContentLength"] == 300_000  # data stayed
 
 
@@ -180,16 +197,22 @@ def test_a_killed_ray_head_is_repaired_with_its_orphans_and_nodes_gone(stack: St
     second_node()
     before = load_servers()
     records = [before.records[name] for name in ("ray", "ray-node-1")]
-    members = [member for record in records for member in process.family([record.process], token_of(before, record.name))]
+    members = [
+        member for record in records for member in process.family([record.process], token_of(before, record.name))
+    ]
     os.kill(records[0].pid, signal.SIGKILL)
     assert local.up() == stack
     assert [member for member in members if process.is_alive(member)] == []
-    assert [(state.name, state.state) for state in local.status()] == [(name, "healthy") for name in ("s3", "mlflow", "ray")]
+    assert [(state.name, state.state) for state in local.status()] == [
+        (name, "healthy") for name in ("s3", "mlflow", "ray")
+    ]
 
 
 def test_down_ends_everything_of_its_own_and_nothing_else(stack: Stack, bystander: subprocess.Popen[bytes]) -> None:
     servers = load_servers()
-    members: list[ProcessId] = process.family([record.process for record in servers.records.values()], token_of(servers))
+    members: list[ProcessId] = process.family(
+        [record.process for record in servers.records.values()], token_of(servers)
+    )
     assert len(members) > 10  # Ray alone has a dozen
     result = command("infra.local", "down")
     assert result.returncode == 0, result.stdout + result.stderr

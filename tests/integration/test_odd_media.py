@@ -1,6 +1,8 @@
-"""Odd videos through the whole job: each ends as a sample that shows what FFmpeg shows, or as a reject with the right reason.
+"""Odd videos through the whole job: each ends as a sample that shows what FFmpeg shows, or as a reject with the right
+reason.
 
-The job is run from its command line on a private Ray; what it stored is compared with an independent reading of the sources.
+The job is run from its command line on a private Ray; what it stored is compared with an independent reading of the
+sources.
 """
 
 from __future__ import annotations
@@ -22,7 +24,15 @@ from infra import process
 from pipeline.dataset.manifest import read_manifest, read_records
 from pipeline.dataset.shards import Reject, SampleRecord, split_members
 from pipeline.storage import open_storage
-from tests.support.odd_media import SHARED_REJECTS, disagreement, generated, moving, read_independently, stored_frames, write_video
+from tests.support.odd_media import (
+    SHARED_REJECTS,
+    disagreement,
+    generated,
+    moving,
+    read_independently,
+    stored_frames,
+    write_video,
+)
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -45,7 +55,9 @@ def preprocess(tmp: Path, *arguments: str, timeout_s: float = 200) -> Result:
     """Run the job to its end and read back everything."""
     out, log = f"file://{tmp}/out", tmp / "log"
     env = {**os.environ, "RECIPROCAL_STACK": "off", "RECIPROCAL_HOME": str(tmp / "home")}
-    identity = process.start([sys.executable, "-m", "jobs.preprocess", *arguments, "--out", out], env=env, cwd=ROOT, log=log)
+    identity = process.start(
+        [sys.executable, "-m", "jobs.preprocess", *arguments, "--out", out], env=env, cwd=ROOT, log=log
+    )
     deadline, most_mb = time.monotonic() + timeout_s, 0.0
     try:
         while process.is_alive(identity):
@@ -88,7 +100,9 @@ def check(result: Result, expected: dict[str, str], sources: Path) -> None:
                 wrong.append(f"{name!r}: a sample of {record.num_frames} frames, expected {outcome}")
             elif len(frames) != record.num_frames:
                 wrong.append(f"{name!r}: {len(frames)} stored frames, recorded {record.num_frames}")
-            elif fault := disagreement(frames, record.fps, read_independently(sources / name, (record.width, record.height))):
+            elif fault := disagreement(
+                frames, record.fps, read_independently(sources / name, (record.width, record.height))
+            ):
                 wrong.append(f"{name!r}: {fault}")
         elif name not in result.rejects:
             wrong.append(f"{name!r} is lost")
@@ -120,7 +134,21 @@ def test_odd_files(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     (source / "made/loop").symlink_to(source / "made")
     outside = write_video(tmp_path / "secret.mp4", moving(5))
     (source / "made/outside.mp4").symlink_to(outside)
-    arguments = ("--format", "folder", "--source", str(source), "--stored.short-side", "64", "--stored.modalities", "rgb", "diff", "--samples-per-shard", "8", "--max-rejects", "100%")
+    arguments = (
+        "--format",
+        "folder",
+        "--source",
+        str(source),
+        "--stored.short-side",
+        "64",
+        "--stored.modalities",
+        "rgb",
+        "diff",
+        "--samples-per-shard",
+        "8",
+        "--max-rejects",
+        "100%",
+    )
     result = preprocess(tmp_path, *arguments)
     check(result, expected, source)
     assert result.worker_mb < WORKER_MB, result.worker_mb
@@ -141,22 +169,40 @@ def test_two_hours_and_paths_that_leave_the_folder(tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.SYMTYPE, "../secret.mp4"
         archive.addfile(link)
     outcomes = {
-        "long.avi": "sample", "a \"good\" one, 'here'.mkv": "sample", "../secret.mp4": "unsafe_path", str(tmp_path / "secret.mp4"): "unsafe_path",
-        "x/../../secret.mp4": "unsafe_path", "link.mp4": "unsafe_path", "not there.mp4": "missing",
-    }  # fmt: skip
+        "long.avi": "sample",
+        "a \"good\" one, 'here'.mkv": "sample",
+        "../secret.mp4": "unsafe_path",
+        str(tmp_path / "secret.mp4"): "unsafe_path",
+        "x/../../secret.mp4": "unsafe_path",
+        "link.mp4": "unsafe_path",
+        "not there.mp4": "missing",
+    }
     with (tmp_path / "list.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "label"])
         rows.writerows([name, "class"] for name in outcomes)
-    arguments = ("--format", "csv", "--source", str(tmp_path / "videos.tar"), "--annotations", str(tmp_path / "list.csv"), "--max-rejects", "10")
+    arguments = (
+        "--format",
+        "csv",
+        "--source",
+        str(tmp_path / "videos.tar"),
+        "--annotations",
+        str(tmp_path / "list.csv"),
+        "--max-rejects",
+        "10",
+    )
     result = preprocess(tmp_path, *arguments, "--stored.short-side", "64", "--stored.modalities", "rgb")
-    assert {name: "sample" for name in result.samples} | {name: r.reason for name, r in result.rejects.items()} == outcomes, result.output
+    assert {name: "sample" for name in result.samples} | {
+        name: r.reason for name, r in result.rejects.items()
+    } == outcomes, result.output
     record, frames = result.samples["long.avi"]
     assert record.num_frames == record.decoded_frames == len(frames) == 14_400
     assert record.fps == 2
     assert result.worker_mb < LONG_WORKER_MB
     source_small = read_independently(long, (24, 18)).frames_rgb_THWC
-    for k in range(0, 14_400, 997):  # a pattern that repeats itself after some hundred pictures: near ones are enough to tell them apart
+    for k in range(
+        0, 14_400, 997
+    ):  # a pattern that repeats itself after some hundred pictures: near ones are enough to tell them apart
         small = cv2.resize(frames[k], (24, 18), interpolation=cv2.INTER_AREA).astype(np.float32)
         near = range(max(0, k - 20), min(14_400, k + 20))
         errors = [((source_small[i].astype(np.float32) - small) ** 2).mean() for i in near]

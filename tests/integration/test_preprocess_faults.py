@@ -1,4 +1,5 @@
-"""What preprocessing survives: its parts killed at random moments, a bucket that fails, full disks, two commands at once.
+"""What preprocessing survives: its parts killed at random moments, a bucket that fails, full disks, two commands at
+once.
 
 After the same command has been run again the data set must be byte-identical to an undisturbed one. Many more kills:
 ``python tests/integration/soak_preprocess.py --kills 20``.
@@ -35,8 +36,19 @@ def test_a_part_that_is_killed_costs_no_byte(bench: Bench, target: str) -> None:
 
 
 def test_two_commands_at_once_at_a_bucket_that_fails_in_every_way(bench: Bench) -> None:
-    """Two, as when an operator starts the command again while tasks of a lost one still run: both write the same bytes."""
-    faults = Faults(reset=0.03, slow_down=0.12, cut_upload=0.05, cut_answer=0.05, lose_answer=0.05, delay=0.1, delay_s=(0.1, 1.0), bytes_per_s=300_000)
+    """Two, as when an operator starts the command again while tasks of a lost one still run: both write the same
+    bytes.
+    """
+    faults = Faults(
+        reset=0.03,
+        slow_down=0.12,
+        cut_upload=0.05,
+        cut_answer=0.05,
+        lose_answer=0.05,
+        delay=0.1,
+        delay_s=(0.1, 1.0),
+        bytes_per_s=300_000,
+    )
     out = bench.new_out()
     with FaultProxy(bench.stack.s3_endpoint, faults, seed=1) as proxy:
         with s3_behind(bench, proxy.endpoint):
@@ -51,7 +63,12 @@ def test_two_commands_at_once_at_a_bucket_that_fails_in_every_way(bench: Bench) 
 def small_disk(folder: Path, size: str) -> Iterator[None]:
     """A file system of that size in place of ``folder``; the test is skipped where this user may not mount one."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         pytest.skip(f"a full disk needs the right to mount a small one: {done.stderr.strip()}")
     try:

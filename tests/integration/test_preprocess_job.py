@@ -46,7 +46,13 @@ def private_ray():
     """One small Ray for this file; the job joins a Ray that its process is connected to already."""
     os.environ["RECIPROCAL_STACK"] = "off"
     root = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"worker_process_setup_hook": _poison_setup, "env_vars": {"PYTHONPATH": root}})
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"worker_process_setup_hook": _poison_setup, "env_vars": {"PYTHONPATH": root}},
+    )
     yield
     ray.shutdown()
 
@@ -63,20 +69,34 @@ def ready(toy: Path, tmp_path: Path) -> Path:
     """A copy of the set with one listed video gone and one that is no video: 10 listed, 8 good."""
     work = tmp_path / "set"
     shutil.copytree(toy, work)
-    gone, page = (work / "videos" / line.rsplit(" ", 1)[0] for line in (work / "trainlist01.txt").read_text().splitlines()[:2])
+    gone, page = (
+        work / "videos" / line.rsplit(" ", 1)[0] for line in (work / "trainlist01.txt").read_text().splitlines()[:2]
+    )
     gone.unlink()
     page.write_text("<html>not found</html>")
     return work
 
 
 def config(work: Path, tmp_path: Path, **changes) -> PreprocessConfig:
-    fields = {"format": "ucf101", "source": str(work / "videos"), "annotations": str(work), "out": f"file://{tmp_path}/out", "samples_per_shard": 3, "max_rejects": "1", "stored": PLAIN}
+    fields = {
+        "format": "ucf101",
+        "source": str(work / "videos"),
+        "annotations": str(work),
+        "out": f"file://{tmp_path}/out",
+        "samples_per_shard": 3,
+        "max_rejects": "1",
+        "stored": PLAIN,
+    }
     return PreprocessConfig(**{**fields, **changes})
 
 
 def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
     """Digest and time of change of every file."""
-    return {p.relative_to(folder).as_posix(): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_a_whole_run_and_what_a_second_one_does(ready, tmp_path, capsys):
@@ -108,7 +128,9 @@ def test_a_whole_run_and_what_a_second_one_does(ready, tmp_path, capsys):
     assert {k: v[0] for k, v in snapshot(tmp_path / "out").items()} == {k: v[0] for k, v in before.items()}
     assert "3 shards are there already, 1 to build" in capsys.readouterr().out
 
-    with pytest.raises(UserError, match=r"made with other parameters \(crf 20 -> 30\): use another --out, or --overwrite"):
+    with pytest.raises(
+        UserError, match=r"made with other parameters \(crf 20 -> 30\): use another --out, or --overwrite"
+    ):
         preprocess(config(ready, tmp_path, stored=StoredConfig(short_side=32, modalities=("rgb", "diff"), crf=30)))
     with pytest.raises(UserError, match=r"made of other videos \(or of another --samples-per-shard\)"):
         preprocess(config(ready, tmp_path, samples_per_shard=6))
@@ -124,7 +146,13 @@ def test_a_whole_run_and_what_a_second_one_does(ready, tmp_path, capsys):
 
 
 def test_an_interrupted_run_goes_on(ready, tmp_path, capsys):
-    with pytest.raises(ReciprocalError, match=r"(?s)1 of 9 videos are rejected, more than --max-rejects 0: mend them, or allow more.*not_video: \w+/\w+.mp4"):
+    with pytest.raises(
+        ReciprocalError,
+        match=(
+            r"(?s)1 of 9 videos are rejected, more than --max-rejects 0: mend them, or allow more.*not_video:"
+            r" \w+/\w+.mp4"
+        ),
+    ):
         preprocess(config(ready, tmp_path, max_rejects="0"))
     assert not (tmp_path / "out/manifest.json").exists()
     done = len(list((tmp_path / "out").rglob("shard*.json")))
@@ -138,7 +166,9 @@ def test_an_interrupted_run_goes_on(ready, tmp_path, capsys):
 def test_a_video_that_was_missing_is_noticed_when_it_comes_back(toy, ready, tmp_path):
     preprocess(config(ready, tmp_path))
     shutil.copytree(toy / "videos", ready / "videos", dirs_exist_ok=True)
-    with pytest.raises(UserError, match=r"made of other videos.*if rejected videos were mended or have arrived: --retry-rejected"):
+    with pytest.raises(
+        UserError, match=r"made of other videos.*if rejected videos were mended or have arrived: --retry-rejected"
+    ):
         preprocess(config(ready, tmp_path))
     before = snapshot(tmp_path / "out")
     manifest = preprocess(config(ready, tmp_path, retry_rejected=True))
@@ -165,7 +195,10 @@ def test_missing_videos_alone_fill_shards_without_a_worker(tmp_path, toy):
     lists = tmp_path / "list.csv"
     present = sorted((toy / "videos").rglob("*.mp4"))[:2]
     relative = [p.relative_to(toy / "videos").as_posix() for p in present]
-    lines = [*(f"{row.split(',')[1]}.mp4,{row.split(',')[0]}" for row in rows), *(f"{path},class_{i}" for i, path in enumerate(relative))]
+    lines = [
+        *(f"{row.split(',')[1]}.mp4,{row.split(',')[0]}" for row in rows),
+        *(f"{path},class_{i}" for i, path in enumerate(relative)),
+    ]
     lists.write_text("path,label\n" + "\n".join(lines) + "\n")
     manifest = preprocess(config(toy, tmp_path, format="csv", annotations=str(lists), samples_per_shard=20))
     assert (manifest.num_inputs, manifest.num_samples, manifest.num_rejects) == (402, 2, 400)
@@ -179,11 +212,15 @@ def test_a_video_that_kills_its_worker_is_found_and_rejected(ready, tmp_path):
     lines = (ready / "trainlist01.txt").read_text().splitlines()
     path = lines[2].rsplit(" ", 1)[0]
     (ready / "videos" / path).rename(ready / "videos" / path.replace(".mp4", "_poison.mp4"))
-    (ready / "trainlist01.txt").write_text("\n".join([*lines[:2], lines[2].replace(".mp4", "_poison.mp4"), *lines[3:]]) + "\n")
+    (ready / "trainlist01.txt").write_text(
+        "\n".join([*lines[:2], lines[2].replace(".mp4", "_poison.mp4"), *lines[3:]]) + "\n"
+    )
     manifest = preprocess(config(ready, tmp_path, max_rejects="2"))
     assert (manifest.num_inputs, manifest.num_samples, manifest.num_rejects) == (10, 7, 3)
     rejects = [x for r in read_records(open_storage(f"file://{tmp_path}/out"), manifest, "train") for x in r.rejects]
-    assert [(x.source, x.reason) for x in rejects if "poison" in x.source] == [(path.replace(".mp4", "_poison.mp4"), "crashed")]
+    assert [(x.source, x.reason) for x in rejects if "poison" in x.source] == [
+        (path.replace(".mp4", "_poison.mp4"), "crashed")
+    ]
 
 
 def test_folder_format_with_flow(toy, tmp_path):
@@ -193,7 +230,23 @@ def test_folder_format_with_flow(toy, tmp_path):
             source = line.rsplit(" ", 1)[0]
             (root / split / source).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(toy / "videos" / source, root / split / source)
-    assert main(["--format", "folder", "--source", str(root), "--out", f"file://{tmp_path}/out", "--name", "tree", "--stored.short-side", "32"]) == 0
+    assert (
+        main(
+            [
+                "--format",
+                "folder",
+                "--source",
+                str(root),
+                "--out",
+                f"file://{tmp_path}/out",
+                "--name",
+                "tree",
+                "--stored.short-side",
+                "32",
+            ]
+        )
+        == 0
+    )
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["totals"]["splits"] == {"train": 2, "val": 2}
     assert manifest["modalities"] == ["rgb", "flow", "diff"]
@@ -218,7 +271,19 @@ def test_refused_before_ray_is_touched(ready, tmp_path):
 
 
 def test_exit_code_of_a_refusal(ready, tmp_path):
-    command = [sys.executable, "-m", "jobs.preprocess", "--format", "ucf101", "--source", str(ready), "--annotations", str(ready), "--out", f"file://{tmp_path}/out"]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.preprocess",
+        "--format",
+        "ucf101",
+        "--source",
+        str(ready),
+        "--annotations",
+        str(ready),
+        "--out",
+        f"file://{tmp_path}/out",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2, done.stderr
     assert "did you mean --source" in done.stderr

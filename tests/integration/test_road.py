@@ -34,13 +34,39 @@ from tests.support.paths import ROOT
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(400)]
 
 SMALL = [
-    "--model.width", "0.125", "--model.hidden", "8", "--model.adapted", "8", "--model.num-steps", "4", "--clip.num-frames", "4", "--clip.crop", "32",
-    "--clip.resize", "32", "--data.batch-size", "2", "--run.log-samples", "--run.log-steps", "2", "--run.spread",
-]  # fmt: skip
+    "--model.width",
+    "0.125",
+    "--model.hidden",
+    "8",
+    "--model.adapted",
+    "8",
+    "--model.num-steps",
+    "4",
+    "--clip.num-frames",
+    "4",
+    "--clip.crop",
+    "32",
+    "--clip.resize",
+    "32",
+    "--data.batch-size",
+    "2",
+    "--run.log-samples",
+    "--run.log-steps",
+    "2",
+    "--run.spread",
+]
 
 
 def run(*args: str, timeout_s: float = 240, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *args], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **env}, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env={**os.environ, **env},
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +90,21 @@ def data_uri(stack: Stack, tiny_set: str) -> str:
     """The raw videos behind ``tiny_set``, preprocessed by the job onto S3."""
     raw = Path(tiny_set.removeprefix("file://")).parent / "raw"
     uri = f"s3://{stack.bucket}/tiny"
-    command = ["jobs.preprocess", "--format", "ucf101", "--source", str(raw / "videos"), "--annotations", str(raw), "--out", uri, "--stored.short-side", "32", "--samples-per-shard", "8"]
+    command = [
+        "jobs.preprocess",
+        "--format",
+        "ucf101",
+        "--source",
+        str(raw / "videos"),
+        "--annotations",
+        str(raw),
+        "--out",
+        uri,
+        "--stored.short-side",
+        "32",
+        "--samples-per-shard",
+        "8",
+    ]
     first = run(*command)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "36 videos = 36 samples + 0 rejected" in first.stdout
@@ -109,7 +149,9 @@ def test_webdataset_and_dali_read_the_loaders_bytes(data_uri: str, stack: Stack,
 
     @pipeline_def(batch_size=len(ours), num_threads=1, device_id=None)
     def reader():
-        return tuple(fn.readers.webdataset(paths=paths, index_paths=index_paths, ext=["rgb.mp4", "flow.mp4", "diff.mp4", "json"]))
+        return tuple(
+            fn.readers.webdataset(paths=paths, index_paths=index_paths, ext=["rgb.mp4", "flow.mp4", "diff.mp4", "json"])
+        )
 
     pipe = reader()
     pipe.build()
@@ -123,8 +165,22 @@ def test_webdataset_and_dali_read_the_loaders_bytes(data_uri: str, stack: Stack,
 def test_dali_batches_come_from_s3(data_uri: str) -> None:
     storage = open_storage(data_uri)
     clip = ClipConfig(num_frames=4, crop=32, resize=32)
-    with make_loader(storage, read_manifest(storage), "test", data=DataConfig(uri=data_uri, batch_size=4), clip=clip, modalities=("rgb", "flow"), train=False, seed=0) as loader:
-        keys = [key for batch in loader.iter_epoch(0) for key, weight in zip(batch.keys, batch.weights.tolist(), strict=True) if weight]
+    with make_loader(
+        storage,
+        read_manifest(storage),
+        "test",
+        data=DataConfig(uri=data_uri, batch_size=4),
+        clip=clip,
+        modalities=("rgb", "flow"),
+        train=False,
+        seed=0,
+    ) as loader:
+        keys = [
+            key
+            for batch in loader.iter_epoch(0)
+            for key, weight in zip(batch.keys, batch.weights.tolist(), strict=True)
+            if weight
+        ]
     assert len(keys) == len(set(keys)) == 8
 
 
@@ -133,7 +189,9 @@ def train_workers() -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            ours = f"RECIPROCAL_HOME={os.environ['RECIPROCAL_HOME']}".encode() in (process / "environ").read_bytes().split(b"\0")
+            ours = f"RECIPROCAL_HOME={os.environ['RECIPROCAL_HOME']}".encode() in (
+                process / "environ"
+            ).read_bytes().split(b"\0")
             if ours and b"RayTrainWorker" in (process / "cmdline").read_bytes():
                 found.append(int(process.name))
         except OSError:  # it ended while we looked
@@ -145,7 +203,9 @@ def wait_for_checkpoint(run_storage: Storage, process: subprocess.Popen[str], ti
     """Until Ray's own record names a checkpoint: what is in it survives. False where the process ended before."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
-        if run_storage.exists("checkpoint_manager_snapshot.json") and b"checkpoint_dir_name" in run_storage.read("checkpoint_manager_snapshot.json"):
+        if run_storage.exists("checkpoint_manager_snapshot.json") and b"checkpoint_dir_name" in run_storage.read(
+            "checkpoint_manager_snapshot.json"
+        ):
             return True
         time.sleep(0.1)
     return False
@@ -154,7 +214,11 @@ def wait_for_checkpoint(run_storage: Storage, process: subprocess.Popen[str], ti
 def keys_used(run_storage: Storage, epochs: int) -> list[Counter[str]]:
     """Per epoch, how often the final checkpoint's history used each key."""
     checkpoint = json.loads(run_storage.read("result.json"))["checkpoint"]
-    lines = [json.loads(line) for path in run_storage.list(f"{checkpoint}/samples-") for line in run_storage.read(path).decode().splitlines()]
+    lines = [
+        json.loads(line)
+        for path in run_storage.list(f"{checkpoint}/samples-")
+        for line in run_storage.read(path).decode().splitlines()
+    ]
     return [Counter(key for line in lines if line["epoch"] == epoch for key in line["keys"]) for epoch in range(epochs)]
 
 
@@ -166,11 +230,39 @@ def train_keys(data_uri: str) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def trained(stack: Stack, data_uri: str) -> str:
     """A submitted job of two workers on two nodes; one of them is killed in mid-epoch. URI of the run."""
-    submit = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", stack.ray_dashboard, "--working-dir", str(ROOT), "--"]
+    submit = [
+        str(Path(sys.executable).parent / "ray"),
+        "job",
+        "submit",
+        "--address",
+        stack.ray_dashboard,
+        "--working-dir",
+        str(ROOT),
+        "--",
+    ]
     job = subprocess.Popen(
-        [*submit, "python", "-m", "jobs.train", "crn_demo", "--data.uri", data_uri, *SMALL, "--optim.epochs", "3", "--run.run-id", "killed", "--run.checkpoint-steps", "3"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env={**os.environ, **ray_head.authentication()},
-    )  # fmt: skip
+        [
+            *submit,
+            "python",
+            "-m",
+            "jobs.train",
+            "crn_demo",
+            "--data.uri",
+            data_uri,
+            *SMALL,
+            "--optim.epochs",
+            "3",
+            "--run.run-id",
+            "killed",
+            "--run.checkpoint-steps",
+            "3",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **ray_head.authentication()},
+    )
     run_storage = open_storage(f"s3://{stack.bucket}/runs/killed")
     killed = False
     if wait_for_checkpoint(run_storage, job) and (workers := train_workers()):
@@ -190,9 +282,23 @@ def test_a_killed_worker_costs_no_sample_and_doubles_none(trained: str, data_uri
 
 
 def test_a_killed_command_goes_on_when_it_is_run_again(stack: Stack, data_uri: str) -> None:
-    command = ["jobs.train", "crn_demo", "--data.uri", data_uri, *SMALL, "--optim.epochs", "2", "--run.run-id", "again", "--run.checkpoint-steps", "3"]
+    command = [
+        "jobs.train",
+        "crn_demo",
+        "--data.uri",
+        data_uri,
+        *SMALL,
+        "--optim.epochs",
+        "2",
+        "--run.run-id",
+        "again",
+        "--run.checkpoint-steps",
+        "3",
+    ]
     run_storage = open_storage(f"s3://{stack.bucket}/runs/again")
-    first = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    first = subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert wait_for_checkpoint(run_storage, first)
     first.kill()
     first.communicate()
@@ -218,15 +324,41 @@ def test_the_run_is_on_mlflow(trained: str, stack: Stack, data_uri: str) -> None
 
 
 def test_a_finished_run_is_left_alone(trained: str, data_uri: str) -> None:
-    done = run("jobs.train", "crn_demo", "--data.uri", data_uri, *SMALL, "--optim.epochs", "3", "--run.run-id", "killed", "--run.checkpoint-steps", "3")
+    done = run(
+        "jobs.train",
+        "crn_demo",
+        "--data.uri",
+        data_uri,
+        *SMALL,
+        "--optim.epochs",
+        "3",
+        "--run.run-id",
+        "killed",
+        "--run.checkpoint-steps",
+        "3",
+    )
     assert done.returncode == 0
     assert "finished before, nothing to do" in done.stdout
-    other = run("jobs.train", "crn_demo", "--data.uri", data_uri, *SMALL, "--optim.epochs", "4", "--run.run-id", "killed", "--run.checkpoint-steps", "3")
+    other = run(
+        "jobs.train",
+        "crn_demo",
+        "--data.uri",
+        data_uri,
+        *SMALL,
+        "--optim.epochs",
+        "4",
+        "--run.run-id",
+        "killed",
+        "--run.checkpoint-steps",
+        "3",
+    )
     assert other.returncode == 2
     assert "optim.epochs = 4" in other.stderr
 
 
-def test_evaluate_ensemble_promote_predict(trained: str, stack: Stack, data_uri: str, tiny_set: str, tmp_path: Path) -> None:
+def test_evaluate_ensemble_promote_predict(
+    trained: str, stack: Stack, data_uri: str, tiny_set: str, tmp_path: Path
+) -> None:
     done = run("jobs.evaluate", trained, "--split", "test")
     assert done.returncode == 0, done.stdout + done.stderr
     storage = open_storage(trained)
@@ -238,12 +370,21 @@ def test_evaluate_ensemble_promote_predict(trained: str, stack: Stack, data_uri:
     with np.load(io.BytesIO(storage.read("evaluations/test_4x1.npz")), allow_pickle=False) as kept:
         fused = (kept["probabilities_rgb"].astype(float) + kept["probabilities_flow"]) / 2
         assert (fused.argmax(1) == kept["labels"]).mean() == report.top1
-        assert kept["keys"].tolist() == sorted(s.key for r in read_records(open_storage(data_uri), read_manifest(open_storage(data_uri)), "test") for s in r.samples)
+        assert kept["keys"].tolist() == sorted(
+            s.key
+            for r in read_records(open_storage(data_uri), read_manifest(open_storage(data_uri)), "test")
+            for s in r.samples
+        )
 
-    mean = run("jobs.ensemble", "killed:rgb", f"{trained}:flow")  # both branches of one run are its own fused prediction
+    mean = run(
+        "jobs.ensemble", "killed:rgb", f"{trained}:flow"
+    )  # both branches of one run are its own fused prediction
     assert mean.returncode == 0, mean.stdout + mean.stderr
     (place,) = re.findall(r"report +(s3://\S+/ensembles/ensemble-\w+)/evaluations/test_4x1\.json", mean.stdout)
-    assert EvalReport.from_json(open_storage(place).read("evaluations/test_4x1.json").decode()).scores["fused"] == report.scores["fused"]
+    assert (
+        EvalReport.from_json(open_storage(place).read("evaluations/test_4x1.json").decode()).scores["fused"]
+        == report.scores["fused"]
+    )
 
     promoted = run("jobs.promote", "killed", "--name", "tiny")
     assert promoted.returncode == 0, promoted.stdout + promoted.stderr
@@ -273,7 +414,9 @@ assert not pipeline.__file__.startswith({str(ROOT)!r}), pipeline.__file__
 print(model.predict(pd.DataFrame({{"video": [open({str(video)!r}, "rb").read()]}}))["labels"][0][0])
 """
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    lone = subprocess.run([sys.executable, "-c", alone], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=env, check=False)
+    lone = subprocess.run(
+        [sys.executable, "-c", alone], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=env, check=False
+    )
     assert lone.returncode == 0, lone.stderr
     assert lone.stdout.strip() in report.classes
 
@@ -283,13 +426,23 @@ def test_refusals_that_need_servers(stack: Stack, data_uri: str, tmp_path: Path)
     assert absent.returncode == 2
     assert absent.stderr.strip().splitlines()[-1].startswith("error: bucket 'no-such-bucket' does not exist")
 
-    keys = {"AWS_ENDPOINT_URL": stack.s3_endpoint, "AWS_ACCESS_KEY_ID": stack.access_key, "AWS_SECRET_ACCESS_KEY": "wrong", "AWS_REGION": "us-east-1"}
+    keys = {
+        "AWS_ENDPOINT_URL": stack.s3_endpoint,
+        "AWS_ACCESS_KEY_ID": stack.access_key,
+        "AWS_SECRET_ACCESS_KEY": "wrong",
+        "AWS_REGION": "us-east-1",
+    }
     denied = run("jobs.train", "crn_demo", "--data.uri", data_uri, **keys)
     assert denied.returncode == 2
     assert "check the credentials" in denied.stderr
 
     record = json.loads((Path(os.environ["RECIPROCAL_HOME"]) / "stack.json").read_text())
-    dead = {**record, "s3_endpoint": "http://127.0.0.1:9", "mlflow_uri": "http://127.0.0.1:9", "ray_address": "127.0.0.2:9"}
+    dead = {
+        **record,
+        "s3_endpoint": "http://127.0.0.1:9",
+        "mlflow_uri": "http://127.0.0.1:9",
+        "ray_address": "127.0.0.2:9",
+    }
     (tmp_path / "stack.json").write_text(json.dumps(dead))
     down = run("jobs.train", "crn_demo", "--data.uri", data_uri, RECIPROCAL_HOME=str(tmp_path))
     assert down.returncode == 2
@@ -300,7 +453,9 @@ def test_refusals_that_need_servers(stack: Stack, data_uri: str, tmp_path: Path)
     assert no_ray.returncode == 2
     assert "Ray at 127.0.0.2:9 does not answer: the local stack is down" in no_ray.stderr
 
-    too_many = run("jobs.train", "crn_demo", "--data.uri", data_uri, "--run.num-workers", "8", "--data.batch-size", "16")
+    too_many = run(
+        "jobs.train", "crn_demo", "--data.uri", data_uri, "--run.num-workers", "8", "--data.batch-size", "16"
+    )
     assert too_many.returncode == 2
     assert "more than the cluster's 2" in too_many.stderr
 

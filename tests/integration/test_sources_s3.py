@@ -21,7 +21,12 @@ from preprocessing.sources import open_sources
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
-VIDEOS = {"walk/a b+c.mp4": os.urandom(20_000_000), "walk/ünï%20.mp4": b"12345", "run/empty.mp4": b"", "run/x#1.avi": os.urandom(100_000)}
+VIDEOS = {
+    "walk/a b+c.mp4": os.urandom(20_000_000),
+    "walk/ünï%20.mp4": b"12345",
+    "run/empty.mp4": b"",
+    "run/x#1.avi": os.urandom(100_000),
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         patch.delenv("RECIPROCAL_STACK", raising=False)
 
         def local(*arguments: str) -> None:
-            subprocess.run([sys.executable, "-m", "infra.local", *arguments], cwd=ROOT, check=True, capture_output=True, timeout=150)
+            subprocess.run(
+                [sys.executable, "-m", "infra.local", *arguments],
+                cwd=ROOT,
+                check=True,
+                capture_output=True,
+                timeout=150,
+            )
 
         try:
             local("up", "--ray-cpus", "1")

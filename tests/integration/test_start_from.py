@@ -48,11 +48,15 @@ def three_classes(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def config(data_uri: str, run_id: str, output: Path, lr: float, **fields: str) -> TrainConfig:
     return TrainConfig(
-        model=MRSTConfig(blocks=(1, 1), mid=(3, 4), out=(5, 6), stem=4, lstm=5, num_steps=4, dropout=0.0), clip=ClipConfig(num_frames=4, crop=32, resize=32),
-        data=DataConfig(uri=data_uri, batch_size=2, val_split="", loader="reference"), optim=OptimConfig(lr=lr, backbone_lr=lr, momentum=0.0, epochs=1),
-        # Without moving statistics, and at a learning rate that no weight can feel, a run ends with the weights it began with.
-        run=RunConfig(run_id=run_id, output=f"file://{output}", use_gpu="no", freeze_batchnorm=lr < 1e-20), **fields,
-    )  # fmt: skip
+        model=MRSTConfig(blocks=(1, 1), mid=(3, 4), out=(5, 6), stem=4, lstm=5, num_steps=4, dropout=0.0),
+        clip=ClipConfig(num_frames=4, crop=32, resize=32),
+        data=DataConfig(uri=data_uri, batch_size=2, val_split="", loader="reference"),
+        optim=OptimConfig(lr=lr, backbone_lr=lr, momentum=0.0, epochs=1),
+        # Without moving statistics, and at a learning rate that no weight can feel, a run ends with the weights it
+        # began with.
+        run=RunConfig(run_id=run_id, output=f"file://{output}", use_gpu="no", freeze_batchnorm=lr < 1e-20),
+        **fields,
+    )
 
 
 def result(run: Storage) -> str:
@@ -63,7 +67,9 @@ def weights(run: Storage) -> dict[str, Tensor]:
     return safetensors.torch.load(run.read(f"{result(run)}/model.safetensors"))
 
 
-def test_a_run_starts_from_another_s_weights(private_ray: None, tiny_set: str, three_classes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_starts_from_another_s_weights(
+    private_ray: None, tiny_set: str, three_classes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One epoch; then, at a learning rate of 1e-30, from it with other classes; then on from a checkpoint."""
     torch.set_num_threads(1)
     first, other = (open_storage(f"file://{tmp_path}/{name}") for name in ("first", "other"))
@@ -83,7 +89,9 @@ def test_a_run_starts_from_another_s_weights(private_ray: None, tiny_set: str, t
 
     state = json.loads(other.read(f"{result(other)}/state.json"))
     assert state["config"]["start_from"] == first.uri
-    assert state["config"]["start_digest"] == hashlib.sha256(first.read(f"{result(first)}/model.safetensors")).hexdigest()
+    assert (
+        state["config"]["start_digest"] == hashlib.sha256(first.read(f"{result(first)}/model.safetensors")).hexdigest()
+    )
 
     # What has a checkpoint needs no other weights: workers that tried to read them would fail here.
     found = train_job.find_start

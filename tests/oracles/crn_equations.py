@@ -1,4 +1,6 @@
-"""CRN's equations as the paper writes them, clip by clip, step by step and gate by gate: the oracle of every variant."""
+"""CRN's equations as the paper writes them, clip by clip, step by step and gate by gate: the oracle of every
+variant.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ Weights = dict[str, Tensor]
 def conv(w: Weights, name: str, x: Tensor, dilation: int = 1) -> Tensor:
     """One convolution of the network on one clip's maps (C, H, W), size kept."""
     weight = w[f"{name}.weight"]
-    return F.conv2d(x[None], weight, w[f"{name}.bias"], padding=dilation * (weight.shape[-1] // 2), dilation=dilation)[0]
+    return F.conv2d(x[None], weight, w[f"{name}.bias"], padding=dilation * (weight.shape[-1] // 2), dilation=dilation)[
+        0
+    ]
 
 
 def interpreted(w: Weights, config: CRNConfig, name: str, h: Tensor) -> Tensor:
@@ -27,7 +31,9 @@ def interpreted(w: Weights, config: CRNConfig, name: str, h: Tensor) -> Tensor:
     act: Callable[[Tensor], Tensor] = torch.relu if config.rib_activation == "relu" else lambda x: x
     dilations = config.rib_dilations if config.rib == "rib" else (1,)
     if config.rib_form == "bottleneck":
-        inner = [act(conv(w, f"{name}.convs.{i}", act(conv(w, f"{name}.reduce.{i}", h)), d)) for i, d in enumerate(dilations)]
+        inner = [
+            act(conv(w, f"{name}.convs.{i}", act(conv(w, f"{name}.reduce.{i}", h)), d)) for i, d in enumerate(dilations)
+        ]
         return act(conv(w, f"{name}.restore", torch.cat(inner)))
     maps = [conv(w, f"{name}.convs.{i}", h, d) for i, d in enumerate(dilations)]
     return act(sum(maps[1:], maps[0])) if config.rib_form == "sum" else torch.cat([act(x) for x in maps])
@@ -47,7 +53,9 @@ def lstm(w: Weights, name: str, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor
     return o * torch.tanh(c), c
 
 
-def run_clip(w: Weights, config: CRNConfig, maps: dict[str, list[Tensor]], names: dict[str, str]) -> dict[str, list[Tensor]]:
+def run_clip(
+    w: Weights, config: CRNConfig, maps: dict[str, list[Tensor]], names: dict[str, str]
+) -> dict[str, list[Tensor]]:
     """Top H of every stream at every step, for one clip. ``names``: a stream's prefix among the parameters."""
     first = next(iter(maps.values()))[0]
     zero = torch.zeros(config.hidden, *first.shape[1:], dtype=torch.float64)
@@ -61,13 +69,21 @@ def run_clip(w: Weights, config: CRNConfig, maps: dict[str, list[Tensor]], names
             for layer in layers:
                 own = layer == 0 or config.coupling == "each"
                 if own:
-                    rib, rab = (f"{p}rib", f"{p}rab.conv") if layer == 0 else (f"{p}upper_ribs.{layer - 1}", f"{p}upper_rabs.{layer - 1}.conv")
+                    rib, rab = (
+                        (f"{p}rib", f"{p}rab.conv")
+                        if layer == 0
+                        else (f"{p}upper_ribs.{layer - 1}", f"{p}upper_rabs.{layer - 1}.conv")
+                    )
                     if config.partner != "off":
                         partner = s if config.partner == "self" else next(n for n in maps if n != s)
                         said = interpreted(w, config, rib, old[partner][layer if config.coupling == "each" else -1])
-                        x = torch.cat([x, said if t > 0 else torch.zeros_like(said)])  # equation 2; nothing is said before the first step
+                        x = torch.cat(
+                            [x, said if t > 0 else torch.zeros_like(said)]
+                        )  # equation 2; nothing is said before the first step
                     x = conv(w, rab, x)
-                hidden[s][layer], cells[s][layer] = lstm(w, f"{p}cells.{layer}.gates", x, old[s][layer], cells[s][layer])
+                hidden[s][layer], cells[s][layer] = lstm(
+                    w, f"{p}cells.{layer}.gates", x, old[s][layer], cells[s][layer]
+                )
                 x = hidden[s][layer]
             tops[s].append(x)
     return tops

@@ -1,4 +1,5 @@
-"""A proxy in front of an S3 server (or any HTTP/1.1 server) that does what bad networks and busy servers do, on purpose.
+"""A proxy in front of an S3 server (or any HTTP/1.1 server) that does what bad networks and busy servers do, on
+purpose.
 
     with FaultProxy("http://127.0.0.1:9000", Faults(slow_down=0.1, cut_answer=0.05), seed=3) as proxy:
         ... use proxy.endpoint in place of the server's ...
@@ -7,12 +8,12 @@
         proxy.down()                         # connections are refused; proxy.up() takes them again, at the same port
         proxy.counts                         # Counter of what it did: "requests", and one entry a fault
 
-Which request gets which fault is drawn from (seed, number of the request). With several clients at once their order is not fixed, so
-a seed fixes how many faults come and of which kind, not whom they meet.
+Which request gets which fault is drawn from (seed, number of the request). With several clients at once their order is
+not fixed, so a seed fixes how many faults come and of which kind, not whom they meet.
 
-Requests pass as they are, the Host header included: S3 signatures cover it, so a client signs for the proxy's address and a server
-that checks signatures against the header it gets (the local gateway does) accepts it. Requests whose body is sent chunked are refused
-with 501; S3 clients announce a length.
+Requests pass as they are, the Host header included: S3 signatures cover it, so a client signs for the proxy's address
+and a server that checks signatures against the header it gets (the local gateway does) accepts it. Requests whose body
+is sent chunked are refused with 501; S3 clients announce a length.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from collections import Counter, deque
 from urllib.parse import urlsplit
 
 _PIECE = 1 << 16
-_SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+_SLOW_DOWN = (
+    b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,9 @@ class Faults:
     slow_down: float = 0.0
     """Answered 503 SlowDown; the server never hears of it."""
     cut_upload: float = 0.0
-    """The server gets part of the request's body, then both connections are reset. Requests without a body are reset."""
+    """The server gets part of the request's body, then both connections are reset. Requests without a body are
+    reset.
+    """
     cut_answer: float = 0.0
     """The client gets part of the answer's body, then the connection closes. Answers without a body are lost."""
     lose_answer: float = 0.0
@@ -149,7 +154,9 @@ class FaultProxy:
             meets = (not faults.methods or method in faults.methods) and re.search(faults.path, path) is not None
             if not meets:
                 return None
-            fault = self.script.popleft() if self.script else faults.draw(random.Random(f"{self._seed} {number}").random())
+            fault = (
+                self.script.popleft() if self.script else faults.draw(random.Random(f"{self._seed} {number}").random())
+            )
             if fault is not None:
                 self.counts[fault] += 1
             return fault
@@ -178,7 +185,11 @@ class FaultProxy:
             raise ConnectionResetError("on purpose")
         elif fault == "slow_down":
             reader.body(length, lambda piece: None)
-            client.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % len(_SLOW_DOWN) + (b"" if method == "HEAD" else _SLOW_DOWN))
+            client.sendall(
+                b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n"
+                % len(_SLOW_DOWN)
+                + (b"" if method == "HEAD" else _SLOW_DOWN)
+            )
             return True
         with socket.create_connection(self._upstream, timeout=120) as server:
             server.sendall(_for_upstream(head))
@@ -189,7 +200,9 @@ class FaultProxy:
             reader.body(length, server.sendall)
             return self._answer(client, _Reader(server), method, fault, chance)
 
-    def _answer(self, client: socket.socket, reader: _Reader, method: str, fault: str | None, chance: random.Random) -> bool:
+    def _answer(
+        self, client: socket.socket, reader: _Reader, method: str, fault: str | None, chance: random.Random
+    ) -> bool:
         head = reader.head()
         while head.startswith(b"HTTP/1.1 1"):  # 100 Continue
             head = reader.head()

@@ -33,13 +33,22 @@ class Gateway:
         plan = s3_gateway.launch(self._ports, credentials)
         with (plan.cwd / "gateway.log").open("ab") as log:
             self._child = subprocess.Popen(
-                plan.command, env={**os.environ, **plan.env}, cwd=plan.cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                plan.command,
+                env={**os.environ, **plan.env},
+                cwd=plan.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         until = time.monotonic() + _START_S
         while trouble := _problem(self.endpoint):
             if self._child.poll() is not None or time.monotonic() > until:
                 self.kill()
-                raise AssertionError(f"the gateway did not start: {trouble}\n{(plan.cwd / 'gateway.log').read_text(errors='replace')[-2000:]}")
+                raise AssertionError(
+                    "the gateway did not start:"
+                    f" {trouble}\n{(plan.cwd / 'gateway.log').read_text(errors='replace')[-2000:]}"
+                )
             time.sleep(0.1)
 
     def kill(self) -> None:
@@ -68,7 +77,12 @@ def started_gateway(home: Path) -> Iterator[Gateway]:
     try:
         ports = choose_ports(s3_gateway.PORTS, {}, set())
         credentials, endpoint = s3_gateway.load_credentials(), f"http://{LOOPBACK}:{ports['s3']}"
-        environment = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": credentials.access_key, "AWS_SECRET_ACCESS_KEY": credentials.secret_key, "AWS_REGION": s3_gateway.REGION}
+        environment = {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": credentials.access_key,
+            "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+            "AWS_REGION": s3_gateway.REGION,
+        }
         gateway = Gateway(endpoint, s3_gateway.BUCKET, environment, ports)
         gateway.start()
         s3_gateway.make_bucket(endpoint, credentials)

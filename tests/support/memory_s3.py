@@ -1,4 +1,6 @@
-"""The part of S3 that ``pipeline.storage`` uses, in memory and without signatures, for tests that need no real server."""
+"""The part of S3 that ``pipeline.storage`` uses, in memory and without signatures, for tests that need no real
+server.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from xml.sax.saxutils import escape
 
 
 class MemoryS3:
-    """A server on 127.0.0.1 with one bucket, ``bucket``; ``objects`` is what it holds. Listings have two entries a page."""
+    """A server on 127.0.0.1 with one bucket, ``bucket``; ``objects`` is what it holds. Listings have two entries a
+    page.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -38,13 +42,19 @@ class _Server(http.server.ThreadingHTTPServer):
 class _Handler(http.server.BaseHTTPRequestHandler):
     store: MemoryS3
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # head and body are two writes: the second would wait 40 ms for the first one's acknowledgement
+    disable_nagle_algorithm = (
+        True  # head and body are two writes: the second would wait 40 ms for the first one's acknowledgement
+    )
 
     def _split(self) -> tuple[str, str, dict[str, str]]:
         parts = urlsplit(self.path)
         bucket, _, key = parts.path.lstrip("/").partition("/")
         self.store.requests.append(f"{self.command} {self.path}")
-        return unquote(bucket), unquote(key), {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+        return (
+            unquote(bucket),
+            unquote(key),
+            {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()},
+        )
 
     def _send(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -82,11 +92,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self._send(200, data)
 
     def _list(self, query: dict[str, str]) -> None:
-        keys = sorted(key for key in self.store.objects if key.startswith(query.get("prefix", "")) and key > query.get("continuation-token", ""))
+        keys = sorted(
+            key
+            for key in self.store.objects
+            if key.startswith(query.get("prefix", "")) and key > query.get("continuation-token", "")
+        )
         page, more = keys[:2], len(keys) > 2
-        items = "".join(f"<Contents><Key>{escape(k)}</Key><Size>{len(self.store.objects[k])}</Size></Contents>" for k in page)
+        items = "".join(
+            f"<Contents><Key>{escape(k)}</Key><Size>{len(self.store.objects[k])}</Size></Contents>" for k in page
+        )
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
-        self._send(200, f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{items}{token}</ListBucketResult>".encode())
+        self._send(
+            200,
+            f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{items}{token}</ListBucketResult>".encode(),
+        )
 
     def do_PUT(self) -> None:
         _, key, query = self._split()
@@ -107,7 +126,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if "uploads" in query:
             name = f"u{len(self.store.requests)}"
             self.store.uploads[name] = {}
-            return self._send(200, f"<InitiateMultipartUploadResult><UploadId>{name}</UploadId></InitiateMultipartUploadResult>".encode())
+            return self._send(
+                200,
+                f"<InitiateMultipartUploadResult><UploadId>{name}</UploadId></InitiateMultipartUploadResult>".encode(),
+            )
         parts = self.store.uploads.pop(query["uploadId"], None)
         if parts is None:
             return self._error(404, "NoSuchUpload")

@@ -16,9 +16,19 @@ import cv2
 import numpy as np
 
 NAMES = (
-    "name with spaces.mp4", "quotes ' and \".mp4", "-leading-dash.mp4", "ünïcode 日本.mp4", "dots.in..the.name.mp4", "new\nline.mp4", "percent%20%03d%n.mp4",
-    "back\\slash.mp4", "[brackets] {braces} $HOME `x` *?.mp4", "concat:a|b.mp4", "comma, semicolon; tab\t.mp4", "n" * 230 + ".mp4",
-)  # fmt: skip
+    "name with spaces.mp4",
+    "quotes ' and \".mp4",
+    "-leading-dash.mp4",
+    "ünïcode 日本.mp4",
+    "dots.in..the.name.mp4",
+    "new\nline.mp4",
+    "percent%20%03d%n.mp4",
+    "back\\slash.mp4",
+    "[brackets] {braces} $HOME `x` *?.mp4",
+    "concat:a|b.mp4",
+    "comma, semicolon; tab\t.mp4",
+    "n" * 230 + ".mp4",
+)
 NOT_UTF8 = os.fsdecode(b"latin1-\xe9\xff.mp4")
 
 # Why each of the shared files ends as it does; those that are not here are samples.
@@ -96,26 +106,40 @@ def generated(folder: Path) -> dict[str, str]:
         shutil.copyfile(good, folder / name)
 
     def made(name: str, outcome: str, frames: Iterable[np.ndarray], **how) -> None:
-        write_video(folder / name, frames, **{"options": fast if how.get("codec", "libx264") == "libx264" else None, **how})
+        write_video(
+            folder / name, frames, **{"options": fast if how.get("codec", "libx264") == "libx264" else None, **how}
+        )
         expected[name] = outcome
 
     made("uhd_3840x2160.mp4", "sample", (np.tile(f, (45, 60, 1))[:2160, :3840] for f in moving(5, 64, 48)))
     made("gray.mkv", "sample", moving(8), codec="ffv1", pix_fmt="gray")
     made("alpha.mkv", "sample", moving(8), codec="ffv1", pix_fmt="bgra")
     made("rgb48.mkv", "sample", moving(6), codec="ffv1", pix_fmt="gbrp16le")
-    flat = (np.broadcast_to(np.array(colour, np.uint8), (64, 96, 3)) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)))
+    flat = (
+        np.broadcast_to(np.array(colour, np.uint8), (64, 96, 3))
+        for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255))
+    )
     made("animated.gif", "sample", flat, codec="gif", pix_fmt="rgb8", rate=10)
     made("mpeg2_with_b_frames.mpg", "sample", moving(20), codec="mpeg2video", options={"bf": "2", "b": "4M"})
     made("starts_late.mkv", "sample", moving(12), codec="ffv1", pix_fmt="bgr0", ticks=range(50_000, 50_480, 40))
     made("two_frames.mkv", "sample", moving(2), codec="ffv1", pix_fmt="bgr0")
-    made("a_day_between_two_frames.mkv", "bad_clock", moving(30), codec="ffv1", pix_fmt="bgr0", ticks=[*range(0, 29 * 40, 40), 86_400_000])
+    made(
+        "a_day_between_two_frames.mkv",
+        "bad_clock",
+        moving(30),
+        codec="ffv1",
+        pix_fmt="bgr0",
+        ticks=[*range(0, 29 * 40, 40), 86_400_000],
+    )
     made("one_frame_a_minute.mkv", "bad_clock", moving(3), codec="ffv1", pix_fmt="bgr0", ticks=[0, 60_000, 120_000])
     made("tall_32x640.mkv", "bad_shape", moving(4, 32, 640), codec="ffv1", pix_fmt="bgr0")
     made("picture.png", "too_short", moving(1), codec="png", pix_fmt="rgb24", container_format="image2")
 
     parts = [io.BytesIO(), io.BytesIO()]
     for part, (width, height) in zip(parts, ((96, 64), (64, 96)), strict=True):
-        path = write_video(folder / "part.ts", moving(12, width, height), options={**fast, "bf": "0"}, container_format="mpegts")
+        path = write_video(
+            folder / "part.ts", moving(12, width, height), options={**fast, "bf": "0"}, container_format="mpegts"
+        )
         part.write(path.read_bytes())
         path.unlink()
     (folder / "size_changes.ts").write_bytes(parts[0].getvalue() + parts[1].getvalue())
@@ -123,12 +147,19 @@ def generated(folder: Path) -> dict[str, str]:
 
     noise = np.random.default_rng(0).bytes(300_000)
     texts = {
-        "text.avi": b"hello\n" * 500, "noise.mp4": noise, "zip.mp4": b"PK\3\4" + noise[:5000], "header_then_noise.mp4": good.read_bytes()[:200] + noise,
+        "text.avi": b"hello\n" * 500,
+        "noise.mp4": noise,
+        "zip.mp4": b"PK\3\4" + noise[:5000],
+        "header_then_noise.mp4": good.read_bytes()[:200] + noise,
         # Formats of FFmpeg that name other files or addresses: nothing but the file itself may be read.
         "playlist.mp4": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n",
-        "session.sdp": b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
-        "concat.mp4": b"ffconcat version 1.0\nfile uhd_3840x2160.mp4\n", "concat_outside.mp4": b"ffconcat version 1.0\nfile ../../secret.mp4\n",
-    }  # fmt: skip
+        "session.sdp": (
+            b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96"
+            b" H264/90000\n"
+        ),
+        "concat.mp4": b"ffconcat version 1.0\nfile uhd_3840x2160.mp4\n",
+        "concat_outside.mp4": b"ffconcat version 1.0\nfile ../../secret.mp4\n",
+    }
     for name, content in texts.items():
         (folder / name).write_bytes(content)
         expected[name] = "not_video"
@@ -144,8 +175,9 @@ class Reading:
 
 
 def read_independently(path: Path, size: tuple[int, int]) -> Reading:
-    """Decode with the ffmpeg program, or where there is none with PyAV, plainly; every picture as it comes, turned upright, scaled to
-    ``size`` (width, height) by area where it shrinks."""
+    """Decode with the ffmpeg program, or where there is none with PyAV, plainly; every picture as it comes, turned
+    upright, scaled to ``size`` (width, height) by area where it shrinks.
+    """
     pictures = _ffmpeg_pictures(path) if shutil.which("ffmpeg") and shutil.which("ffprobe") else _pyav_pictures(path)
     small, times = [], []
     for time_s, rgb in pictures:
@@ -158,25 +190,78 @@ def read_independently(path: Path, size: tuple[int, int]) -> Reading:
 def _ffmpeg_pictures(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     url = f"file:{path.absolute()}"
     probe = subprocess.run(
-        ["ffprobe", "-v", "quiet", "-select_streams", "v:0", "-show_entries", "frame=best_effort_timestamp_time", "-of", "csv=p=0", url],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    times = iter([float(line.strip(",")) if line.strip(",") != "N/A" else float("nan") for line in probe.stdout.split() if line.strip(",")])
-    command = ["ffmpeg", "-v", "quiet", "-nostdin", "-threads", "1", "-i", url, "-map", "0:v:0", "-fps_mode", "passthrough"]
-    with subprocess.Popen([*command, "-sws_flags", "bilinear+accurate_rnd+full_chroma_int", "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "-"], stdout=subprocess.PIPE) as child:
+        [
+            "ffprobe",
+            "-v",
+            "quiet",
+            "-select_streams",
+            "v:0",
+            "-show_entries",
+            "frame=best_effort_timestamp_time",
+            "-of",
+            "csv=p=0",
+            url,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    times = iter(
+        [
+            float(line.strip(",")) if line.strip(",") != "N/A" else float("nan")
+            for line in probe.stdout.split()
+            if line.strip(",")
+        ]
+    )
+    command = [
+        "ffmpeg",
+        "-v",
+        "quiet",
+        "-nostdin",
+        "-threads",
+        "1",
+        "-i",
+        url,
+        "-map",
+        "0:v:0",
+        "-fps_mode",
+        "passthrough",
+    ]
+    with subprocess.Popen(
+        [
+            *command,
+            "-sws_flags",
+            "bilinear+accurate_rnd+full_chroma_int",
+            "-pix_fmt",
+            "rgb24",
+            "-c:v",
+            "ppm",
+            "-f",
+            "image2pipe",
+            "-",
+        ],
+        stdout=subprocess.PIPE,
+    ) as child:
         stream = child.stdout
         assert stream is not None
         while stream.readline() == b"P6\n":
             width, height = map(int, stream.readline().split())
             stream.readline()
-            yield next(times, float("nan")), np.frombuffer(stream.read(width * height * 3), np.uint8).reshape(height, width, 3)
+            yield (
+                next(times, float("nan")),
+                np.frombuffer(stream.read(width * height * 3), np.uint8).reshape(height, width, 3),
+            )
 
 
 def _pyav_pictures(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     with av.open(f"file:{path.absolute()}", metadata_errors="replace") as container:
         for frame in container.decode(video=0):
             rgb = frame.to_ndarray(format="rgb24")
-            yield (float("nan") if frame.time is None else frame.time), np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
+            yield (
+                (float("nan") if frame.time is None else frame.time),
+                np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4)),
+            )
 
 
 def stored_frames(video: bytes) -> np.ndarray:
@@ -188,9 +273,9 @@ def stored_frames(video: bytes) -> np.ndarray:
 def disagreement(stored_THWC: np.ndarray, fps: float, reading: Reading) -> str:
     """What is wrong with a stored video, against an independent reading of its source; empty where nothing is.
 
-    Stored picture k must be the source's k-th, or, where the source's rate is not constant, the last one shown at or before k / fps:
-    among all pictures of the source none may be nearer. Brightness is compared by pixel, colour by block: stored videos keep colour
-    at half the resolution.
+    Stored picture k must be the source's k-th, or, where the source's rate is not constant, the last one shown at or
+    before k / fps: among all pictures of the source none may be nearer. Brightness is compared by pixel, colour by
+    block: stored videos keep colour at half the resolution.
     """
     luma = np.array([0.299, 0.587, 0.114], np.float32)
     stored, source = stored_THWC.astype(np.float32), reading.frames_rgb_THWC.astype(np.float32)
@@ -209,10 +294,16 @@ def disagreement(stored_THWC: np.ndarray, fps: float, reading: Reading) -> str:
 
 
 def _expected_picks(count: int, fps: float, times_s: np.ndarray) -> np.ndarray | None:
-    """Which picture of the source is shown when; None where ``count`` is not the number of pictures that its times ask for."""
+    """Which picture of the source is shown when; None where ``count`` is not the number of pictures that its times
+    ask for.
+    """
     intervals = np.diff(times_s)
     usual = float(np.median(intervals))
-    if np.isnan(times_s).any() or (intervals <= 0).any() or np.abs(intervals - usual).max() <= max(0.0015, 0.05 * usual):
+    if (
+        np.isnan(times_s).any()
+        or (intervals <= 0).any()
+        or np.abs(intervals - usual).max() <= max(0.0015, 0.05 * usual)
+    ):
         return np.arange(len(times_s)) if count == len(times_s) else None
     picks = np.searchsorted(times_s - times_s[0], np.arange(count) / fps + min(0.002, 0.1 / fps), side="right") - 1
     return picks if abs(count - (np.ptp(times_s) + usual) * fps) <= 1 else None

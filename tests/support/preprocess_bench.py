@@ -1,7 +1,7 @@
 """Runs of ``jobs.preprocess`` on a local stack that are disturbed on purpose, and what must hold afterwards.
 
-Shared by tests/integration/test_preprocess_faults.py (a handful of disturbances, in CI) and tests/integration/soak_preprocess.py
-(many, by hand).
+Shared by tests/integration/test_preprocess_faults.py (a handful of disturbances, in CI) and
+tests/integration/soak_preprocess.py (many, by hand).
 """
 
 from __future__ import annotations
@@ -52,8 +52,12 @@ class Running:
         with self._log.open("wb") as output:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "jobs.preprocess", *bench.arguments, "--out", out],
-                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self.pid = self._child.pid
 
     @property
@@ -117,17 +121,29 @@ class Bench:
         found = digests(out)
         faults = [f"{path} is missing" for path in sorted(self.expected.keys() - found.keys())]
         faults += [f"{path} is stray" for path in sorted(found.keys() - self.expected.keys())]
-        faults += [f"{path} differs" for path in sorted(found.keys() & self.expected.keys()) if found[path] != self.expected[path]]
+        faults += [
+            f"{path} differs"
+            for path in sorted(found.keys() & self.expected.keys())
+            if found[path] != self.expected[path]
+        ]
         if "manifest.json" in found:
             totals = json.loads(open_storage(out).read("manifest.json"))["totals"]
-            if totals["inputs"] != self.num_inputs or totals["samples"] + totals["rejects"] != totals["inputs"] or totals["rejects"] != _NUM_BROKEN:
+            if (
+                totals["inputs"] != self.num_inputs
+                or totals["samples"] + totals["rejects"] != totals["inputs"]
+                or totals["rejects"] != _NUM_BROKEN
+            ):
                 faults.append(f"{self.num_inputs} videos, but {totals}")
         return faults
 
     def leftovers(self) -> list[str]:
         """Files of ours in TMPDIR; to be called when no run is going on."""
         theirs = ("ray", "pymp-")  # Ray's own; sockets of Python's multiprocessing, which Ray's dashboard uses
-        return sorted(p.relative_to(self.temporary).as_posix() for p in self.temporary.rglob("*") if not p.relative_to(self.temporary).as_posix().startswith(theirs))
+        return sorted(
+            p.relative_to(self.temporary).as_posix()
+            for p in self.temporary.rglob("*")
+            if not p.relative_to(self.temporary).as_posix().startswith(theirs)
+        )
 
     def processes(self, target: str, run: Running) -> list[ProcessId]:
         """What may be killed as ``target``: a worker that builds a shard, a node's daemon, the command, the server."""
@@ -137,8 +153,14 @@ class Bench:
         servers = load_servers()
         if target == "s3":
             return [servers.records[s3_gateway.NAME].process]
-        nodes = {name: r for name, r in servers.records.items() if name.startswith(ray_head.NAME) and (target == "worker" or (name == ray_head.NAME) == (target == "head"))}
-        family = [p for name, record in nodes.items() for p in process.family([record.process], token_of(servers, name))]
+        nodes = {
+            name: r
+            for name, r in servers.records.items()
+            if name.startswith(ray_head.NAME) and (target == "worker" or (name == ray_head.NAME) == (target == "head"))
+        }
+        family = [
+            p for name, record in nodes.items() for p in process.family([record.process], token_of(servers, name))
+        ]
         if target == "worker":
             return [p for p in family if _command_line(p).startswith("ray::_build")]
         return [p for p in family if "raylet/raylet" in _command_line(p) and "ray::" not in _command_line(p)]
@@ -176,14 +198,19 @@ class Outcome:
     def __str__(self) -> str:
         first = "came through" if self.came_through else "ended"
         what = "identical" if not self.faults else "; ".join(self.faults)
-        return f"{self.target:6} at {self.at_s:5.2f} s, {max(0, self.objects):2} objects stored: {'killed' if self.killed else 'too late'}, the run {first}, {self.reruns} re-runs, {self.seconds:.0f} s in all: {what}"
+        return (
+            f"{self.target:6} at {self.at_s:5.2f} s, {max(0, self.objects):2} objects stored:"
+            f" {'killed' if self.killed else 'too late'}, the run {first}, {self.reruns} re-runs, {self.seconds:.0f} s"
+            f" in all: {what}"
+        )
 
 
 def disturb(bench: Bench, target: str, chance: random.Random) -> Outcome:
     """Kill ``target`` at a random moment of a new run, bring it back, run the command again, and compare."""
     out, began_s = bench.new_out(), time.monotonic()
     run = bench.start(out)
-    # A share of the progress, not of the time, which depends on the machine; the command itself may also go while it starts.
+    # A share of the progress, not of the time, which depends on the machine; the command itself may also go while it
+    # starts.
     objects = chance.randrange(-3 if target == "driver" else 0, len(bench.expected) - 4)
     if objects < 0:
         time.sleep(chance.uniform(0, 6))
@@ -227,29 +254,56 @@ def digests(out: str) -> dict[str, str]:
     """sha256 of every object (of every file, hidden ones too) below a data set's root."""
     if out.startswith("file://"):
         root = Path(out.removeprefix("file://"))
-        return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
+        return {
+            p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(root.rglob("*"))
+            if p.is_file()
+        }
     storage = open_storage(out)
     return {path: hashlib.sha256(storage.read(path)).hexdigest() for path in storage.list()}
 
 
 def make_clips(folder: Path, *, frames: int = 14) -> tuple[tuple[str, ...], int]:
-    """24 small clips, of which one is a web page and one is not there; the command's arguments without --out, and how many are listed."""
+    """24 small clips, of which one is a web page and one is not there; the command's arguments without --out, and
+    how many are listed.
+    """
     raw = folder / "raw"
-    generate(SyntheticConfig(out=raw, train=4, val=1, test=1, appearances=2, motions=2, min_frames=frames, max_frames=frames + 4))
+    generate(
+        SyntheticConfig(
+            out=raw, train=4, val=1, test=1, appearances=2, motions=2, min_frames=frames, max_frames=frames + 4
+        )
+    )
     listed = [line.rsplit(" ", 1)[0] for line in (raw / "trainlist01.txt").read_text().splitlines()]
     (raw / "videos" / listed[3]).write_text("<html>not found</html>")
     (raw / "videos" / listed[8]).unlink()
     arguments = (
-        "--format", "ucf101", "--source", str(raw / "videos"), "--annotations", str(raw), "--name", "toy", "--stored.short-side", "48",
-        "--samples-per-shard", "4", "--max-rejects", str(_NUM_BROKEN),
-    )  # fmt: skip
+        "--format",
+        "ucf101",
+        "--source",
+        str(raw / "videos"),
+        "--annotations",
+        str(raw),
+        "--name",
+        "toy",
+        "--stored.short-side",
+        "48",
+        "--samples-per-shard",
+        "4",
+        "--max-rejects",
+        str(_NUM_BROKEN),
+    )
     return arguments, 24
 
 
 @contextlib.contextmanager
 def started_bench(folder: Path) -> Iterator[Bench]:
     """Start a stack of two Ray nodes below ``folder``; end it, and remove what it left outside, at last."""
-    changes = {"RECIPROCAL_HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "RECIPROCAL_STACK": "", "RECIPROCAL_S3_DEADLINE_S": "60"}
+    changes = {
+        "RECIPROCAL_HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "RECIPROCAL_STACK": "",
+        "RECIPROCAL_S3_DEADLINE_S": "60",
+    }
     before = {name: os.environ.get(name) for name in changes}
     (folder / "tmp").mkdir(parents=True)
     os.environ.update(changes)

@@ -33,7 +33,15 @@ class Clip:
 
     facts: dict[str, Any]
     members: dict[str, bytes]
-    quality: dict[str, Any] = dataclasses.field(default_factory=lambda: {"flow_saturation": 0.0, "flow_error_px": 0.04, "flow_mean_px": 3.0, "source_width": 64, "source_height": 48})
+    quality: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {
+            "flow_saturation": 0.0,
+            "flow_error_px": 0.04,
+            "flow_mean_px": 3.0,
+            "source_width": 64,
+            "source_height": 48,
+        }
+    )
 
     def describe(self, **changes: Any) -> None:
         """Write KEY.json from the facts, with changes."""
@@ -51,7 +59,9 @@ def pictures(seed: int, frames: int = FRAMES, height: int = HEIGHT, width: int =
     return np.stack([np.clip(wide[:, p : p + width], 0, 255) for p in places]).astype(np.uint8)
 
 
-def flow_codes(frames: int = FRAMES - 1, height: int = HEIGHT, width: int = WIDTH, length_px: float = 3.0) -> np.ndarray:
+def flow_codes(
+    frames: int = FRAMES - 1, height: int = HEIGHT, width: int = WIDTH, length_px: float = 3.0
+) -> np.ndarray:
     """Codes of a flow to the right."""
     flow = np.zeros((frames, 2, height, width), np.float32)
     flow[:, 0] = length_px
@@ -61,7 +71,15 @@ def flow_codes(frames: int = FRAMES - 1, height: int = HEIGHT, width: int = WIDT
 def make_clip(source: str, label: int, seed: int) -> Clip:
     """A sound sample of 8 frames, 48x32, all modalities."""
     rgb = pictures(seed)
-    facts = {"key": sample_key(source), "label": label, "source": source, "num_frames": FRAMES, "fps": FPS, "width": WIDTH, "height": HEIGHT}
+    facts = {
+        "key": sample_key(source),
+        "label": label,
+        "source": source,
+        "num_frames": FRAMES,
+        "fps": FPS,
+        "width": WIDTH,
+        "height": HEIGHT,
+    }
     members = {
         "rgb.mp4": encode_rgb(rgb, FPS, VideoCodec()),
         "flow.mp4": encode_gray(flow_codes(), FPS, VideoCodec()),
@@ -87,7 +105,15 @@ def retimed(video: bytes, tick: Callable[[int], Fraction]) -> bytes:
     return out.getvalue()
 
 
-def store_shard(storage: Storage, folder: Path, split: str, name: str, clips: Sequence[Clip], rejects: Sequence[Reject] = (), **changes: Any) -> ShardRecord:
+def store_shard(
+    storage: Storage,
+    folder: Path,
+    split: str,
+    name: str,
+    clips: Sequence[Clip],
+    rejects: Sequence[Reject] = (),
+    **changes: Any,
+) -> ShardRecord:
     """Write tar, index and record of a shard; without clips the record alone."""
     placed: list[SampleRecord] = []
     size, sha256 = 0, EMPTY_SHA256
@@ -98,7 +124,13 @@ def store_shard(storage: Storage, folder: Path, split: str, name: str, clips: Se
             placed.append(SampleRecord(**clip.facts, **clip.quality, offset=offset, size=length, members=members))
         size, sha256 = tar.stat().st_size, file_sha256(tar)
         storage.write_file(f"{split}/{name}.tar", tar)
-    fields: dict[str, Any] = {"parameter_hash": "p" * 12, "sources_sha256": "0" * 64, "flow": FLOW, "samples": tuple(placed), **changes}
+    fields: dict[str, Any] = {
+        "parameter_hash": "p" * 12,
+        "sources_sha256": "0" * 64,
+        "flow": FLOW,
+        "samples": tuple(placed),
+        **changes,
+    }
     record = ShardRecord(split=split, name=name, size=size, sha256=sha256, rejects=tuple(rejects), **fields)
     if clips:
         storage.write(f"{split}/{name}.idx", dali_index(record))
@@ -109,9 +141,16 @@ def store_shard(storage: Storage, folder: Path, split: str, name: str, clips: Se
 def store_manifest(storage: Storage, records: Sequence[ShardRecord], **changes: Any) -> Manifest:
     """Write the manifest of these records."""
     fields: dict[str, Any] = {
-        "dataset": "by hand", "classes": CLASSES, "modalities": MODALITIES, "parameters": {"short_side": HEIGHT, "flow_bound": 20.0, "crf": 20, "flow_engine": "opencv"},
-        "parameter_hash": "p" * 12, "code_version": "test", "flow": FLOW, "shards": tuple(entry_of(r) for r in records), **changes,
-    }  # fmt: skip
+        "dataset": "by hand",
+        "classes": CLASSES,
+        "modalities": MODALITIES,
+        "parameters": {"short_side": HEIGHT, "flow_bound": 20.0, "crf": 20, "flow_engine": "opencv"},
+        "parameter_hash": "p" * 12,
+        "code_version": "test",
+        "flow": FLOW,
+        "shards": tuple(entry_of(r) for r in records),
+        **changes,
+    }
     manifest = Manifest(**fields)
     storage.write(MANIFEST, manifest.to_json())
     return manifest
@@ -121,6 +160,8 @@ def clips_of(shards: Mapping[str, int]) -> dict[str, list[Clip]]:
     """Sound clips: {shard path: how many}; labels and sources run on over the shards."""
     made, number = {}, 0
     for path, count in shards.items():
-        made[path] = [make_clip(f"{CLASSES[i % 3].split()[0]}/clip {i}.avi", i % 3, seed=i) for i in range(number, number + count)]
+        made[path] = [
+            make_clip(f"{CLASSES[i % 3].split()[0]}/clip {i}.avi", i % 3, seed=i) for i in range(number, number + count)
+        ]
         number += count
     return made

@@ -47,12 +47,27 @@ def train_here(config: TrainConfig, reporter: LocalReporter, rank: int = 0, worl
     storage = open_storage(config.data.uri)
     manifest = read_manifest(storage)
     facts = RunFacts(
-        config=as_dict(config), identity=config.identity(), manifest_digest=manifest.digest, dataset="tiny", classes=manifest.classes,
-        stored=manifest.parameters, code_version="test", run_id="r",
-    )  # fmt: skip
+        config=as_dict(config),
+        identity=config.identity(),
+        manifest_digest=manifest.digest,
+        dataset="tiny",
+        classes=manifest.classes,
+        stored=manifest.parameters,
+        code_version="test",
+        run_id="r",
+    )
     torch.manual_seed(0)
     model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop)
     with make_loader(
-        storage, manifest, "train", data=config.data, clip=config.clip, modalities=config.model.modalities, train=True, seed=0, rank=rank, world_size=world_size
+        storage,
+        manifest,
+        "train",
+        data=config.data,
+        clip=config.clip,
+        modalities=config.model.modalities,
+        train=True,
+        seed=0,
+        rank=rank,
+        world_size=world_size,
     ) as loader:
         return train(config, facts, model, loader, reporter, device=torch.device("cpu"), rank=rank)

@@ -1,11 +1,12 @@
 """The usual way to feed a video model, as the opponent of ``jobs.bench loader``: webdataset, PyAV, torch's DataLoader.
 
-Written as by somebody who knows these libraries, so that beating it says something: one process a core and one thread in each,
-a seek to the keyframe before the clip, one swscale context for all frames, only the wanted part of a picture is ever copied,
-bytes until after the resize (torch's vectorised one), stacks gathered as bytes, one pass from bytes to normalised floats,
-batches made in the workers' shared memory, workers that live on, two batches ahead for each.
+Written as by somebody who knows these libraries, so that beating it says something: one process a core and one thread
+in each, a seek to the keyframe before the clip, one swscale context for all frames, only the wanted part of a picture
+is ever copied, bytes until after the resize (torch's vectorised one), stacks gathered as bytes, one pass from bytes to
+normalised floats, batches made in the workers' shared memory, workers that live on, two batches ahead for each.
 
-It takes the same clips, crops and flips as our loader (``pipeline.data.sampling.clips`` decides them from seed, epoch and key) and
+It takes the same clips, crops and flips as our loader (``pipeline.data.sampling.clips`` decides them from seed, epoch
+and key) and
 gives the same values, but for the rounding of its resize to whole codes: ``TOLERANCE_CODES``.
 """
 
@@ -35,7 +36,9 @@ from pipeline.dataset.sample import extension
 from pipeline.storage import LocalStorage, Storage, open_storage
 
 TOLERANCE_CODES = 1.25
-"""Largest difference from the reference loader, in stored 8-bit codes: the resize rounds to whole codes once a direction."""
+"""Largest difference from the reference loader, in stored 8-bit codes: the resize rounds to whole codes once a
+direction.
+"""
 
 SHUFFLE = 32
 """Samples in each worker's shuffle buffer. Full in the steady state, whatever its size, it costs memory alone."""
@@ -62,7 +65,11 @@ class _Ahead(io.RawIOBase):
 
     def _ask(self) -> Future[bytes] | None:
         offset, self._asked = self._asked, min(self._asked + _PIECE_BYTES, self._size)
-        return self._pool.submit(self._storage.read_range, self._name, offset, self._asked - offset) if offset < self._asked else None
+        return (
+            self._pool.submit(self._storage.read_range, self._name, offset, self._asked - offset)
+            if offset < self._asked
+            else None
+        )
 
     def readable(self) -> bool:
         return True
@@ -98,12 +105,16 @@ class ToClip:
     flow_bound_px: float
     seed: int
     exact_colour: bool = True
-    """Colours as our loaders give them. False: PyAV's default conversion, which most people use: faster, chroma repeated and rounded down."""
+    """Colours as our loaders give them. False: PyAV's default conversion, which most people use: faster, chroma
+    repeated and rounded down.
+    """
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Key and (T, C, crop, crop) float32 by modality."""
         key, facts = sample["__key__"], json.loads(sample["json"])
-        plan, *_ = sample_plans(key, facts["num_frames"], facts["height"], facts["width"], self.clip, train=True, seed=self.seed, epoch=0)
+        plan, *_ = sample_plans(
+            key, facts["num_frames"], facts["height"], facts["width"], self.clip, train=True, seed=self.seed, epoch=0
+        )
         made: dict[str, Any] = {"key": key}
         for modality in self.modalities:
             frames = decode_from_keyframe(sample[extension(modality)], plan.frames(modality))
@@ -117,16 +128,24 @@ class ToClip:
     def _colours(self, frames: Sequence[av.VideoFrame], box: Box) -> np.ndarray:
         """(L, height, width, 3) of the box; a new context for every frame would cost more than the conversion."""
         convert, cut = VideoReformatter(), np.empty((len(frames), box.height, box.width, 3), np.uint8)
-        exact: dict[str, Any] = {"src_colorspace": Colorspace.ITU601, "dst_color_range": ColorRange.JPEG, "interpolation": _EXACT} if self.exact_colour else {}
+        exact: dict[str, Any] = (
+            {"src_colorspace": Colorspace.ITU601, "dst_color_range": ColorRange.JPEG, "interpolation": _EXACT}
+            if self.exact_colour
+            else {}
+        )
         for frame, place in zip(frames, cut, strict=True):
-            rows = _first_plane(convert.reformat(frame, format="rgb24", threads=1, **exact))[box.top : box.top + box.height, 3 * box.left : 3 * (box.left + box.width)]
+            rows = _first_plane(convert.reformat(frame, format="rgb24", threads=1, **exact))[
+                box.top : box.top + box.height, 3 * box.left : 3 * (box.left + box.width)
+            ]
             pixels = rows.reshape(box.height, box.width, 3)
             place[:] = pixels[..., ::-1] if bgr(self.clip) else pixels
         return cut
 
     def _finish(self, modality: str, codes: torch.Tensor, flip: bool) -> torch.Tensor:
         clip, mean, std = self.clip, *(torch.tensor(v) for v in mean_std(modality, self.clip, self.flow_bound_px))
-        codes = functional.interpolate(codes, size=(clip.crop, clip.crop), mode="bilinear", align_corners=False, antialias=True)
+        codes = functional.interpolate(
+            codes, size=(clip.crop, clip.crop), mode="bilinear", align_corners=False, antialias=True
+        )
         if flip:
             codes = codes.flip(-1)
             if modality == "flow":
@@ -178,24 +197,38 @@ class UsualLoader:
     """One pass over some tars after another, by worker processes that live on between passes.
 
     Args:
-        urls: tars, as from ``shard_urls``; worker w reads every ``workers``-th from the w-th on, in an order of its own.
+        urls: tars, as from ``shard_urls``; worker w reads every ``workers``-th from the w-th on, in an order of its
+            own.
         to_clip: what is made of a sample; pickled to the workers.
         workers: processes; 0: all in this one.
     """
 
-    def __init__(self, urls: Sequence[str], to_clip: Callable[[dict[str, Any]], dict[str, Any]], *, batch_size: int, workers: int, seed: int) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        to_clip: Callable[[dict[str, Any]], dict[str, Any]],
+        *,
+        batch_size: int,
+        workers: int,
+        seed: int,
+    ) -> None:
         shards = webdataset.compat.WebDataset(list(urls), shardshuffle=len(urls), seed=seed)
         samples: Any = shards.shuffle(SHUFFLE, initial=SHUFFLE).map(to_clip)
         # spawn: a process that has threads (DALI's, boto3's) must not be forked.
-        extra: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": _PREFETCH, "multiprocessing_context": "spawn"} if workers else {}
+        extra: dict[str, Any] = (
+            {"persistent_workers": True, "prefetch_factor": _PREFETCH, "multiprocessing_context": "spawn"}
+            if workers
+            else {}
+        )
         gopen_schemes["s3"] = open_object
         self._loader: torch.utils.data.DataLoader[Any] | None = torch.utils.data.DataLoader(
             samples, batch_size=batch_size, num_workers=workers, worker_init_fn=_start_worker, **extra
         )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Batches of one pass: ``key`` (list of B) and (B, T, C, crop, crop) float32 by modality. To be read to its end:
-        what is left behind keeps the workers busy."""
+        """Batches of one pass: ``key`` (list of B) and (B, T, C, crop, crop) float32 by modality. To be read to its
+        end: what is left behind keeps the workers busy.
+        """
         if self._loader is None:
             raise RuntimeError("the usual loader is closed")
         return iter(self._loader)
@@ -208,7 +241,13 @@ class UsualLoader:
 def usual_loader(course: Course, *, exact_colour: bool) -> UsualLoader:
     """For a bench's clips, with as many processes as ours has threads; they start when it is first read."""
     to_clip = ToClip(course.modalities, course.clip, course.index.flow_bound_px, course.seed, exact_colour)
-    return UsualLoader(shard_urls(course.storage, course.tars), to_clip, batch_size=course.batch_size, workers=course.threads, seed=course.seed)
+    return UsualLoader(
+        shard_urls(course.storage, course.tars),
+        to_clip,
+        batch_size=course.batch_size,
+        workers=course.threads,
+        seed=course.seed,
+    )
 
 
 def buffered_bytes(batch_bytes: int, workers: int) -> int:

@@ -1,26 +1,29 @@
 """Time the training loader against its decoder alone and against the usual way, on the same clips, in one run.
 
     python -m jobs.bench loader --data s3://BUCKET/PREFIX --json loader.json
-    python -m jobs.bench loader --data file:///FOLDER --json loader.json --modalities rgb flow --batch-size 16 --threads 8
+    python -m jobs.bench loader --data file:///FOLDER --json loader.json --modalities rgb flow --threads 8
 
 loader     ours, as in a training run: order, ranged GETs, checksums, decoding, batches
 ceiling    its decoder alone: the same batches, their bytes and plans ready in memory
 dali       DALI alone, in the same way, where --loader is another decoder
-baseline   webdataset over the same tars, PyAV, numpy and torch's resize in a DataLoader with --threads worker processes;
-           the same frames, crops and flips, and the same values (checked on its first batch: at most 1.25 of 255 codes off)
+baseline   webdataset over the same tars, PyAV, numpy and torch's resize in a DataLoader with --threads worker
+           processes; the same frames, crops and flips, and the same values (checked on its first batch: at most 1.25 of
+           255 codes off)
 shortcut   the baseline with PyAV's default colour conversion, which is faster and not the same values
 fetch      ranged GETs and checksums without decoding, by GETs in flight: the limit of one rank's Python side
-step       on a GPU: a training step of the full-size CRN fed by the loader, against the same step on a batch that is there
+step       on a GPU: a training step of the full-size CRN fed by the loader, against the same step on a batch that is
+           there
 
-All take training clips of epoch 0, --threads threads or processes, and turns: loader, ceiling, ..., loader, ceiling, ... Only the steady state
+All take training clips of epoch 0, --threads threads or processes, and turns: loader, ceiling, ..., loader, ceiling,
+... Only the steady state
 counts: warm-up and the end of each pass are left out. Small data sets are read several times a pass.
 
-Writes   --json: hardware, versions, commit, data set digest, settings, and loader_clips_per_s, ceiling_clips_per_s, baseline_clips_per_s
-         (the best rounds; all of them in "rounds"), ratio_to_ceiling, ratio_to_baseline, cpu_ms_per_clip and ratio_by_cpu (which
-         other load hardly changes), decode_share (of the ceiling's time, in the video decoder itself), time_shares, fetch_only,
-         cpu_ms_per_get, gpu_wait_share.
-Exit     0 ratio_to_ceiling >= 0.90, ratio_to_baseline >= 1.5 and gpu_wait_share < 0.05, as far as measured; 1 one of them does not hold;
-         2 refused before any work.
+Writes   --json: hardware, versions, commit, data set digest, settings, and loader_clips_per_s, ceiling_clips_per_s,
+         baseline_clips_per_s (the best rounds; all of them in "rounds"), ratio_to_ceiling, ratio_to_baseline,
+         cpu_ms_per_clip and ratio_by_cpu (which other load hardly changes), decode_share (of the ceiling's time, in the
+         video decoder itself), time_shares, fetch_only, cpu_ms_per_get, gpu_wait_share.
+Exit     0 ratio_to_ceiling >= 0.90, ratio_to_baseline >= 1.5 and gpu_wait_share < 0.05, as far as measured; 1 one of
+         them does not hold; 2 refused before any work.
 """
 
 from __future__ import annotations
@@ -118,14 +121,29 @@ def _course(args: LoaderArgs) -> Course:
     """Everything that can be refused is refused here."""
     usual = {"baseline", "shortcut"} - set(args.skip)
     if usual:
-        require(importlib.util.find_spec("webdataset") is not None, "skip", args.skip, f"webdataset is not installed: pip install webdataset, or skip {' '.join(sorted(usual))}")
-        require(ONLINE_DIFF not in args.modalities, "modalities", args.modalities, f"the baseline reads what is stored: use diff, or skip {' '.join(sorted(usual))}")
+        require(
+            importlib.util.find_spec("webdataset") is not None,
+            "skip",
+            args.skip,
+            f"webdataset is not installed: pip install webdataset, or skip {' '.join(sorted(usual))}",
+        )
+        require(
+            ONLINE_DIFF not in args.modalities,
+            "modalities",
+            args.modalities,
+            f"the baseline reads what is stored: use diff, or skip {' '.join(sorted(usual))}",
+        )
     device, threads = resolve_device(args.device), args.threads or rank_cores()
     storage = open_storage(args.data)
     storage.probe(write=False)
     manifest = read_manifest(storage)
     check_modalities(manifest, args.modalities)
-    require(manifest.split_sizes().get(args.split, 0) > 0, "split", args.split, f"use one of the data set's: {', '.join(manifest.split_sizes())}")
+    require(
+        manifest.split_sizes().get(args.split, 0) > 0,
+        "split",
+        args.split,
+        f"use one of the data set's: {', '.join(manifest.split_sizes())}",
+    )
     spare = 0
     if usual:
         from jobs.bench.loader.baseline import SHUFFLE
@@ -133,7 +151,18 @@ def _course(args: LoaderArgs) -> Course:
         spare = SHUFFLE
         _check_shared_memory(args, threads)
     data = DataConfig(batch_size=args.batch_size, decode_threads=threads, damaged_budget=0, loader=args.loader)
-    course = lay_out(storage, manifest, args.split, args.modalities, data=data, clip=args.clip(), seed=args.seed, clips=args.clips, spare=spare, device=device)
+    course = lay_out(
+        storage,
+        manifest,
+        args.split,
+        args.modalities,
+        data=data,
+        clip=args.clip(),
+        seed=args.seed,
+        clips=args.clips,
+        spare=spare,
+        device=device,
+    )
     if "step" not in args.skip and device == "gpu":
         from jobs.bench.loader.step import full_size
 
@@ -149,7 +178,10 @@ def _check_shared_memory(args: LoaderArgs, threads: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         room = os.statvfs("/dev/shm")
         free = room.f_bavail * room.f_frsize
-        fix = f"{threads} worker processes of the baseline need {needed >> 20} MB of shared memory, /dev/shm has {free >> 20} MB free: use a smaller batch or fewer threads, or --skip baseline shortcut"
+        fix = (
+            f"{threads} worker processes of the baseline need {needed >> 20} MB of shared memory, /dev/shm has"
+            f" {free >> 20} MB free: use a smaller batch or fewer threads, or --skip baseline shortcut"
+        )
         require(needed <= free, "batch_size", args.batch_size, fix)
 
 
@@ -160,17 +192,33 @@ def measure(args: LoaderArgs, course: Course) -> dict[str, Any]:
         ReciprocalError: the baseline gives other values than the reference loader, or skips or repeats samples.
     """
     result: dict[str, Any] = {
-        "hardware": hardware(), "versions": versions(*_LIBRARIES), "commit": code_version(), "data": course.storage.uri, "digest": course.manifest.digest,
-        "modalities": list(args.modalities), "clip": as_dict(course.clip), "batch_size": args.batch_size, "threads": course.threads, "device": course.device, "decoder": backend(course.data, course.device),
-        "samples": len(course.index) // course.repeats, "samples_read_per_pass": len(course.index), "bytes_per_clip": float(course.index.members[..., 1].sum(1).mean()),
-    }  # fmt: skip
+        "hardware": hardware(),
+        "versions": versions(*_LIBRARIES),
+        "commit": code_version(),
+        "data": course.storage.uri,
+        "digest": course.manifest.digest,
+        "modalities": list(args.modalities),
+        "clip": as_dict(course.clip),
+        "batch_size": args.batch_size,
+        "threads": course.threads,
+        "device": course.device,
+        "decoder": backend(course.data, course.device),
+        "samples": len(course.index) // course.repeats,
+        "samples_read_per_pass": len(course.index),
+        "bytes_per_clip": float(course.index.members[..., 1].sum(1).mean()),
+    }
     with contextlib.ExitStack() as stack, Progress(console=errors, transient=True) as bar:
         ours, memory = stack.enter_context(course.loader()), InMemory(course)
         off = {"loader": _Off(course)}
         decoder = stack.enter_context(contextlib.closing(memory.decoder(args.loader)))
-        contenders = {"loader": functools.partial(time_ours, ours, course, off["loader"]), "ceiling": functools.partial(memory.time, decoder)}
+        contenders = {
+            "loader": functools.partial(time_ours, ours, course, off["loader"]),
+            "ceiling": functools.partial(memory.time, decoder),
+        }
         if "dali" not in args.skip and backend(course.data, course.device) != "dali":
-            contenders["dali"] = functools.partial(memory.time, stack.enter_context(contextlib.closing(memory.decoder("dali"))))
+            contenders["dali"] = functools.partial(
+                memory.time, stack.enter_context(contextlib.closing(memory.decoder("dali")))
+            )
         for name in ("baseline", "shortcut"):
             if name not in args.skip:
                 from jobs.bench.loader.baseline import TOLERANCE_CODES, usual_loader
@@ -202,13 +250,20 @@ class _Off:
             return
         self.worst = codes_off(self._course, batch)
         if self._tolerance is not None and max(self.worst.values()) > self._tolerance:
-            raise ReciprocalError(f"the baseline's clips differ from the reference loader's by {self.worst} codes, {self._tolerance} are allowed: its speed means nothing")
+            raise ReciprocalError(
+                f"the baseline's clips differ from the reference loader's by {self.worst} codes, {self._tolerance} are"
+                " allowed: its speed means nothing"
+            )
 
 
 def _fetching(args: LoaderArgs, course: Course) -> dict[str, Any]:
     measured = {str(depth): time_fetching(course, depth, _FETCH_REQUESTS) for depth in args.fetch_depths}
     best = max(measured.values(), key=lambda m: m["clips_per_s"])
-    return {"fetch_only": measured, "fetch_only_clips_per_s": best["clips_per_s"], "cpu_ms_per_get": best["cpu_ms_per_get"]}
+    return {
+        "fetch_only": measured,
+        "fetch_only_clips_per_s": best["clips_per_s"],
+        "cpu_ms_per_get": best["cpu_ms_per_get"],
+    }
 
 
 def _step(args: LoaderArgs, course: Course) -> dict[str, Any]:
@@ -216,7 +271,11 @@ def _step(args: LoaderArgs, course: Course) -> dict[str, Any]:
 
     with course.loader() as loader:
         times = time_steps(
-            loader, full_size(args.modalities, args.num_frames, args.stack), num_classes=len(course.manifest.classes), crop=args.crop,
-            steps=args.steps, device=torch.device("cuda", 0),
-        )  # fmt: skip
+            loader,
+            full_size(args.modalities, args.num_frames, args.stack),
+            num_classes=len(course.manifest.classes),
+            crop=args.crop,
+            steps=args.steps,
+            device=torch.device("cuda", 0),
+        )
     return {"gpu_wait_share": times.wait_share, "step": dataclasses.asdict(times)}

@@ -1,7 +1,7 @@
 """What ``jobs.bench loader`` times: the same training clips through three loaders, window after window, in turns.
 
-A window is what a contender delivers after its warm-up, in its steady state: caches, buffers and queues filled, and more work
-still to come when it ends.
+A window is what a contender delivers after its warm-up, in its steady state: caches, buffers and queues filled, and
+more work still to come when it ends.
 """
 
 from __future__ import annotations
@@ -81,13 +81,23 @@ class InMemory:
     def __init__(self, course: Course) -> None:
         self._course, self._batches = course, course.batches()
         members = read_members(course, {int(i) for batch in self._batches for i in batch})
-        self._rows = {int(i): course.row(int(i), members[course.index.key(int(i))]) for batch in self._batches for i in batch}
+        self._rows = {
+            int(i): course.row(int(i), members[course.index.key(int(i))]) for batch in self._batches for i in batch
+        }
 
     def decoder(self, loader: str) -> Decoder:
         """A decoder for these batches; ``loader`` as in DataConfig. ConfigError where it cannot be had."""
         course = self._course
         data = dataclasses.replace(course.data, loader=loader)  # type: ignore[arg-type]
-        return make_decoder(data, course.clip, course.index.modalities, course.index.flow_bound_px, max_rows=course.batch_size, device=course.device, device_id=0)
+        return make_decoder(
+            data,
+            course.clip,
+            course.index.modalities,
+            course.index.flow_bound_px,
+            max_rows=course.batch_size,
+            device=course.device,
+            device_id=0,
+        )
 
     def rows(self, step: int) -> list[Row]:
         """Of one batch."""
@@ -147,10 +157,16 @@ def time_fetching(course: Course, depth: int, requests: int) -> dict[str, float]
         gets = metrics.requests - gets_before  # fewer than the samples: some had arrived before
     finally:
         fetcher.close()
-    return {"clips_per_s": gets / seconds, "mb_per_s": (metrics.bytes - bytes_before) / seconds / 1e6, "cpu_ms_per_get": 1000 * cpu_s / gets}
+    return {
+        "clips_per_s": gets / seconds,
+        "mb_per_s": (metrics.bytes - bytes_before) / seconds / 1e6,
+        "cpu_ms_per_get": 1000 * cpu_s / gets,
+    }
 
 
-def take_turns(contenders: dict[str, Callable[[], Window]], rounds: int, done: Callable[[str], None]) -> dict[str, list[Window]]:
+def take_turns(
+    contenders: dict[str, Callable[[], Window]], rounds: int, done: Callable[[str], None]
+) -> dict[str, list[Window]]:
     """Every contender's windows, one of each a round, so that other load on the machine hits all alike."""
     windows: dict[str, list[Window]] = {name: [] for name in contenders}
     for _ in range(rounds):

@@ -40,10 +40,19 @@ def full_size(modalities: tuple[str, ...], num_frames: int, stack: int) -> CRNCo
     model = find_recipe("crn_bninception").model
     assert isinstance(model, CRNConfig)
     alone = len(modalities) == 1
-    return dataclasses.replace(model, modalities=modalities, num_steps=num_frames, stack=stack, partner="off" if alone else model.partner, rib="none" if alone else model.rib)  # type: ignore[arg-type]
+    return dataclasses.replace(
+        model,
+        modalities=modalities,
+        num_steps=num_frames,
+        stack=stack,
+        partner="off" if alone else model.partner,
+        rib="none" if alone else model.rib,
+    )  # type: ignore[arg-type]
 
 
-def time_steps(loader: Loader, model_config: CRNConfig, *, num_classes: int, crop: int, steps: int, device: torch.device) -> StepTimes:
+def time_steps(
+    loader: Loader, model_config: CRNConfig, *, num_classes: int, crop: int, steps: int, device: torch.device
+) -> StepTimes:
     """Train from random weights: ``steps`` steps on one resident batch, then as many fed by the loader.
 
     Args:

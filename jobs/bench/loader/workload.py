@@ -33,7 +33,9 @@ _AHEAD_STEPS, _AHEAD_SAMPLES = 4, 64  # more than the loader decodes and fetches
 
 @dataclasses.dataclass(frozen=True)
 class Course:
-    """The clips of a bench: training clips of epoch 0 of some shards, each shard ``repeats`` times where the set is small."""
+    """The clips of a bench: training clips of epoch 0 of some shards, each shard ``repeats`` times where the set is
+    small.
+    """
 
     storage: Storage
     manifest: Manifest
@@ -65,9 +67,17 @@ class Course:
     def loader(self) -> Loader:
         """Ours."""
         return make_loader(
-            self.storage, self.manifest, self.index.split, data=self.data, clip=self.clip, modalities=self.modalities,
-            train=True, seed=self.seed, device=self.device, index=self.index,
-        )  # fmt: skip
+            self.storage,
+            self.manifest,
+            self.index.split,
+            data=self.data,
+            clip=self.clip,
+            modalities=self.modalities,
+            train=True,
+            seed=self.seed,
+            device=self.device,
+            index=self.index,
+        )
 
     def batches(self) -> list[np.ndarray]:
         """Indices of the batches that ours and the ceiling take, warm-up first."""
@@ -77,14 +87,27 @@ class Course:
     def row(self, i: int, members: dict[str, bytes]) -> Row:
         """Sample ``i``'s training clip of epoch 0."""
         num_frames, height, width = (int(x) for x in self.index.sizes[i])
-        (plan,) = sample_plans(self.index.key(i), num_frames, height, width, self.clip, train=True, seed=self.seed, epoch=0)
+        (plan,) = sample_plans(
+            self.index.key(i), num_frames, height, width, self.clip, train=True, seed=self.seed, epoch=0
+        )
         return {m: members[extension(m)] for m in stored_modalities(self.modalities)}, plan, height
 
 
 def lay_out(
-    storage: Storage, manifest: Manifest, split: str, modalities: Sequence[str], *, data: DataConfig, clip: ClipConfig, seed: int, clips: int, spare: int, device: Device
+    storage: Storage,
+    manifest: Manifest,
+    split: str,
+    modalities: Sequence[str],
+    *,
+    data: DataConfig,
+    clip: ClipConfig,
+    seed: int,
+    clips: int,
+    spare: int,
+    device: Device,
 ) -> Course:
-    """Choose the shards of a bench: as many as give every worker process its part of warm-up, window and ``spare`` samples.
+    """Choose the shards of a bench: as many as give every worker process its part of warm-up, window and ``spare``
+    samples.
 
     Args:
         data: its batch_size and decode_threads (the workers, not 0) count, and what our loader needs of the rest.
@@ -107,7 +130,11 @@ def lay_out(
     used = tuple(shards[:count])
     index = load_index(storage, dataclasses.replace(manifest, shards=used), split, modalities)
     arrays = {f.name: getattr(index, f.name) for f in dataclasses.fields(index)}
-    tiled = {n: np.concatenate([a] * repeats) for n, a in arrays.items() if isinstance(a, np.ndarray) and len(a) == len(index)}
+    tiled = {
+        n: np.concatenate([a] * repeats)
+        for n, a in arrays.items()
+        if isinstance(a, np.ndarray) and len(a) == len(index)
+    }
     index = dataclasses.replace(index, **tiled)
     tars = tuple(f"{s.path}.tar" for s in used) * repeats
     return Course(storage, manifest, index, tars, repeats, clip, seed, per_worker * workers, data, device)
@@ -126,23 +153,32 @@ def read_members(course: Course, indices: Iterable[int]) -> dict[str, dict[str, 
         try:
             return split_members(record, course.storage.read_range(tar, record.offset, record.size))
         except ValueError as error:
-            raise ReciprocalError(f"sample {record.key} in {tar} is damaged, and a bench needs sound ones: {error}") from error
+            raise ReciprocalError(
+                f"sample {record.key} in {tar} is damaged, and a bench needs sound ones: {error}"
+            ) from error
 
     with ThreadPoolExecutor(_READ_THREADS) as pool:
         return dict(zip(samples, pool.map(read, samples.values()), strict=True))
 
 
 def check_keys(keys: Sequence[str], course: Course) -> None:
-    """Raise ReciprocalError unless ``keys`` are those of the course, each as often: a loader that skips samples is not slower or faster, it is wrong."""
+    """Raise ReciprocalError unless ``keys`` are those of the course, each as often: a loader that skips samples is
+    not slower or faster, it is wrong.
+    """
     found, wanted = Counter(keys), Counter(course.index.key(i) for i in range(len(course.index)))
     if found != wanted:
         missing, surplus = wanted - found, found - wanted
         shown = ", ".join([*list(missing)[:3], *list(surplus)[:3]])
-        raise ReciprocalError(f"the usual loader skipped {missing.total()} samples and repeated {surplus.total()} ({shown}): its speed means nothing")
+        raise ReciprocalError(
+            f"the usual loader skipped {missing.total()} samples and repeated {surplus.total()} ({shown}): its speed"
+            " means nothing"
+        )
 
 
 def codes_off(course: Course, batch: dict[str, Any]) -> dict[str, float]:
-    """Largest difference of a batch (keys, clips by modality) from the reference loader, by modality, in stored 8-bit codes."""
+    """Largest difference of a batch (keys, clips by modality) from the reference loader, by modality, in stored
+    8-bit codes.
+    """
     place = {course.index.key(i): i for i in range(len(course.index))}
     indices = [place[key] for key in batch["key"]]
     members = read_members(course, indices)

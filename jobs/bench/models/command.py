@@ -4,19 +4,23 @@
     python -m jobs.bench models --json models.json --scale 0.5        # fewer frames and pixels
     python -m jobs.bench models --json models.json --only MRST-Net --skip gpu
 
-counts     parameters, and GFLOP of a clip's forward pass by torch's counter on meta tensors (2 FLOP a multiply-add; products alone: BN, ReLU and
-           sums are not counted), beside what the papers print; "why" explains a difference. Always at full size.
-time       forward + backward of one clip in fp32 on the CPU, both paths in turns on the same weights and inputs, median of the rounds; their
-           largest difference. The bound is what the products saved would give: FLOP of the literal path by FLOP of the fast one.
-memory     the kernel's high-water mark (VmHWM) of a fresh process per path and round that does one forward and backward: Python, torch and weights
-           included; median of the rounds
-gpu        on a GPU: clips/s of a training step in bf16, compiled or not, its share of the rate of large matrix products measured in the
-           same run, and frames/s of RGB + difference inference
+counts     parameters, and GFLOP of a clip's forward pass by torch's counter on meta tensors (2 FLOP a multiply-add;
+           products alone: BN, ReLU and sums are not counted), beside what the papers print; "why" explains a
+           difference. Always at full size.
+time       forward + backward of one clip in fp32 on the CPU, both paths in turns on the same weights and inputs, median
+           of the rounds; their largest difference. The bound is what the products saved would give: FLOP of the literal
+           path by FLOP of the fast one.
+memory     the kernel's high-water mark (VmHWM) of a fresh process per path and round that does one forward and
+           backward: Python, torch and weights included; median of the rounds
+gpu        on a GPU: clips/s of a training step in bf16, compiled or not, its share of the rate of large matrix products
+           measured in the same run, and frames/s of RGB + difference inference
 
-Writes   --json: hardware, versions, commit, scale, rows (name, params, paper_params, gflop, paper_gflop, literal_ms, fast_ms, speedup,
-         max_abs_diff, literal_peak_mb, fast_peak_mb and more; null: not measured, or no such path), gpu, missed.
-Exit     0 measured, and what must hold held: at full size a speed-up of 1.2 (MRST-P), 1.1 and a lower peak (MRST-T), 1.15 (recurrent part of CRN),
-         and 1e-4 between the paths, relative (gradients: or 1e-8 in float64); 1 one of them does not hold; 2 refused before any work. Of reduced sizes only the scores' 1e-4 is judged.
+Writes   --json: hardware, versions, commit, scale, rows (name, params, paper_params, gflop, paper_gflop, literal_ms,
+         fast_ms, speedup, max_abs_diff, literal_peak_mb, fast_peak_mb and more; null: not measured, or no such path),
+         gpu, missed.
+Exit     0 measured, and what must hold held: at full size a speed-up of 1.2 (MRST-P), 1.1 and a lower peak (MRST-T),
+         1.15 (recurrent part of CRN), and 1e-4 between the paths, relative (gradients: or 1e-8 in float64); 1 one of
+         them does not hold; 2 refused before any work. Of reduced sizes only the scores' 1e-4 is judged.
 """
 
 from __future__ import annotations
@@ -41,8 +45,10 @@ from pipeline.config.version import code_version
 from pipeline.data.decoding.factory import rank_cores
 
 _FLOAT64_TOLERANCE = 1e-8
-"""A ReLU or max-pool whose input is within rounding of its kink sends its gradient another way: behind many of them float32 gradients of any
-two orders of summation differ by per cents, those of one network on one thread and on two as well. Float64 tells whether the sums are the same."""
+"""A ReLU or max-pool whose input is within rounding of its kink sends its gradient another way: behind many of them
+float32 gradients of any two orders of summation differ by per cents, those of one network on one thread and on two as
+well. Float64 tells whether the sums are the same.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +60,9 @@ class ModelsArgs:
     only: tuple[str, ...] = ()
     """Rows whose name holds one of these; none: all."""
     scale: float = 1.0
-    """Share of the frames and of the side of a clip that is timed (at least 8 frames of 96 pixels); 1: the papers' size."""
+    """Share of the frames and of the side of a clip that is timed (at least 8 frames of 96 pixels); 1: the papers'
+    size.
+    """
     rounds: int = 5
     """Turns of each path."""
     threads: int = 0
@@ -83,7 +91,15 @@ def run(arguments: Sequence[str]) -> int:
     subjects = find_subjects(args.only)
     threads = args.threads or rank_cores()
     torch.set_num_threads(threads)
-    result: dict[str, Any] = {"hardware": hardware(), "versions": versions("torch", "triton"), "commit": code_version(), "threads": threads, "scale": args.scale, "flop_per_multiply_add": 2, "peak": "VmHWM of a fresh process, MB of 1e6 bytes"}
+    result: dict[str, Any] = {
+        "hardware": hardware(),
+        "versions": versions("torch", "triton"),
+        "commit": code_version(),
+        "threads": threads,
+        "scale": args.scale,
+        "flop_per_multiply_add": 2,
+        "peak": "VmHWM of a fresh process, MB of 1e6 bytes",
+    }
     with Progress(console=errors, transient=True) as bar:
         task = bar.add_task("models", total=len(subjects))
         rows = []
@@ -96,7 +112,9 @@ def run(arguments: Sequence[str]) -> int:
         from jobs.bench.models.gpu import gpu_rows
 
         result["gpu"] = gpu_rows(torch.device("cuda", 0), args.batch_size, args.steps)
-    result["missed"] = [line for subject, row in zip(subjects, rows, strict=True) for line in missed(subject, row, args.scale)]
+    result["missed"] = [
+        line for subject, row in zip(subjects, rows, strict=True) for line in missed(subject, row, args.scale)
+    ]
     return finish(result, args.json, show)
 
 
@@ -105,10 +123,23 @@ def measure(subject: Subject, args: ModelsArgs, threads: int) -> dict[str, Any]:
     params, fast_gflop = count(subject, literal=False)
     gflop = count(subject, literal=True)[1] if subject.has_literal() else fast_gflop
     row: dict[str, Any] = {
-        "name": subject.name, "params": params, "paper_params": subject.paper_params, "weights_mb": 4 * params / 1e6, "gflop": gflop, "paper_gflop": subject.paper_gflop,
-        "fast_gflop": fast_gflop, "bound": gflop / fast_gflop, "literal_ms": None, "fast_ms": None, "speedup": None, "max_abs_diff": None,
-        "literal_peak_mb": None, "fast_peak_mb": None, "why": subject.why, "config": as_dict(subject.model),
-    }  # fmt: skip
+        "name": subject.name,
+        "params": params,
+        "paper_params": subject.paper_params,
+        "weights_mb": 4 * params / 1e6,
+        "gflop": gflop,
+        "paper_gflop": subject.paper_gflop,
+        "fast_gflop": fast_gflop,
+        "bound": gflop / fast_gflop,
+        "literal_ms": None,
+        "fast_ms": None,
+        "speedup": None,
+        "max_abs_diff": None,
+        "literal_peak_mb": None,
+        "fast_peak_mb": None,
+        "why": subject.why,
+        "config": as_dict(subject.model),
+    }
     if not (subject.timed or args.time_all):
         return row
     small = subject.scaled(args.scale)
@@ -118,52 +149,119 @@ def measure(subject: Subject, args: ModelsArgs, threads: int) -> dict[str, Any]:
         row |= dataclasses.asdict(taken) | {"speedup": taken.speedup}
     if "memory" not in args.skip:
         for name, literal in (("fast", False), ("literal", True)):
-            peaks = [peak_memory_mb(small, literal, threads) for _ in range(args.rounds)] if not literal or small.has_literal() else [None]
+            peaks = (
+                [peak_memory_mb(small, literal, threads) for _ in range(args.rounds)]
+                if not literal or small.has_literal()
+                else [None]
+            )
             whole = [peak for peak in peaks if peak is not None]
-            row[f"{name}_peak_mb"], row[f"{name}_before_mb"] = (statistics.median(column) for column in zip(*whole, strict=True)) if len(whole) == len(peaks) else (None, None)
+            row[f"{name}_peak_mb"], row[f"{name}_before_mb"] = (
+                (statistics.median(column) for column in zip(*whole, strict=True))
+                if len(whole) == len(peaks)
+                else (None, None)
+            )
     return row
 
 
 def missed(subject: Subject, row: dict[str, Any], scale: float) -> list[str]:
     """What of a row does not hold, one line each; what was not measured is not judged."""
-    # Gradients at reduced sizes: batch normalisation over a handful of values makes fp32 itself that uncertain, on either path.
+    # Gradients at reduced sizes: batch normalisation over a handful of values makes fp32 itself that uncertain, on
+    # either path.
     lines = []
     if (row.get("relative_diff") or 0) > TOLERANCE:
         lines.append(f"{row['name']}: scores differ by {row['relative_diff']:.2g}, more than {TOLERANCE:g}")
     if scale < 1:
         return lines
-    if (row.get("gradient_relative_diff") or 0) > TOLERANCE and row["float64_gradient_relative_diff"] > _FLOAT64_TOLERANCE:
-        lines.append(f"{row['name']}: gradients differ by {row['gradient_relative_diff']:.2g}, in float64 by {row['float64_gradient_relative_diff']:.2g}")
+    if (row.get("gradient_relative_diff") or 0) > TOLERANCE and row[
+        "float64_gradient_relative_diff"
+    ] > _FLOAT64_TOLERANCE:
+        lines.append(
+            f"{row['name']}: gradients differ by {row['gradient_relative_diff']:.2g}, in float64 by"
+            f" {row['float64_gradient_relative_diff']:.2g}"
+        )
     if subject.bar is not None and row["speedup"] is not None and row["speedup"] < subject.bar:
         lines.append(f"{row['name']}: speed-up {row['speedup']:.3f} is below {subject.bar}")
-    if subject.less_memory and row["fast_peak_mb"] and row["literal_peak_mb"] and row["fast_peak_mb"] >= row["literal_peak_mb"]:
-        lines.append(f"{row['name']}: peak {row['fast_peak_mb']:.0f} MB is not below the literal path's {row['literal_peak_mb']:.0f}")
+    if (
+        subject.less_memory
+        and row["fast_peak_mb"]
+        and row["literal_peak_mb"]
+        and row["fast_peak_mb"] >= row["literal_peak_mb"]
+    ):
+        lines.append(
+            f"{row['name']}: peak {row['fast_peak_mb']:.0f} MB is not below the literal path's"
+            f" {row['literal_peak_mb']:.0f}"
+        )
     return lines
 
 
 def show(result: dict[str, Any]) -> None:
     """Print a result: what was counted, what was timed, what a GPU did."""
-    console.print(f"{result['hardware']['gpu'] or result['hardware']['cpu']}, {result['threads']} threads, scale {result['scale']:g}; 2 FLOP a multiply-add", markup=False)
-    counts = Table("", "M params", "paper", "MB", "GFLOP", "paper", "fast path", "bound", box=None, padding=(0, 2, 0, 0))
-    times = Table("forward + backward", "literal ms", "fast ms", "speed-up", "bound", "max diff", "literal MB", "fast MB", box=None, padding=(0, 2, 0, 0))
+    console.print(
+        f"{result['hardware']['gpu'] or result['hardware']['cpu']}, {result['threads']} threads, scale"
+        f" {result['scale']:g}; 2 FLOP a multiply-add",
+        markup=False,
+    )
+    counts = Table(
+        "", "M params", "paper", "MB", "GFLOP", "paper", "fast path", "bound", box=None, padding=(0, 2, 0, 0)
+    )
+    times = Table(
+        "forward + backward",
+        "literal ms",
+        "fast ms",
+        "speed-up",
+        "bound",
+        "max diff",
+        "literal MB",
+        "fast MB",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for row in result["rows"]:
-        counts.add_row(row["name"], f"{row['params'] / 1e6:.2f}", _text(row["paper_params"], 1e6, 1), f"{row['weights_mb']:.1f}", f"{row['gflop']:.1f}", _text(row["paper_gflop"], 1, 1), f"{row['fast_gflop']:.1f}", f"{row['bound']:.2f}")
+        counts.add_row(
+            row["name"],
+            f"{row['params'] / 1e6:.2f}",
+            _text(row["paper_params"], 1e6, 1),
+            f"{row['weights_mb']:.1f}",
+            f"{row['gflop']:.1f}",
+            _text(row["paper_gflop"], 1, 1),
+            f"{row['fast_gflop']:.1f}",
+            f"{row['bound']:.2f}",
+        )
         if row["fast_ms"] is not None or row["fast_peak_mb"] is not None:
             diff = "-" if row["max_abs_diff"] is None else f"{row['max_abs_diff']:.1e}"
-            times.add_row(row["name"], _text(row["literal_ms"], 1, 0), _text(row["fast_ms"], 1, 0), _text(row["speedup"], 1, 2), f"{row['bound']:.2f}", diff, _text(row["literal_peak_mb"], 1, 0), _text(row["fast_peak_mb"], 1, 0))
+            times.add_row(
+                row["name"],
+                _text(row["literal_ms"], 1, 0),
+                _text(row["fast_ms"], 1, 0),
+                _text(row["speedup"], 1, 2),
+                f"{row['bound']:.2f}",
+                diff,
+                _text(row["literal_peak_mb"], 1, 0),
+                _text(row["fast_peak_mb"], 1, 0),
+            )
     for table in (counts, times):
         if table.rows:
             print_wide(console, table)
     for row in result["rows"]:
         if row.get("fast_gradient_error") is not None:
-            console.print(f"{row['name']}: gradients of the two paths differ by {row['float64_gradient_relative_diff']:.1e} in float64, by {row['gradient_relative_diff']:.1e} in float32 (from float64's the fast ones by {row['fast_gradient_error']:.1e}, the literal ones by {row['literal_gradient_error']:.1e})", markup=False)
-    for why in dict.fromkeys(row["why"] for row in result["rows"] if row["why"] and (row["paper_params"] or row["paper_gflop"])):
+            console.print(
+                f"{row['name']}: gradients of the two paths differ by {row['float64_gradient_relative_diff']:.1e} in"
+                f" float64, by {row['gradient_relative_diff']:.1e} in float32 (from float64's the fast ones by"
+                f" {row['fast_gradient_error']:.1e}, the literal ones by {row['literal_gradient_error']:.1e})",
+                markup=False,
+            )
+    for why in dict.fromkeys(
+        row["why"] for row in result["rows"] if row["why"] and (row["paper_params"] or row["paper_gflop"])
+    ):
         console.print(f"* {', '.join(row['name'] for row in result['rows'] if row['why'] == why)}: {why}", markup=False)
     for kind, unit in (("training", "clips_per_s"), ("inference", "frames_per_s")):
         for row in result.get("gpu", {}).get(kind, ()):
             share = f", {row['share_of_matrix_rate']:.0%} of the matrix rate" if "share_of_matrix_rate" in row else ""
             figure = row["error"] or f"{row[unit]:.1f} {unit.replace('_per_', '/')}{share}"
-            console.print(f"{kind}, {row['name']}, batch {row['batch']}, {'compiled' if row['compiled'] else 'eager'}: {figure}", markup=False)
+            console.print(
+                f"{kind}, {row['name']}, batch {row['batch']}, {'compiled' if row['compiled'] else 'eager'}: {figure}",
+                markup=False,
+            )
 
 
 def _text(value: float | None, unit: float, digits: int) -> str:

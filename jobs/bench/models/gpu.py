@@ -24,7 +24,9 @@ _WARM_STEPS = 3  # kernels are chosen, memory is there, graphs are recorded
 _MATRIX_SIDE = 8192
 
 
-def gpu_rows(device: torch.device, batch: int, steps: int, subjects: tuple[Subject, ...] = (), matrix_side: int = _MATRIX_SIDE) -> dict[str, Any]:
+def gpu_rows(
+    device: torch.device, batch: int, steps: int, subjects: tuple[Subject, ...] = (), matrix_side: int = _MATRIX_SIDE
+) -> dict[str, Any]:
     """All of it on one device.
 
     Args:
@@ -34,15 +36,31 @@ def gpu_rows(device: torch.device, batch: int, steps: int, subjects: tuple[Subje
         subjects: default: the papers' largest.
 
     Returns:
-        matrix_tflops: of bf16 matrix products of this side, as measured here; training: rows; inference: rows. A measurement that failed has
+        matrix_tflops: of bf16 matrix products of this side, as measured here; training: rows; inference: rows. A
+            measurement that failed has
         its reason under "error" and null figures.
     """
     chosen = subjects or tuple(s for s in SUBJECTS if s.name in TRAINED)
     rate = matrix_rate(device, steps, matrix_side)
     training = [_guarded(_train, s, device, batch, steps, compiled, rate) for s in chosen for compiled in (False, True)]
-    pairs = [dataclasses.replace(s, model=dataclasses.replace(s.model, modalities=("rgb", "diff"))) for s in chosen if isinstance(s.model, CRNConfig)]
-    inference = [_guarded(_infer, s, device, size, steps, compiled, rate) for s in pairs for size in dict.fromkeys((1, batch)) for compiled in (False, True)]
-    return {"matrix_tflops": rate / 1e12, "matrix_side": matrix_side, "paper_frames_per_s": PAPER_FRAMES_PER_S, "training": training, "inference": inference}
+    pairs = [
+        dataclasses.replace(s, model=dataclasses.replace(s.model, modalities=("rgb", "diff")))
+        for s in chosen
+        if isinstance(s.model, CRNConfig)
+    ]
+    inference = [
+        _guarded(_infer, s, device, size, steps, compiled, rate)
+        for s in pairs
+        for size in dict.fromkeys((1, batch))
+        for compiled in (False, True)
+    ]
+    return {
+        "matrix_tflops": rate / 1e12,
+        "matrix_side": matrix_side,
+        "paper_frames_per_s": PAPER_FRAMES_PER_S,
+        "training": training,
+        "inference": inference,
+    }
 
 
 def matrix_rate(device: torch.device, repeats: int, side: int = _MATRIX_SIDE) -> float:
@@ -52,7 +70,9 @@ def matrix_rate(device: torch.device, repeats: int, side: int = _MATRIX_SIDE) ->
     return 2 * side**3 / seconds
 
 
-def _train(subject: Subject, device: torch.device, batch: int, steps: int, compiled: bool, rate: float) -> dict[str, Any]:
+def _train(
+    subject: Subject, device: torch.device, batch: int, steps: int, compiled: bool, rate: float
+) -> dict[str, Any]:
     torch.manual_seed(0)
     model = subject.build(literal=False, device=str(device))
     inputs = subject.inputs(model, batch, str(device))
@@ -65,17 +85,27 @@ def _train(subject: Subject, device: torch.device, batch: int, steps: int, compi
     def step() -> None:
         with autocast("bf16", device):
             scores = model(inputs, steps=model.draw_steps(draws))
-        loss = torch.stack([torch.nn.functional.cross_entropy(s.flatten(0, 1).float(), labels) for s in scores.values()]).sum()
+        loss = torch.stack(
+            [torch.nn.functional.cross_entropy(s.flatten(0, 1).float(), labels) for s in scores.values()]
+        ).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 
     seconds = _seconds(step, steps, device)
     flop = batch * flop_of_step(subject)
-    return {"clips_per_s": batch / seconds, "ms_per_step": 1000 * seconds, "tflops": flop / seconds / 1e12, "share_of_matrix_rate": flop / seconds / rate, **_peak(device)}
+    return {
+        "clips_per_s": batch / seconds,
+        "ms_per_step": 1000 * seconds,
+        "tflops": flop / seconds / 1e12,
+        "share_of_matrix_rate": flop / seconds / rate,
+        **_peak(device),
+    }
 
 
-def _infer(subject: Subject, device: torch.device, batch: int, steps: int, compiled: bool, rate: float) -> dict[str, Any]:
+def _infer(
+    subject: Subject, device: torch.device, batch: int, steps: int, compiled: bool, rate: float
+) -> dict[str, Any]:
     del rate
     torch.manual_seed(0)
     model = subject.build(literal=False, device=str(device)).eval()
@@ -89,7 +119,12 @@ def _infer(subject: Subject, device: torch.device, batch: int, steps: int, compi
 
     seconds = _seconds(step, steps, device)
     frames = batch * model.num_steps / seconds
-    return {"frames_per_s": frames, "ms_per_batch": 1000 * seconds, "times_the_paper": frames / PAPER_FRAMES_PER_S, **_peak(device)}
+    return {
+        "frames_per_s": frames,
+        "ms_per_batch": 1000 * seconds,
+        "times_the_paper": frames / PAPER_FRAMES_PER_S,
+        **_peak(device),
+    }
 
 
 def flop_of_step(subject: Subject) -> int:
@@ -101,8 +136,18 @@ def flop_of_step(subject: Subject) -> int:
     return counter.get_total_flops()
 
 
-def _guarded(measure: Callable[..., dict[str, Any]], subject: Subject, device: torch.device, batch: int, steps: int, compiled: bool, rate: float) -> dict[str, Any]:
-    """The row of one measurement, on half the batch as often as memory runs out; an error of torch's is told in the row."""
+def _guarded(
+    measure: Callable[..., dict[str, Any]],
+    subject: Subject,
+    device: torch.device,
+    batch: int,
+    steps: int,
+    compiled: bool,
+    rate: float,
+) -> dict[str, Any]:
+    """The row of one measurement, on half the batch as often as memory runs out; an error of torch's is told in the
+    row.
+    """
     while True:
         row: dict[str, Any] = {"name": subject.name, "batch": batch, "compiled": compiled, "error": None}
         try:

@@ -1,4 +1,6 @@
-"""What ``jobs.bench models`` measures: the papers' networks at full size, the numbers printed for them, and why ours differ."""
+"""What ``jobs.bench models`` measures: the papers' networks at full size, the numbers printed for them, and why
+ours differ.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,10 @@ class Subject:
             side = _feature_side(self.model, self.crop)
         generator = None if device == "meta" else torch.Generator(device).manual_seed(1)
         shapes = {m: (batch, model.num_steps, model.channels[m], side, side) for m in model.modalities}
-        return {m: torch.randn(shape, device=device, generator=generator).requires_grad_(self.part == "recurrent") for m, shape in shapes.items()}
+        return {
+            m: torch.randn(shape, device=device, generator=generator).requires_grad_(self.part == "recurrent")
+            for m, shape in shapes.items()
+        }
 
 
 def step_loss(model: ActionModel, inputs: Inputs, outputs: list[Tensor] | None = None) -> Tensor:
@@ -86,7 +91,9 @@ def step_loss(model: ActionModel, inputs: Inputs, outputs: list[Tensor] | None =
 
 
 def count(subject: Subject, literal: bool) -> tuple[int, float]:
-    """Parameters, and GFLOP of a forward pass of one clip, by torch's counter on meta tensors: 2 FLOP a multiply-add."""
+    """Parameters, and GFLOP of a forward pass of one clip, by torch's counter on meta tensors: 2 FLOP a
+    multiply-add.
+    """
     model = subject.build(literal)
     inputs = subject.inputs(model, 1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -114,7 +121,7 @@ def _without_backbones(model: ActionModel) -> ActionModel:
         model.channels[modality] = backbone.out_channels
         for name, _ in list(backbone.named_children()):
             delattr(backbone, name)
-        setattr(backbone, "forward", _unchanged)  # noqa: B010 - its maps are the inputs; a plain assignment is a type error
+        setattr(backbone, "forward", _unchanged)  # noqa: B010 - a plain assignment is a type error
     return model
 
 
@@ -128,47 +135,115 @@ def _feature_side(model: CRNConfig, crop: int) -> int:
         return make_backbone(model, 3)(torch.empty(1, 3, crop, crop)).shape[-1]
 
 
-def _crn(backbone: str, name: str, crop: int = 0, part: str = "all", why: str = "", timed: bool = False, bar: float | None = None, **model: Any) -> Subject:
+def _crn(
+    backbone: str,
+    name: str,
+    crop: int = 0,
+    part: str = "all",
+    why: str = "",
+    timed: bool = False,
+    bar: float | None = None,
+    **model: Any,
+) -> Subject:
     field, title, usual, _, _ = BACKBONES[backbone]
     tail = f", {title} at {crop or usual}" + (", recurrent part" if part == "recurrent" else "")
-    return Subject(name + tail, CRNConfig(backbone=field, stack=5, **model), crop or usual, 101, part, why=why, timed=timed, bar=bar)  # type: ignore[arg-type]
+    return Subject(
+        name + tail,
+        CRNConfig(backbone=field, stack=5, **model),
+        crop or usual,
+        101,
+        part,
+        why=why,
+        timed=timed,
+        bar=bar,
+    )  # type: ignore[arg-type]
 
 
 def _mrst(name: str, why: str, num_classes: int, **values: Any) -> Subject:
     ours = {f.name for f in dataclasses.fields(Subject)}
     model = MRSTConfig(**{key: value for key, value in values.items() if key not in ours})
-    return Subject(name, model, 224, num_classes, why=why, **{key: value for key, value in values.items() if key in ours})
+    return Subject(
+        name, model, 224, num_classes, why=why, **{key: value for key, value in values.items() if key in ours}
+    )
 
 
 _NET = (
-    "31.7 M is our count without the four CxC matrices (4.59 M), the classifier (0.41 M) and BN (0.06 M): 19.10 M in S, T, reduce and restore kernels, 12.59 M in "
-    "the LSTM. 99.6 G is our 98.9 G of products on full maps (literal path) and 0.5 to 0.8 G of BN, ReLU, sums and pooling, which the counter leaves out; so the "
-    "paper's FLOPs hold the matrices that its parameters lack. The paper counts unit T alone"
+    "31.7 M is our count without the four CxC matrices (4.59 M), the classifier (0.41 M) and BN (0.06 M): 19.10 M in S,"
+    " T, reduce and restore kernels, 12.59 M in the LSTM. 99.6 G is our 98.9 G of products on full maps (literal path)"
+    " and 0.5 to 0.8 G of BN, ReLU, sums and pooling, which the counter leaves out; so the paper's FLOPs hold the"
+    " matrices that its parameters lack. The paper counts unit T alone"
 )
 _C3D = (
-    "321 MB are 4 bytes a parameter of the original C3D: Sports-1M's 487 classes and 8192 inputs to fc6 (320.0 MB). With 224 pixels fc6 would have 25088 inputs and the net 590 MB: "
-    "pool5 gives 4 x 4 here, which keeps the size. 296.7 G is printed in Table 3; plain counting gives 308 G"
+    "321 MB are 4 bytes a parameter of the original C3D: Sports-1M's 487 classes and 8192 inputs to fc6 (320.0 MB)."
+    " With 224 pixels fc6 would have 25088 inputs and the net 590 MB: pool5 gives 4 x 4 here, which keeps the size."
+    " 296.7 G is printed in Table 3; plain counting gives 308 G"
 )
-_STD = "209 MB: 1x1x1 convolutions around units of a quarter of C3D's widths, 8192 inputs to fc6, 101 classes, 4 bytes a parameter: 208.8 MB"
+_STD = (
+    "209 MB: 1x1x1 convolutions around units of a quarter of C3D's widths, 8192 inputs to fc6, 101 classes, 4 bytes a"
+    " parameter: 208.8 MB"
+)
 _STF = "213 MB is unexplained: gates of S and T themselves have no weights (equations 4 to 7), so this is STD's size"
 _UNITS = "211 MB is printed; STD and four CxC matrices a layer (0.30 M) make 210.0 MB"
 _CRN = "the paper prints no counts. Backbones included; see the row of the recurrent part"
-_PART = "the paper prints no counts. All behind the backbones: RIB, RAB, two ConvLSTM layers and the classifier of both branches"
+_PART = (
+    "the paper prints no counts. All behind the backbones: RIB, RAB, two ConvLSTM layers and the classifier of both"
+    " branches"
+)
 
 SUBJECTS: tuple[Subject, ...] = (
     _mrst("MRST-Net, units P", _NET, 400, unit="P", timed=True, bar=1.2),
     _mrst("MRST-Net, units S", _NET, 400, unit="S", timed=True),
-    _mrst("MRST-Net, units T", _NET, 400, unit="T", timed=True, bar=1.1, less_memory=True, paper_params=31.7e6, paper_gflop=99.6),
-    _mrst("MRST-Net, units T, projected shortcuts", "1x1x1 convolutions with BN where channels grow: fits the printed FLOPs less well", 400, unit="T", shortcut="proj"),
+    _mrst(
+        "MRST-Net, units T",
+        _NET,
+        400,
+        unit="T",
+        timed=True,
+        bar=1.1,
+        less_memory=True,
+        paper_params=31.7e6,
+        paper_gflop=99.6,
+    ),
+    _mrst(
+        "MRST-Net, units T, projected shortcuts",
+        "1x1x1 convolutions with BN where channels grow: fits the printed FLOPs less well",
+        400,
+        unit="T",
+        shortcut="proj",
+    ),
     _mrst("C3D", _C3D, 487, layout="c3d", unit="C3D", paper_params=321e6 / 4, paper_gflop=296.7),
     _mrst("STD in C3D's layout", _STD, 101, layout="c3d", unit="STD", paper_params=209e6 / 4),
     _mrst("STD with STF in C3D's layout", _STF, 101, layout="c3d", unit="STF", paper_params=213e6 / 4),
-    *(_mrst(f"MRST-{unit} in C3D's layout", _UNITS, 101, layout="c3d", unit=unit, paper_params=211e6 / 4) for unit in ("P", "S", "T")),
-    *(_crn(b, f"CRN {word}", part=part, why=_PART if part == "recurrent" else _CRN, rib=rib, timed=rib == "rib" and part == "recurrent", bar=1.15 if rib == "rib" and part == "recurrent" else None)
-      for b in BACKBONES for rib, word in (("none", "without RIB"), ("srib", "sRIB"), ("rib", "RIB")) for part in ("recurrent", "all")),
+    *(
+        _mrst(f"MRST-{unit} in C3D's layout", _UNITS, 101, layout="c3d", unit=unit, paper_params=211e6 / 4)
+        for unit in ("P", "S", "T")
+    ),
+    *(
+        _crn(
+            b,
+            f"CRN {word}",
+            part=part,
+            why=_PART if part == "recurrent" else _CRN,
+            rib=rib,
+            timed=rib == "rib" and part == "recurrent",
+            bar=1.15 if rib == "rib" and part == "recurrent" else None,
+        )
+        for b in BACKBONES
+        for rib, word in (("none", "without RIB"), ("srib", "sRIB"), ("rib", "RIB"))
+        for part in ("recurrent", "all")
+    ),
     _crn("v3", "CRN RIB", crop=224, part="recurrent", why=_PART),
-    *(_crn("bni", f"CRN RIB {form}", part="recurrent", why="another reading of Fig. 2, which the text does not settle", rib_form=form) for form in ("sum", "split", "bottleneck")),
+    *(
+        _crn(
+            "bni",
+            f"CRN RIB {form}",
+            part="recurrent",
+            why="another reading of Fig. 2, which the text does not settle",
+            rib_form=form,
+        )
+        for form in ("sum", "split", "bottleneck")
+    ),
     _crn("bni", "N-CRN", part="recurrent", why=_PART, partner="self", rib="none"),
     _crn("bni", "early fusion", why=_CRN, partner="off", rib="none", fusion="early"),
     _crn("bni", "late fusion", why=_CRN, partner="off", rib="none", fusion="late"),
-)  # fmt: skip
+)

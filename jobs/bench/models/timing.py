@@ -32,7 +32,9 @@ TOLERANCE = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Milliseconds of a forward and backward pass of one clip (median of the rounds, and the best), and how far the paths are apart."""
+    """Milliseconds of a forward and backward pass of one clip (median of the rounds, and the best), and how far the
+    paths are apart.
+    """
 
     fast_ms: float
     fast_best_ms: float
@@ -45,7 +47,9 @@ class Comparison:
     gradient_relative_diff: float | None = None
     """Norm of the difference of all gradients, by their norm."""
     float64_gradient_relative_diff: float | None = None
-    """The same with both paths in float64. This and the next two are taken only where the paths differ by more than ``TOLERANCE``."""
+    """The same with both paths in float64. This and the next two are taken only where the paths differ by more than
+    ``TOLERANCE``.
+    """
     fast_gradient_error: float | None = None
     """The fast path in float32 against the literal one in float64."""
     literal_gradient_error: float | None = None
@@ -58,7 +62,9 @@ class Comparison:
 
 
 def compare(subject: Subject, rounds: int) -> Comparison:
-    """Both paths on the CPU with the same weights and inputs, in turns: other load hits both alike. One warm-up round gives the numbers."""
+    """Both paths on the CPU with the same weights and inputs, in turns: other load hits both alike. One warm-up
+    round gives the numbers.
+    """
     torch.manual_seed(0)
     fast = subject.build(literal=False, device="cpu")
     inputs = subject.inputs(fast, 1, "cpu")
@@ -81,30 +87,41 @@ def compare(subject: Subject, rounds: int) -> Comparison:
     if gradients_apart > TOLERANCE:
         models.clear()
         exact = _float64_gradients(subject, True, fast, inputs)
-        errors = relative(_float64_gradients(subject, False, fast, inputs), exact), relative(gradients, exact), relative(true_gradients, exact)
+        errors = (
+            relative(_float64_gradients(subject, False, fast, inputs), exact),
+            relative(gradients, exact),
+            relative(true_gradients, exact),
+        )
     return Comparison(
-        statistics.median(ms["fast"]), min(ms["fast"]), statistics.median(ms["literal"]), min(ms["literal"]),
+        statistics.median(ms["fast"]),
+        min(ms["fast"]),
+        statistics.median(ms["literal"]),
+        min(ms["literal"]),
         max_abs_diff=apart,
         relative_diff=apart / max(float(s.abs().max()) for s in true_scores),
         gradient_relative_diff=gradients_apart,
         float64_gradient_relative_diff=errors[0],
         fast_gradient_error=errors[1],
         literal_gradient_error=errors[2],
-    )  # fmt: skip
+    )
 
 
 def peak_memory_mb(subject: Subject, literal: bool, threads: int) -> tuple[float, float] | None:
     """Peak of a fresh process that does one forward and backward pass, and what it held before the pass, both in MB.
 
-    The peak is the kernel's high-water mark of resident memory: Python, torch and weights are in it. None where the process died, for
-    want of memory most likely; the log says so.
+    The peak is the kernel's high-water mark of resident memory: Python, torch and weights are in it. None where the
+    process died, for want of memory most likely; the log says so.
     """
     context = multiprocessing.get_context("spawn")
     with _freed_at_once(), concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(_one_pass_mb, subject, literal, threads).result()
         except BrokenProcessPool:
-            log.warning("%s, %s: the process that measures memory died; too little memory?", subject.name, "literal" if literal else "fast")
+            log.warning(
+                "%s, %s: the process that measures memory died; too little memory?",
+                subject.name,
+                "literal" if literal else "fast",
+            )
             return None
 
 
@@ -112,7 +129,8 @@ def peak_memory_mb(subject: Subject, literal: bool, threads: int) -> tuple[float
 def _freed_at_once() -> Iterator[None]:
     """Processes begun meanwhile give every large block back when it is freed.
 
-    glibc otherwise raises its threshold with use and keeps holes in the heap: marks of equal passes then differ by 150 MB.
+    glibc otherwise raises its threshold with use and keeps holes in the heap: marks of equal passes then differ by 150
+    MB.
     """
     name = "MALLOC_MMAP_THRESHOLD_"
     before = os.environ.get(name)
@@ -154,7 +172,9 @@ def _timed(model: ActionModel, inputs: Inputs, found: tuple[list[Tensor], list[T
     loss.backward()
     seconds = time.perf_counter() - start_s
     if found is not None:
-        found[1].extend(tensor.grad.clone() for tensor in (*model.parameters(), *inputs.values()) if tensor.grad is not None)
+        found[1].extend(
+            tensor.grad.clone() for tensor in (*model.parameters(), *inputs.values()) if tensor.grad is not None
+        )
     return seconds
 
 

@@ -19,11 +19,15 @@ class Decoder(Protocol):
 
     def decode(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]: ...
     def submit(self, rows: Sequence[Row]) -> Callable[[], dict[str, torch.Tensor]]:
-        """Begin ``decode(rows)``, as far as the backend can work beside its caller. The result waits for the end; it is called once."""
+        """Begin ``decode(rows)``, as far as the backend can work beside its caller. The result waits for the end;
+        it is called once.
+        """
         ...
 
     def decode_share(self, rows: Sequence[Row]) -> float:
-        """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1; costs up to twice that time."""
+        """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1; costs up to twice that
+        time.
+        """
         ...
 
     def close(self) -> None: ...

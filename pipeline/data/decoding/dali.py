@@ -1,8 +1,8 @@
 """The DALI graph: encoded members and plans in, normalised float clips out, on the CPU or the GPU.
 
 One function, ``clip_ops``, holds the picture operations, the same for training and testing: only the plans differ.
-``pipeline.data.decoding.reference`` is its oracle and states the values. This is the only module that imports DALI; nothing
-imports it unless a loader with ``data.loader = dali`` is made, which ``auto`` means on a GPU.
+``pipeline.data.decoding.reference`` is its oracle and states the values. This is the only module that imports DALI;
+nothing imports it unless a loader with ``data.loader = dali`` is made, which ``auto`` means on a GPU.
 
 Held against DALI 2.4: ``frames=`` takes any order and repeats; a short batch may be fed where fewer samples are
 good; ``fn.resize`` with antialias uses the same widened triangle as torch's and Pillow's, and differs only at the rim
@@ -62,30 +62,46 @@ def check_codec(video: bytes, modality: str) -> None:
 
 def _crops(video: Any, start: Any, extent: Any, clip: ClipConfig) -> Any:
     cut = fn.slice(video, start=start, shape=extent, axis_names="HW")
-    return fn.resize(cut, size=[clip.crop, clip.crop], interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT)
+    return fn.resize(
+        cut, size=[clip.crop, clip.crop], interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT
+    )
 
 
-def _normalised(modality: str, pictures: Any, flip: Any, std: Any, clip: ClipConfig, flow_bound_px: float, layout: str) -> Any:
+def _normalised(
+    modality: str, pictures: Any, flip: Any, std: Any, clip: ClipConfig, flow_bound_px: float, layout: str
+) -> Any:
     mean, _ = mean_std(modality, clip, flow_bound_px)
     return fn.crop_mirror_normalize(pictures, mirror=flip, mean=mean, std=std, dtype=types.FLOAT, output_layout=layout)
 
 
 def clip_ops(
-    member: str, modalities: Sequence[str], source: Callable[..., list[Any]], clip: ClipConfig, flow_bound_px: float, device: Device,
-    jitter: bool, layout: str,
-) -> dict[str, Any]:  # fmt: skip
-    """Graph of one stored member for one batch: by modality (F, C, crop, crop) float32 per sample (memory order as ``layout``).
+    member: str,
+    modalities: Sequence[str],
+    source: Callable[..., list[Any]],
+    clip: ClipConfig,
+    flow_bound_px: float,
+    device: Device,
+    jitter: bool,
+    layout: str,
+) -> dict[str, Any]:
+    """Graph of one stored member for one batch: by modality (F, C, crop, crop) float32 per sample (memory order as
+    ``layout``).
 
     Args:
         modalities: what is made of this member: itself, or of rgb also (or only) diff-online.
-        source: external inputs by name: ``MEMBER_encoded``, bytes (1-D uint8); ``MEMBER_frames`` int32 (F,) frames to decode;
-            ``start`` int32 (4,), top, left of the box in stored pixels, and the same in the lower half of a flow picture;
-            ``extent`` int32 (2,) height, width of the box; ``flip`` int32, 1 mirrors; ``flow_std`` float32 (2,), u's negative
-            where the clip is mirrored, which negates it; ``rgb_takes`` (T,), ``earlier`` and ``later`` (L,) int32 positions
-            among the decoded frames; ``jitter`` float32 (3, 4).
+        source: external inputs by name: ``MEMBER_encoded``, bytes (1-D uint8); ``MEMBER_frames`` int32 (F,) frames to
+            decode; ``start`` int32 (4,), top, left of the box in stored pixels, and the same in the lower half of a
+            flow picture; ``extent`` int32 (2,) height, width of the box; ``flip`` int32, 1 mirrors; ``flow_std``
+            float32 (2,), u's negative where the clip is mirrored, which negates it; ``rgb_takes`` (T,), ``earlier`` and
+            ``later`` (L,) int32 positions among the decoded frames; ``jitter`` float32 (3, 4).
     """
-    (encoded, frames), (start, extent, flip) = source(f"{member}_encoded", f"{member}_frames"), source("start", "extent", "flip")
-    video = fn.decoders.video(encoded, frames=frames, pad_mode="edge", device="mixed" if device == "gpu" else "cpu", affine=False)
+    (encoded, frames), (start, extent, flip) = (
+        source(f"{member}_encoded", f"{member}_frames"),
+        source("start", "extent", "flip"),
+    )
+    video = fn.decoders.video(
+        encoded, frames=frames, pad_mode="edge", device="mixed" if device == "gpu" else "cpu", affine=False
+    )
     if member == "flow":
         # u above v in one grey picture, decoded to three equal channels. The halves are cut apart before they are
         # resized, or the filter would mix u and v along the seam.
@@ -99,7 +115,9 @@ def clip_ops(
         pictures, (_, std) = codes, mean_std(modality, clip, flow_bound_px)
         if modality == ONLINE_DIFF:
             earlier, later = (fn.sequence_rearrange(codes, new_order=take) for take in source("earlier", "later"))
-            pictures = fn.reshape(nvidia.dali.math.clamp(later - earlier, -float(DIFF_BOUND), float(DIFF_BOUND)), layout="FHWC")
+            pictures = fn.reshape(
+                nvidia.dali.math.clamp(later - earlier, -float(DIFF_BOUND), float(DIFF_BOUND)), layout="FHWC"
+            )
         elif modality == "rgb" and ONLINE_DIFF in modalities:
             pictures = fn.sequence_rearrange(codes, new_order=source("rgb_takes")[0])
         if modality == "rgb" and jitter:
@@ -134,7 +152,11 @@ class DaliDecoder:
     ) -> None:
         self._modalities, self._clip, self._bound, self._device = tuple(modalities), clip, flow_bound_px, device
         self._members, self._last = stored_modalities(modalities), channels_last
-        self._settings = {"batch_size": max_rows, "num_threads": threads, "device_id": device_id if device == "gpu" else None}
+        self._settings = {
+            "batch_size": max_rows,
+            "num_threads": threads,
+            "device_id": device_id if device == "gpu" else None,
+        }
         self._device_id = device_id
         self._codec_checked = device == "gpu"
         self._names: list[str] = []
@@ -188,8 +210,8 @@ class DaliDecoder:
     def decode_share(self, rows: Sequence[Row]) -> float:
         """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1.
 
-        Runs the rows through a second graph that only decodes, and through the whole one, each twice: the first run gives buffers
-        their sizes. The second graph is freed again.
+        Runs the rows through a second graph that only decodes, and through the whole one, each twice: the first run
+        gives buffers their sizes. The second graph is freed again.
         """
 
         @pipeline_def(prefetch_queue_depth=1, **self._settings)
@@ -198,10 +220,13 @@ class DaliDecoder:
             return tuple(
                 fn.decoders.video(
                     fn.external_source(name=f"{m}_encoded", device="cpu", batch=True),
-                    frames=fn.external_source(name=f"{m}_frames", device="cpu", batch=True), pad_mode="edge", device=kind, affine=False,
+                    frames=fn.external_source(name=f"{m}_frames", device="cpu", batch=True),
+                    pad_mode="edge",
+                    device=kind,
+                    affine=False,
                 )
                 for m in self._members
-            )  # fmt: skip
+            )
 
         decoding = graph()
         decoding.build()

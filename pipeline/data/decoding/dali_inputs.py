@@ -13,8 +13,12 @@ from pipeline.data.sampling.jitter import Jitter
 from pipeline.dataset.sample import ONLINE_DIFF, stored_modalities
 
 
-def graph_inputs(rows: Sequence[Row], modalities: Sequence[str], clip: ClipConfig, flow_bound_px: float) -> dict[str, list[np.ndarray]]:
-    """All external inputs that a graph may ask for, one array a row; ``pipeline.data.decoding.dali.clip_ops`` says what they are."""
+def graph_inputs(
+    rows: Sequence[Row], modalities: Sequence[str], clip: ClipConfig, flow_bound_px: float
+) -> dict[str, list[np.ndarray]]:
+    """All external inputs that a graph may ask for, one array a row; ``pipeline.data.decoding.dali.clip_ops`` says
+    what they are.
+    """
     boxes = [(plan.box, height) for _, plan, height in rows]
     inputs: dict[str, list[np.ndarray]] = {
         "start": [np.array([b.top, b.left, b.top + height, b.left], np.int32) for b, height in boxes],

@@ -74,5 +74,12 @@ def make_decoder(
         fix = f"DALI cannot be imported ({error}): pip install nvidia-dali-cuda130, or use data.loader=ffmpeg"
         raise ConfigError("data.loader", data.loader, fix) from error
     return DaliDecoder(
-        modalities, clip, flow_bound_px, max_rows=max_rows, threads=threads, device=device, device_id=device_id, channels_last=channels_last
+        modalities,
+        clip,
+        flow_bound_px,
+        max_rows=max_rows,
+        threads=threads,
+        device=device,
+        device_id=device_id,
+        channels_last=channels_last,
     )

@@ -1,7 +1,8 @@
 """The fast way on the CPU: FFmpeg decodes the frames that are wanted, compiled loops turn their planes into the clip.
 
 Measured per core it is several times as fast as DALI's CPU backend, which turns whole pictures (and flow's grey ones)
-into RGB, reads around every clip, and resizes without vector instructions. Values are those of ``pipeline.data.decoding.reference``
+into RGB, reads around every clip, and resizes without vector instructions. Values are those of
+``pipeline.data.decoding.reference``
 but for one rounding: the reference converts pixels to 8-bit colours before it resizes them, this one after, unrounded.
 """
 
@@ -31,7 +32,13 @@ from pipeline.dataset.sample import DIFF_BOUND, ONLINE_DIFF, stored_modalities
 from pipeline.errors import ReciprocalError
 
 # BT.601, limited range, to RGB 0..255: (3, 4) for luma, blue and red difference, and 1.
-_LUMA, _RED, _BLUE, _GREEN_U, _GREEN_V = 255 / 219, 1.402 * 255 / 224, 1.772 * 255 / 224, -0.344136 * 255 / 224, -0.714136 * 255 / 224
+_LUMA, _RED, _BLUE, _GREEN_U, _GREEN_V = (
+    255 / 219,
+    1.402 * 255 / 224,
+    1.772 * 255 / 224,
+    -0.344136 * 255 / 224,
+    -0.714136 * 255 / 224,
+)
 _LIMITED = np.array([[_LUMA, 0, _RED], [_LUMA, _GREEN_U, _GREEN_V], [_LUMA, _BLUE, 0]])
 _YUV = np.concatenate([_LIMITED, _LIMITED @ np.array([[-16.0], [-128.0], [-128.0]])], 1)
 _RGB = np.eye(3, 4)
@@ -59,7 +66,13 @@ class FFmpegDecoder:
     """
 
     def __init__(
-        self, modalities: Sequence[str], clip: ClipConfig, flow_bound_px: float, *, threads: int = 1, channels_last: bool = False
+        self,
+        modalities: Sequence[str],
+        clip: ClipConfig,
+        flow_bound_px: float,
+        *,
+        threads: int = 1,
+        channels_last: bool = False,
     ) -> None:
         self._modalities, self._clip, self._bound, self._last = tuple(modalities), clip, flow_bound_px, channels_last
         self._kernels, self._memory = load_kernels(), ClipMemory()
@@ -67,7 +80,8 @@ class FFmpegDecoder:
         self._lengths = {m: clip.num_frames if m == "rgb" else len(motion_offsets(clip)) for m in self._modalities}
 
     def decode(self, rows: Sequence[_Row]) -> dict[str, torch.Tensor]:
-        """Rows of (members by stored modality, plan, stored height) to (rows, F, C, crop, crop) float32, motion not yet stacked.
+        """Rows of (members by stored modality, plan, stored height) to (rows, F, C, crop, crop) float32, motion not yet
+        stacked.
 
         Raises:
             ReciprocalError: a video cannot be decoded or is shorter than its record says.
@@ -75,14 +89,18 @@ class FFmpegDecoder:
         return self.submit(rows)()
 
     def submit(self, rows: Sequence[_Row]) -> Callable[[], dict[str, torch.Tensor]]:
-        """Begin ``decode(rows)`` on the threads, behind what was submitted before; the result waits for the end and raises as ``decode`` does."""
+        """Begin ``decode(rows)`` on the threads, behind what was submitted before; the result waits for the end and
+        raises as ``decode`` does.
+        """
         out, work = self._work(rows)
         if self._pool is None:
             return lambda: (collections.deque(map(work, range(len(rows))), maxlen=0), out)[1]
         futures = [self._pool.submit(work, number) for number in range(len(rows))]
 
         def result() -> dict[str, torch.Tensor]:
-            concurrent.futures.wait(futures)  # all, before one raises: the others write into memory that must not be used again
+            concurrent.futures.wait(
+                futures
+            )  # all, before one raises: the others write into memory that must not be used again
             for future in futures:
                 future.result()
             return out
@@ -90,7 +108,9 @@ class FFmpegDecoder:
         return result
 
     def decode_share(self, rows: Sequence[_Row]) -> float:
-        """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1; the rest is crop, resize, colour, normalising."""
+        """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1; the rest is crop, resize,
+        colour, normalising.
+        """
         _, work = self._work(rows)
         began_s = time.perf_counter()
         decode_s = sum(map(work, range(len(rows))))
@@ -105,7 +125,9 @@ class FFmpegDecoder:
         """Empty outputs, and what fills their row of that number and returns the seconds that decoding took."""
         out, flat = {}, {}
         for m in self._modalities:
-            out[m], memory = self._memory.empty_clips(len(rows), self._lengths[m], 2 if m == "flow" else 3, self._clip.crop, self._last)
+            out[m], memory = self._memory.empty_clips(
+                len(rows), self._lengths[m], 2 if m == "flow" else 3, self._clip.crop, self._last
+            )
             flat[m] = memory.view(len(rows), -1).numpy()
 
         def work(number: int) -> float:
@@ -148,20 +170,38 @@ class FFmpegDecoder:
             scale, offset = self._norm("rgb")
             self._kernels.finish(codes, plan.rgb_takes(window), change, scale, offset, self._last, out["rgb"])
 
-    def _colour(self, cuts: list[_Cut], takes: np.ndarray, plan: ClipPlan, modality: str, change: np.ndarray, out: np.ndarray) -> None:
+    def _colour(
+        self, cuts: list[_Cut], takes: np.ndarray, plan: ClipPlan, modality: str, change: np.ndarray, out: np.ndarray
+    ) -> None:
         scale, offset = self._norm(modality)
         self._kernels.colour(*self._planes(cuts, plan), takes, change, scale, offset, self._last, out)
 
-    def _flow(self, halves: list[tuple[np.ndarray, np.ndarray]], window: Sequence[int], plan: ClipPlan, out: np.ndarray) -> None:
+    def _flow(
+        self, halves: list[tuple[np.ndarray, np.ndarray]], window: Sequence[int], plan: ClipPlan, out: np.ndarray
+    ) -> None:
         u, v = (np.stack([half[side] for half in halves]) for side in (0, 1))
         scale, offset = self._norm("flow")
         sign = np.array([-1 if plan.flip else 1, 1], np.float32)
         down, across = self._bands(plan.box, plan.flip)
         takes = _takes(window, plan.motion_window)
-        self._kernels.planes(u, v, down.first, down.weights, across.first, across.weights, takes, scale * sign, offset * sign, self._last, out)
+        self._kernels.planes(
+            u,
+            v,
+            down.first,
+            down.weights,
+            across.first,
+            across.weights,
+            takes,
+            scale * sign,
+            offset * sign,
+            self._last,
+            out,
+        )
 
     def _planes(self, cuts: list[_Cut], plan: ClipPlan) -> tuple[np.ndarray, ...]:
-        """Stacked planes, the bands that resize them, and the matrix that makes colours of them, as the kernels take them."""
+        """Stacked planes, the bands that resize them, and the matrix that makes colours of them, as the kernels
+        take them.
+        """
         box, size, crop = plan.box, cuts[0].size, self._clip.crop
         planes = tuple(np.stack([cut.planes[i] for cut in cuts]) for i in range(3))
         luma = chroma = self._bands(box, plan.flip)
@@ -201,7 +241,9 @@ def _plane(frame: av.VideoFrame, number: int) -> np.ndarray:
 def _inside(picture: np.ndarray, box: Box, below: int = 0) -> np.ndarray:
     # Checked here, because compiled loops check nothing.
     if picture.shape[0] < below + box.top + box.height or picture.shape[1] < box.left + box.width:
-        raise ReciprocalError(f"a stored picture of {picture.shape[1]}x{picture.shape[0]} is smaller than its record says")
+        raise ReciprocalError(
+            f"a stored picture of {picture.shape[1]}x{picture.shape[0]} is smaller than its record says"
+        )
     # A copy: the decoder may write its next frame into this one's memory.
     return picture[below + box.top : below + box.top + box.height, box.left : box.left + box.width].copy()
 
@@ -217,7 +259,9 @@ def _cut_gray(frame: av.VideoFrame, box: Box, height: int) -> tuple[np.ndarray, 
 def _cut_colour(frame: av.VideoFrame, box: Box) -> _Cut:
     if frame.format.name != "yuv420p" or frame.color_range == ColorRange.JPEG:
         # A source that preprocessing did not write: let swscale make 8-bit colours of it, as the reference does.
-        pixels = frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.JPEG, interpolation=EXACT)
+        pixels = frame.to_ndarray(
+            format="rgb24", src_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.JPEG, interpolation=EXACT
+        )
         red, green, blue = (_inside(pixels[..., i], box) for i in range(3))
         return _Cut((red, green, blue), None)
     top, bottom = half_span(box.top, box.height, frame.height)

@@ -1,6 +1,7 @@
 """Weights of a crop's resize, as short bands: output i reads inputs first[i] .. first[i] + taps - 1.
 
-The filter is a triangle, widened when shrinking and cut off at the crop's rim: Pillow's and torch's antialiased bilinear.
+The filter is a triangle, widened when shrinking and cut off at the crop's rim: Pillow's and torch's antialiased
+bilinear.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def triangle(length: int, outputs: int) -> Band:
 
 
 def half_span(start: int, length: int, full: int) -> tuple[int, int]:
-    """The samples of a plane of half the resolution that pixels ``start .. start+length-1`` of ``full`` are interpolated from: first, end."""
+    """The samples of a plane of half the resolution that pixels ``start .. start+length-1`` of ``full`` are
+    interpolated from: first, end.
+    """
     return max(0, (start - 1) // 2), min((full + 1) // 2, (start + length - 2) // 2 + 2)
 
 
@@ -42,8 +45,8 @@ def half_span(start: int, length: int, full: int) -> tuple[int, int]:
 def halved(length: int, outputs: int, start: int, full: int) -> Band:
     """The same resize from a plane of half the resolution (4:2:0 chroma, samples amid four pixels).
 
-    It is the product of interpolating the plane up to pixels ``start .. start+length-1`` of ``full``, linearly as swscale does,
-    and ``triangle``; inputs are counted from the start of ``half_span``.
+    It is the product of interpolating the plane up to pixels ``start .. start+length-1`` of ``full``, linearly as
+    swscale does, and ``triangle``; inputs are counted from the start of ``half_span``.
     """
     band, (begin, end) = triangle(length, outputs), half_span(start, length, full)
     position = (np.arange(start, start + length) + 0.5) / 2 - 0.5

@@ -1,8 +1,8 @@
 """Compiled loops of the FFmpeg backend: crop, resize, colour, mirror and normalise in one pass over a clip.
 
-Planes are resized as they are stored (luma whole, chroma at half the resolution) and only then turned into colours: a resize is
-linear, and so is the colour matrix, so nothing is lost but the cut to 0..255 in between, which comes after the resize here.
-Arithmetic is float32; nothing is rounded on the way.
+Planes are resized as they are stored (luma whole, chroma at half the resolution) and only then turned into colours: a
+resize is linear, and so is the colour matrix, so nothing is lost but the cut to 0..255 in between, which comes after
+the resize here. Arithmetic is float32; nothing is rounded on the way.
 """
 
 from __future__ import annotations
@@ -113,17 +113,34 @@ def put_colour(found: Any, change: Any, scale: Any, offset: Any, interleaved: bo
 
 @_inner
 def frame_codes(
-    y: Any, u: Any, v: Any, ly: Any, lwy: Any, lx: Any, lwx: Any, cy: Any, cwy: Any, cx: Any, cwx: Any, m: Any,
-    line: Any, three: Any, out: Any,
-) -> None:  # fmt: skip
-    """One frame: luma and chroma resized by bands of their own (l.., c..: first inputs and weights down and across), then colours."""
+    y: Any,
+    u: Any,
+    v: Any,
+    ly: Any,
+    lwy: Any,
+    lx: Any,
+    lwx: Any,
+    cy: Any,
+    cwy: Any,
+    cx: Any,
+    cwx: Any,
+    m: Any,
+    line: Any,
+    three: Any,
+    out: Any,
+) -> None:
+    """One frame: luma and chroma resized by bands of their own (l.., c..: first inputs and weights down and
+    across), then colours.
+    """
     resize(y, ly, lwy, lx, lwx, line, three[0])
     resize(u, cy, cwy, cx, cwx, line, three[1])
     resize(v, cy, cwy, cx, cwx, line, three[2])
     rgb(three[0], three[1], three[2], m, out)
 
 
-def codes(y: Any, u: Any, v: Any, ly: Any, lwy: Any, lx: Any, lwx: Any, cy: Any, cwy: Any, cx: Any, cwx: Any, m: Any, out: Any) -> None:
+def codes(
+    y: Any, u: Any, v: Any, ly: Any, lwy: Any, lx: Any, lwx: Any, cy: Any, cwy: Any, cx: Any, cwx: Any, m: Any, out: Any
+) -> None:
     """Frames to RGB codes (F, 3, side, side) in 0..255, through the (3, 4) matrix ``m``."""
     side = out.shape[2]
     line, three = np.empty(y.shape[2], np.float32), np.empty((3, side, side), np.float32)
@@ -132,15 +149,33 @@ def codes(y: Any, u: Any, v: Any, ly: Any, lwy: Any, lx: Any, lwx: Any, cy: Any,
 
 
 def finish(found: Any, takes: Any, change: Any, scale: Any, offset: Any, interleaved: bool, out: Any) -> None:
-    """RGB codes, those that ``takes`` names, to the network's values; ``change`` is a (3, 4) jitter, or (0, 4) for none."""
+    """RGB codes, those that ``takes`` names, to the network's values; ``change`` is a (3, 4) jitter, or (0, 4) for
+    none.
+    """
     for f in range(len(takes)):
         put_colour(found[takes[f]], change, scale, offset, interleaved, f, out)
 
 
 def colour(
-    y: Any, u: Any, v: Any, ly: Any, lwy: Any, lx: Any, lwx: Any, cy: Any, cwy: Any, cx: Any, cwx: Any, m: Any,
-    takes: Any, change: Any, scale: Any, offset: Any, interleaved: bool, out: Any,
-) -> None:  # fmt: skip
+    y: Any,
+    u: Any,
+    v: Any,
+    ly: Any,
+    lwy: Any,
+    lx: Any,
+    lwx: Any,
+    cy: Any,
+    cwy: Any,
+    cx: Any,
+    cwx: Any,
+    m: Any,
+    takes: Any,
+    change: Any,
+    scale: Any,
+    offset: Any,
+    interleaved: bool,
+    out: Any,
+) -> None:
     """``codes`` and ``finish`` in one, frame by frame, so that a frame stays in the cache."""
     side = lwy.shape[0]
     line, three = np.empty(y.shape[2], np.float32), np.empty((3, side, side), np.float32)
@@ -165,7 +200,9 @@ def difference(found: Any, earlier: Any, later: Any, bound: Any, scale: Any, int
             put(change, scale[c], np.float32(0.0), interleaved, f, c, 3, out)
 
 
-def planes(a: Any, b: Any, y0: Any, wy: Any, x0: Any, wx: Any, takes: Any, scale: Any, offset: Any, interleaved: bool, out: Any) -> None:
+def planes(
+    a: Any, b: Any, y0: Any, wy: Any, x0: Any, wx: Any, takes: Any, scale: Any, offset: Any, interleaved: bool, out: Any
+) -> None:
     """Two planes of codes, resized, to two channels of the network's values."""
     side = wy.shape[0]
     line, value = np.empty(a.shape[2], np.float32), np.empty((2, side, side), np.float32)
@@ -178,7 +215,13 @@ def planes(a: Any, b: Any, y0: Any, wy: Any, x0: Any, wx: Any, takes: Any, scale
 
 
 _U8, _F3, _F4 = types.uint8[:, :, ::1], types.float32[:, :, ::1], types.float32[:, :, :, ::1]
-_AT, _WEIGHTS, _LIST, _FLAT, _ONE = types.int32[::1], types.float32[:, ::1], types.float32[::1], types.float32[::1], types.float32
+_AT, _WEIGHTS, _LIST, _FLAT, _ONE = (
+    types.int32[::1],
+    types.float32[:, ::1],
+    types.float32[::1],
+    types.float32[::1],
+    types.float32,
+)
 _BANDS = (_AT, _WEIGHTS) * 4
 _SIGNATURES: dict[Callable[..., None], tuple[Any, ...]] = {
     codes: (_U8, _U8, _U8, *_BANDS, _WEIGHTS, _F4),

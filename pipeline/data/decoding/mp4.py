@@ -28,7 +28,9 @@ class Track:
 
 
 def read_track(data: bytes) -> Track | None:
-    """The only track of a file whose packets need no reordering; None where the file is anything else, damaged ones included."""
+    """The only track of a file whose packets need no reordering; None where the file is anything else, damaged ones
+    included.
+    """
     try:
         boxes = _boxes(memoryview(data), 0, len(data))
         if boxes is None:
@@ -43,7 +45,13 @@ def read_track(data: bytes) -> Track | None:
         keyframes = np.arange(len(sizes)) if sync is None else _words(sync, 4, 1) - 1
     except (KeyError, ValueError, IndexError, struct.error):
         return None
-    right = len(sizes) and len(keyframes) and keyframes[0] == 0 and keyframes[-1] < len(sizes) and (np.diff(keyframes) > 0).all()
+    right = (
+        len(sizes)
+        and len(keyframes)
+        and keyframes[0] == 0
+        and keyframes[-1] < len(sizes)
+        and (np.diff(keyframes) > 0).all()
+    )
     inside = right and offsets.min() >= 0 and (offsets + sizes).max() <= len(data)
     return Track(codec, offsets, sizes, keyframes) if inside else None
 
@@ -90,7 +98,9 @@ def _sizes(box: memoryview) -> np.ndarray:
 
 
 def _offsets(boxes: dict[bytes, memoryview], sizes: np.ndarray) -> np.ndarray:
-    """Where each sample lies: samples of a chunk follow each other; a row of stsc holds until the next row's first chunk."""
+    """Where each sample lies: samples of a chunk follow each other; a row of stsc holds until the next row's first
+    chunk.
+    """
     chunks = _words(boxes[b"stco"], 4, 1) if b"stco" in boxes else _words(boxes[b"co64"], 4, 1, ">u8")
     runs = _words(boxes[b"stsc"], 4, 3)
     lengths = np.diff(np.append(runs[:, 0], len(chunks) + 1))

@@ -10,7 +10,8 @@ Values the network sees, from stored 8-bit codes:
     diff  (q - 128) * s                              s as for rgb: the difference of two normalised RGB frames
     diff-online  clip(x[t+1] - x[t], -127, 127) * s  the same, from decoded and resized RGB; no codes of its own
 
-A colour jitter (``pipeline.data.sampling.jitter``) changes rgb after the resize and before the normalisation, and nothing else.
+A colour jitter (``pipeline.data.sampling.jitter``) changes rgb after the resize and before the normalisation, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -115,11 +116,14 @@ def prepare_rgb(
     return clips
 
 
-def prepare_frames(modality: str, frames: np.ndarray, plan: ClipPlan, clip: ClipConfig, flow_bound_px: float = 20.0) -> torch.Tensor:
+def prepare_frames(
+    modality: str, frames: np.ndarray, plan: ClipPlan, clip: ClipConfig, flow_bound_px: float = 20.0
+) -> torch.Tensor:
     """Frames that the plan selected, as the network sees them, motion not yet stacked.
 
     Args:
-        frames: uint8, selected by ``plan.frames(modality)``: rgb, diff and diff-online (L, H, W, 3), flow codes (L, 2H, W).
+        frames: uint8, selected by ``plan.frames(modality)``: rgb, diff and diff-online (L, H, W, 3), flow codes (L, 2H,
+            W).
 
     Returns:
         (L, C, crop, crop) float32.
@@ -135,7 +139,11 @@ def prepare_frames(modality: str, frames: np.ndarray, plan: ClipPlan, clip: Clip
 
 
 def prepare_clip(
-    frames: Mapping[str, np.ndarray], plan: ClipPlan, clip: ClipConfig, flow_bound_px: float = 20.0, modalities: Sequence[str] | None = None
+    frames: Mapping[str, np.ndarray],
+    plan: ClipPlan,
+    clip: ClipConfig,
+    flow_bound_px: float = 20.0,
+    modalities: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """One clip from whole decoded videos.
 
@@ -150,10 +158,16 @@ def prepare_clip(
     """
     wanted = tuple(frames) if modalities is None else tuple(modalities)
     window = plan.rgb_window(wanted)
-    clips = prepare_rgb(wanted, frames["rgb"][list(window)], plan, clip, window) if {"rgb", ONLINE_DIFF} & set(wanted) else {}
+    clips = (
+        prepare_rgb(wanted, frames["rgb"][list(window)], plan, clip, window)
+        if {"rgb", ONLINE_DIFF} & set(wanted)
+        else {}
+    )
     for modality in wanted:
         if modality not in clips:
-            clips[modality] = prepare_frames(modality, frames[modality][list(plan.frames(modality))], plan, clip, flow_bound_px)
+            clips[modality] = prepare_frames(
+                modality, frames[modality][list(plan.frames(modality))], plan, clip, flow_bound_px
+            )
     return {m: (clips[m] if m == "rgb" else stack_motion(clips[m][None], clip)[0]).numpy() for m in wanted}
 
 
@@ -176,14 +190,23 @@ class ReferenceDecoder:
     """The oracle as a loader's backend: clips one by one, ``threads`` at a time (FFmpeg and torch release the GIL)."""
 
     def __init__(
-        self, modalities: Sequence[str], clip: ClipConfig, flow_bound_px: float, *, threads: int = 1, channels_last: bool = False
+        self,
+        modalities: Sequence[str],
+        clip: ClipConfig,
+        flow_bound_px: float,
+        *,
+        threads: int = 1,
+        channels_last: bool = False,
     ) -> None:
         self._modalities, self._clip, self._bound, self._last = tuple(modalities), clip, flow_bound_px, channels_last
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
 
     def _read(self, row: tuple[Mapping[str, bytes], ClipPlan, int]) -> dict[str, np.ndarray]:
         members, plan, _ = row
-        windows = {m: plan.rgb_window(self._modalities) if m == "rgb" else plan.motion_window for m in stored_modalities(self._modalities)}
+        windows = {
+            m: plan.rgb_window(self._modalities) if m == "rgb" else plan.motion_window
+            for m in stored_modalities(self._modalities)
+        }
         return {m: decode_frames(members[m], m, window) for m, window in windows.items()}
 
     def _row(self, row: tuple[Mapping[str, bytes], ClipPlan, int]) -> dict[str, torch.Tensor]:
@@ -193,7 +216,8 @@ class ReferenceDecoder:
         return {**clips, **stored}
 
     def decode(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> dict[str, torch.Tensor]:
-        """Rows of (members by stored modality, plan, stored height) to (rows, F, C, crop, crop) float32, motion not yet stacked.
+        """Rows of (members by stored modality, plan, stored height) to (rows, F, C, crop, crop) float32, motion not yet
+        stacked.
 
         Raises:
             ReciprocalError: a video cannot be decoded or is shorter than its record says.
@@ -207,12 +231,16 @@ class ReferenceDecoder:
                 place.copy_(clip[m])
         return out
 
-    def submit(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> Callable[[], dict[str, torch.Tensor]]:
+    def submit(
+        self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]
+    ) -> Callable[[], dict[str, torch.Tensor]]:
         """``decode(rows)``, when the result is called."""
         return lambda: self.decode(rows)
 
     def decode_share(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> float:
-        """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1; the rest is crop, resize, colour, normalising."""
+        """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1; the rest is crop, resize,
+        colour, normalising.
+        """
         began_s = time.perf_counter()
         for row in rows:
             self._read(row)
@@ -230,4 +258,6 @@ class ReferenceDecoder:
 def _pixels(frame: av.VideoFrame, modality: str) -> np.ndarray:
     if modality == "flow":
         return frame.to_ndarray(format="gray", dst_color_range=ColorRange.JPEG)
-    return frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.JPEG, interpolation=EXACT)
+    return frame.to_ndarray(
+        format="rgb24", src_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.JPEG, interpolation=EXACT
+    )

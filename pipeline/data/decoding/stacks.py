@@ -15,9 +15,11 @@ from pipeline.data.sampling.clips import stack_gather
 def empty_clips(
     rows: int, frames: int, channels: int, side: int, channels_last: bool, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """An uninitialised (rows, frames, channels, side, side) float32 tensor, and the same memory in the order it lies in.
+    """An uninitialised (rows, frames, channels, side, side) float32 tensor, and the same memory in the order it lies
+    in.
 
-    With ``channels_last`` that is (rows, frames, side, side, channels): frames folded into the batch are then channels_last to torch.
+    With ``channels_last`` that is (rows, frames, side, side, channels): frames folded into the batch are then
+    channels_last to torch.
     """
     if not channels_last:
         memory = torch.empty(rows, frames, channels, side, side, device=device)
@@ -27,7 +29,8 @@ def empty_clips(
 
 
 class ClipMemory:
-    """Memory of clips that nobody holds any more, used again: fresh pages of a large batch cost a fifth of a clip's CPU time.
+    """Memory of clips that nobody holds any more, used again: fresh pages of a large batch cost a fifth of a clip's CPU
+    time.
 
     Args:
         keep: blocks kept, at most; more that are held at once are ordinary memory.
@@ -37,11 +40,17 @@ class ClipMemory:
         self._keep, self._lock = keep, threading.Lock()
         self._blocks: list[np.ndarray] = []
 
-    def empty_clips(self, rows: int, frames: int, channels: int, side: int, channels_last: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """As the function of that name, on the CPU. The memory comes back when the last tensor that shares it is gone."""
+    def empty_clips(
+        self, rows: int, frames: int, channels: int, side: int, channels_last: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the function of that name, on the CPU. The memory comes back when the last tensor that shares it is
+        gone.
+        """
         count = rows * frames * channels * side * side
         with self._lock:
-            block = next((b for b in self._blocks if b.size >= count and sys.getrefcount(b) == _UNUSED_REFERENCES), None)
+            block = next(
+                (b for b in self._blocks if b.size >= count and sys.getrefcount(b) == _UNUSED_REFERENCES), None
+            )
             if block is None:
                 block = np.empty(count, np.float32)
                 # Blocks that are too small for what is wanted now will hardly be wanted again.

@@ -64,7 +64,9 @@ def _by_table(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T]
             packet.pts = packet.dts = number
             yield packet
 
-    found = _take((frame for packet in packets() for frame in context.decode(packet)), lambda frame: frame.pts, wanted, take)
+    found = _take(
+        (frame for packet in packets() for frame in context.decode(packet)), lambda frame: frame.pts, wanted, take
+    )
     return found if len(found) == len(wanted) else None
 
 
@@ -78,7 +80,11 @@ def _by_container(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame]
         numbers: dict[int | None, int] = {pts: number for number, pts in enumerate(shown)}
         if all(packet.pts is not None for packet in packets) and len(numbers) == len(shown) > max(wanted):
             target = shown[min(wanted)]
-            starts = [i for i, packet in enumerate(packets) if packet.is_keyframe and packet.pts is not None and packet.pts <= target]
+            starts = [
+                i
+                for i, packet in enumerate(packets)
+                if packet.is_keyframe and packet.pts is not None and packet.pts <= target
+            ]
             # Frames shown before the keyframe but stored after it may need what came before; they are not wanted.
             frames = _decode(stream.codec_context, packets[starts[-1] :] if starts else packets)
             try:
@@ -105,7 +111,10 @@ def _decode(context: Any, packets: Iterable[av.Packet]) -> Iterator[av.VideoFram
 
 
 def _take(
-    frames: Iterable[av.VideoFrame], number_of: Callable[[av.VideoFrame], int | None], wanted: set[int], take: Callable[[av.VideoFrame], T]
+    frames: Iterable[av.VideoFrame],
+    number_of: Callable[[av.VideoFrame], int | None],
+    wanted: set[int],
+    take: Callable[[av.VideoFrame], T],
 ) -> dict[int, T]:
     found: dict[int, T] = {}
     for frame in frames:

@@ -5,14 +5,14 @@
     FOLDER/ab/cdef...      one byte range of one tar of one data set version; its times are those of the last read
     FOLDER/new-...         being written, locked by its writer; without a lock it belongs to nobody and is swept
 
-Nothing here vouches for the bytes: whoever reads compares checksums, so a file that a power cut or a bad disk has spoilt
-costs a GET. A file gets its name when it is whole. Room is taken in the total before a file is written, so the files never
-exceed the limit by more than those in flight; a process that is killed in between leaves a total that is too large, until
-the next sweep counts again.
+Nothing here vouches for the bytes: whoever reads compares checksums, so a file that a power cut or a bad disk has
+spoilt costs a GET. A file gets its name when it is whole. Room is taken in the total before a file is written, so the
+files never exceed the limit by more than those in flight; a process that is killed in between leaves a total that is
+too large, until the next sweep counts again.
 
-The file that was read longest ago goes first, but none that was read since this cache was opened: an epoch reads every sample
-once, in random order, so the oldest file is as likely to be wanted next as any other. Replacing it would leave a cache of
-half a data set with 15 % of hits (1 - (1-f)(1 - ln(1-f)) of a share f) in place of 50 %.
+The file that was read longest ago goes first, but none that was read since this cache was opened: an epoch reads every
+sample once, in random order, so the oldest file is as likely to be wanted next as any other. Replacing it would leave a
+cache of half a data set with 15 % of hits (1 - (1-f)(1 - ln(1-f)) of a share f) in place of 50 %.
 
 No failure of the cache is a failure of the run: a warning, and it goes on without.
 """
@@ -127,7 +127,12 @@ class DiskCache:
         with self._lock:
             first, self._writes, self._reads = self._writes and self._reads, False, self._reads and reads
         if first:
-            log.warning("the cache in %s (data.cache_dir) is %s from now on: %s", self.folder, "not filled" if reads else "not used", error)
+            log.warning(
+                "the cache in %s (data.cache_dir) is %s from now on: %s",
+                self.folder,
+                "not filled" if reads else "not used",
+                error,
+            )
 
     @contextlib.contextmanager
     def _total(self) -> Iterator[tuple[int, int]]:
@@ -165,7 +170,9 @@ class DiskCache:
                 return False
             self._sweep_leftovers()
             with self._total() as (before, descriptor):
-                os.pwrite(descriptor, _TOTAL.pack(before), 0)  # where there was none, the next count must not find what is evicted now
+                os.pwrite(
+                    descriptor, _TOTAL.pack(before), 0
+                )  # where there was none, the next count must not find what is evicted now
             files = sorted(self._files())
             counted = left = sum(size for _, size, _ in files)
             for read_s, size, path in files:

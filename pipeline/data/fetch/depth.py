@@ -1,9 +1,10 @@
 """How many ranged GETs to keep in flight: Little's law, corrected by what the decoder feels.
 
-In flight = arrivals per second x seconds a GET takes. While nothing waits, the arrivals wanted are what the decoder eats,
-so the law gives the depth that keeps up with it. While the decoder waits, what it eats is what arrives, and the law only
-gives back the depth there is: then the depth grows, by one for each sample that was waited for, which doubles it with each
-round of GETs.
+In flight = arrivals per second x seconds a GET takes. While nothing waits, the arrivals wanted are what the decoder
+eats, so the law gives the depth that keeps up with it. While the decoder waits, what it eats is what arrives, and the
+law only
+gives back the depth there is: then the depth grows, by one for each sample that was waited for, which doubles it with
+each round of GETs.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ _SMOOTH = 1 / 16  # share of the newest GET in the mean duration
 
 
 class Depth:
-    """The number of GETs to keep in flight, 1..``maximum``. No clock and no thread of its own; one lock must guard its calls.
+    """The number of GETs to keep in flight, 1..``maximum``. No clock and no thread of its own; one lock must guard its
+    calls.
 
     Args:
         maximum: never more than this.
-        burst: samples that the decoder takes at once (its batch), which the measuring of its appetite must average over.
+        burst: samples that the decoder takes at once (its batch), which the measuring of its appetite must average
+            over.
     """
 
     def __init__(self, maximum: int, burst: int) -> None:
@@ -46,8 +49,9 @@ class Depth:
         Args:
             now_s: the time, of any monotonic clock.
             waited_s: how long it had to wait for it.
-            queued: samples that were posted and that no GET had begun to fetch when it began to wait. Without any it is not
-                the depth that holds things up (a slow GET does, or the bound on bytes), and a larger one would not help.
+            queued: samples that were posted and that no GET had begun to fetch when it began to wait. Without any it is
+                not the depth that holds things up (a slow GET does, or the bound on bytes), and a larger one would not
+                help.
         """
         if waited_s > _FEELS_S and queued:
             self.value = min(self._maximum, self.value + 1)

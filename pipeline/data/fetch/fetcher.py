@@ -1,8 +1,8 @@
 """One ranged GET a sample, many in flight, handed over in order; damage is found here, before any decoder.
 
-    with Fetcher(storage, 32, 180.0, metrics, burst=8) as fetcher:
-        for members in fetcher.iterate(requests):      # {"rgb.mp4": b"...", ...} or Damaged
-            ...
+with Fetcher(storage, 32, 180.0, metrics, burst=8) as fetcher:
+    for members in fetcher.iterate(requests):      # {"rgb.mp4": b"...", ...} or Damaged
+        ...
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ class Fetcher:
     Args:
         storage: root of the data set.
         threads: most GETs in flight.
-        deadline_s: longest that ``burst`` samples together may be waited for; each GET, its repetitions included, ends by then too.
+        deadline_s: longest that ``burst`` samples together may be waited for; each GET, its repetitions included, ends
+            by then too.
         metrics: where requests, bytes and waiting are added.
         buffer_bytes: most bytes in flight or ready, unless one sample alone is larger.
         burst: samples that the consumer takes at once.
         cache: looked into before the storage, and filled from it.
 
-    Threads are made as they are needed. They are daemons: a GET that never returns must not keep a failed process alive.
+    Threads are made as they are needed. They are daemons: a GET that never returns must not keep a failed process
+    alive.
     """
 
     def __init__(
@@ -103,7 +105,9 @@ class Fetcher:
                 self._depth.arrived(time.perf_counter() - began_s)
                 if not self._closed:
                     self._done[number] = result
-                if isinstance(result, BaseException):  # it ends the iteration: what comes behind it is not wanted any more
+                if isinstance(
+                    result, BaseException
+                ):  # it ends the iteration: what comes behind it is not wanted any more
                     self._failed = True
                     self._todo.clear()
                 if number == self._wanted:
@@ -157,7 +161,9 @@ class Fetcher:
             queued, self._wanted = len(self._todo), number
             if self._num_taken % self._burst == 0:
                 self._batch_wait_s = 0.0
-            arrived = self._arrival.wait_for(lambda: number in self._done or self._closed, timeout=max(0.0, self._deadline_s - self._batch_wait_s))
+            arrived = self._arrival.wait_for(
+                lambda: number in self._done or self._closed, timeout=max(0.0, self._deadline_s - self._batch_wait_s)
+            )
             result = self._done.pop(number, None)
             now_s = time.perf_counter()
             self._batch_wait_s += now_s - began_s

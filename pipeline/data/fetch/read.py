@@ -54,7 +54,8 @@ class FetchMetrics:
 def read_sample(
     storage: Storage, request: Request, metrics: FetchMetrics, lock: threading.Lock, cache: DiskCache | None = None
 ) -> dict[str, bytes] | Damaged:
-    """Members of one sample by extension, checked: from the cache, else by a GET; a second GET where the first differs, then ``Damaged``.
+    """Members of one sample by extension, checked: from the cache, else by a GET; a second GET where the first differs,
+    then ``Damaged``.
 
     A cached copy that differs is removed and counts as a miss. Only checked bytes are put into the cache.
 

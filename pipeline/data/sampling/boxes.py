@@ -1,4 +1,6 @@
-"""Which part of the picture a clip takes, in whole stored pixels: training boxes at random, test boxes at fixed places."""
+"""Which part of the picture a clip takes, in whole stored pixels: training boxes at random, test boxes at fixed
+places.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Box:
 
 
 def area_box(height: int, width: int, min_area: float, rng: np.random.Generator) -> Box:
-    """Box of random area and ratio, as Inception's training crops: ten tries, then the largest centred box of a legal ratio."""
+    """Box of random area and ratio, as Inception's training crops: ten tries, then the largest centred box of a
+    legal ratio.
+    """
     for _ in range(_TRIES):
         area = height * width * rng.uniform(min_area, 1.0)
         ratio = math.exp(rng.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
@@ -72,13 +76,16 @@ def train_box(height: int, width: int, clip: ClipConfig, rng: np.random.Generato
 
 
 def centre_box(height: int, width: int, clip: ClipConfig) -> Box:
-    """The stored pixels that "short side to ``clip.test_resize``, then centre crop" would keep, to the nearest pixel."""
+    """The stored pixels that "short side to ``clip.test_resize``, then centre crop" would keep, to the nearest
+    pixel.
+    """
     side = view_side(height, width, clip)
     return Box((height - side) // 2, (width - side) // 2, side, side)
 
 
 def view_boxes(height: int, width: int, clip: ClipConfig, num_crops: int) -> list[Box]:
-    """Test crops: the centre one, or three along the long side: its left or top end, its middle, its right or bottom end.
+    """Test crops: the centre one, or three along the long side: its left or top end, its middle, its right or bottom
+    end.
 
     Raises:
         ValueError: ``num_crops`` is neither 1 nor 3.

@@ -38,7 +38,8 @@ class ClipPlan:
         return self.rgb_frames if modality == "rgb" else self.motion_window
 
     def rgb_window(self, modalities: Sequence[str]) -> tuple[int, ...]:
-        """Ascending: all RGB frames that rgb and diff-online take together, where they are among ``modalities``; each is decoded once.
+        """Ascending: all RGB frames that rgb and diff-online take together, where they are among ``modalities``; each
+        is decoded once.
 
         With rgb alone these are ``rgb_frames``, repeats included.
         """
@@ -52,7 +53,9 @@ class ClipPlan:
         return np.searchsorted(window, self.rgb_frames).astype(np.int32)
 
     def pair_takes(self, window: Sequence[int]) -> np.ndarray:
-        """(2, L) int32 positions in the window of each difference's earlier and later frame, in the order of ``motion_window``."""
+        """(2, L) int32 positions in the window of each difference's earlier and later frame, in the order of
+        ``motion_window``.
+        """
         first = np.array(self.motion_window)
         return np.searchsorted(window, np.stack([first, first + 1])).astype(np.int32)
 
@@ -75,14 +78,18 @@ def span(clip: ClipConfig) -> int:
 
 
 def view_starts(num_frames: int, num_views: int, clip: ClipConfig) -> np.ndarray:
-    """First frames of ``num_views`` uniformly spaced test clips; one view takes the middle. Views of short videos coincide."""
+    """First frames of ``num_views`` uniformly spaced test clips; one view takes the middle. Views of short videos
+    coincide.
+    """
     last = max(0, num_frames - span(clip))
     if num_views == 1:
         return np.array([last // 2])
     return np.rint(np.linspace(0, last, num_views)).astype(np.int64)
 
 
-def _plan(start: int, num_frames: int, clip: ClipConfig, box: Box, flip: bool, jitter: Jitter | None = None) -> ClipPlan:
+def _plan(
+    start: int, num_frames: int, clip: ClipConfig, box: Box, flip: bool, jitter: Jitter | None = None
+) -> ClipPlan:
     rgb = np.minimum(start + np.arange(clip.num_frames) * clip.stride, num_frames - 1)
     motion = np.clip(start + motion_offsets(clip), 0, max(0, num_frames - 2))
     return ClipPlan(tuple(rgb.tolist()), tuple(motion.tolist()), box, flip, jitter)
@@ -104,10 +111,18 @@ def train_plan(num_frames: int, height: int, width: int, clip: ClipConfig, rng: 
     return _plan(start, num_frames, clip, box, flip, draw_jitter(clip, rng))
 
 
-def view_plans(num_frames: int, height: int, width: int, clip: ClipConfig, num_views: int, num_crops: int = 1) -> list[ClipPlan]:
-    """``num_views`` uniformly spaced clips with each ``num_crops`` (1 or 3) crops, crop by crop within a clip; not mirrored."""
+def view_plans(
+    num_frames: int, height: int, width: int, clip: ClipConfig, num_views: int, num_crops: int = 1
+) -> list[ClipPlan]:
+    """``num_views`` uniformly spaced clips with each ``num_crops`` (1 or 3) crops, crop by crop within a clip; not
+    mirrored.
+    """
     boxes = view_boxes(height, width, clip, num_crops)
-    return [_plan(int(start), num_frames, clip, box, False) for start in view_starts(num_frames, num_views, clip) for box in boxes]
+    return [
+        _plan(int(start), num_frames, clip, box, False)
+        for start in view_starts(num_frames, num_views, clip)
+        for box in boxes
+    ]
 
 
 def sample_plans(

@@ -8,8 +8,8 @@ On codes x in 0..255, in this order:
     hue         in NTSC's YIQ: (I, Q) turned by h whole turns
 
 All four are linear or affine, so a clip's jitter is one 3x4 matrix, the same for every backend; Y (BT.601 luma) is kept
-by saturation and hue. The centre of the contrast is fixed, unlike torchvision's (the picture's mean), so that all frames
-of a clip change alike.
+by saturation and hue. The centre of the contrast is fixed, unlike torchvision's (the picture's mean), so that all
+frames of a clip change alike.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Jitter:
 
 
 def draw_jitter(clip: ClipConfig, rng: np.random.Generator) -> Jitter | None:
-    """A clip's jitter, or None where all are off; draws four numbers where any is on, so that one knob leaves the others' draws alone."""
+    """A clip's jitter, or None where all are off; draws four numbers where any is on, so that one knob leaves the
+    others' draws alone.
+    """
     if not clip.jitters:
         return None
     b, c, s, h = (float(x) for x in rng.uniform(-1, 1, 4))

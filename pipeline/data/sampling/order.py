@@ -2,8 +2,8 @@
 
 Global batch k of an epoch is a slice of one permutation; rank r of W takes the r-th of W equal parts of it. The
 last batch is filled with -1 up to the full size. A run may stop after any step and go on with another W: the
-global batches stay what they were. Where fewer ranks cannot hold their larger part at once, they take it in pieces and add up
-the gradients (``passes``).
+global batches stay what they were. Where fewer ranks cannot hold their larger part at once, they take it in pieces and
+add up the gradients (``passes``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ FILLER = -1
 def _generator(*parts: object) -> np.random.Generator:
     # Philox takes a 128-bit key: any two different part lists give independent streams, in any process.
     text = "\x1f".join(str(part) for part in parts)
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")))
+    return np.random.Generator(
+        np.random.Philox(key=int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little"))
+    )
 
 
 def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
@@ -76,8 +78,8 @@ def rank_slice(indices: np.ndarray, rank: int, world_size: int) -> np.ndarray:
 def passes(part: np.ndarray, micro_batch: int) -> list[tuple[int, np.ndarray]]:
     """A rank's part of a global batch, cut into pieces that go through the model one after the other.
 
-    Fewer ranks with smaller pieces see the same pieces as more ranks do: part r of W ranks is piece r of one rank whose pieces
-    have that size.
+    Fewer ranks with smaller pieces see the same pieces as more ranks do: part r of W ranks is piece r of one rank whose
+    pieces have that size.
 
     Args:
         part: from ``rank_slice``.

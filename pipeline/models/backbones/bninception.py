@@ -41,7 +41,9 @@ _LAST_BLOCK = {3: "3c", 4: "4e", 5: "5b"}
 
 
 def scaled(channels: int, width: float) -> int:
-    """``channels * width`` rounded up to a multiple of 8; the identity at width 1, where all counts are multiples of 8."""
+    """``channels * width`` rounded up to a multiple of 8; the identity at width 1, where all counts are multiples
+    of 8.
+    """
     return 8 * math.ceil(channels * width / 8 - 1e-9)
 
 
@@ -49,10 +51,10 @@ class BNInception(nn.Module):
     """BN-Inception up to inception 3c, 4e or 5b: a frame in, a feature map out.
 
     Every convolution has a bias *and* batch normalisation, as in the public port, whose weights therefore load by name
-    (``checkpoints.load_backbone``). Two things differ from that port: BN momentum is 0.1 (its 0.9 is Caffe's convention and would make
-    the running statistics follow the last batch alone), and the pool branch of the stride-2 blocks is padded where a side is odd.
-    Without that, the branches of a block disagree in size for crops such as 112; for sides that are multiples of 32, 224 among
-    them, nothing changes.
+    (``checkpoints.load_backbone``). Two things differ from that port: BN momentum is 0.1 (its 0.9 is Caffe's convention
+    and would make the running statistics follow the last batch alone), and the pool branch of the stride-2 blocks is
+    padded where a side is odd. Without that, the branches of a block disagree in size for crops such as 112; for sides
+    that are multiples of 32, 224 among them, nothing changes.
 
     Args:
         in_channels: of one frame: 3 for RGB, 2 * stack for flow, 3 * stack for differences.
@@ -99,7 +101,8 @@ class BNInception(nn.Module):
     def _add_block(self, block: Block, cin: int, width: float) -> int:
         name, stride = f"inception_{block.name}", 1 if block.one else 2
         one, reduce, three, double_reduce, double, proj = (
-            scaled(c, width) for c in (block.one, block.reduce, block.three, block.double_reduce, block.double, block.proj)
+            scaled(c, width)
+            for c in (block.one, block.reduce, block.three, block.double_reduce, block.double, block.proj)
         )
         if one:
             self._add(f"{name}_1x1", cin, one, 1)
@@ -131,8 +134,11 @@ class BNInception(nn.Module):
         double = self._unit(f"{name}_double_3x3_1", self._unit(f"{name}_double_3x3_reduce", x_FCHW))
         outputs.append(self._unit(f"{name}_double_3x3_2", double))
         if not block.one:
-            # A 3x3 convolution of stride 2 and padding 1 gives ceil(n / 2); an unpadded ceil-mode pool gives that for even n alone.
-            pooled = F.max_pool2d(x_FCHW, 3, stride=2, padding=(x_FCHW.shape[2] % 2, x_FCHW.shape[3] % 2), ceil_mode=True)
+            # A 3x3 convolution of stride 2 and padding 1 gives ceil(n / 2); an unpadded ceil-mode pool gives that for
+            # even n alone.
+            pooled = F.max_pool2d(
+                x_FCHW, 3, stride=2, padding=(x_FCHW.shape[2] % 2, x_FCHW.shape[3] % 2), ceil_mode=True
+            )
         elif block.pool == "max":
             pooled = F.max_pool2d(x_FCHW, 3, stride=1, padding=1)
         else:

@@ -25,7 +25,9 @@ class Conv(NamedTuple):
 
 
 class Block(NamedTuple):
-    """An inception block: chains of convolutions and a pool branch, concatenated in this order. A tuple at a chain's end is a fork."""
+    """An inception block: chains of convolutions and a pool branch, concatenated in this order. A tuple at a
+    chain's end is a fork.
+    """
 
     chains: tuple[tuple[Conv | tuple[Conv, Conv], ...], ...]
     proj: int  # 1x1 behind a 3x3 average pool of stride 1; 0: a 3x3 max pool of stride 2, passed through
@@ -52,12 +54,15 @@ def _c(inner: int) -> Block:
             (Conv("branch1x1", 192, _ONE),),
             (Conv("branch7x7_1", inner, _ONE), Conv("branch7x7_2", inner, row), Conv("branch7x7_3", 192, column)),
             (
-                Conv("branch7x7dbl_1", inner, _ONE), Conv("branch7x7dbl_2", inner, column), Conv("branch7x7dbl_3", inner, row),
-                Conv("branch7x7dbl_4", inner, column), Conv("branch7x7dbl_5", 192, row),
+                Conv("branch7x7dbl_1", inner, _ONE),
+                Conv("branch7x7dbl_2", inner, column),
+                Conv("branch7x7dbl_3", inner, row),
+                Conv("branch7x7dbl_4", inner, column),
+                Conv("branch7x7dbl_5", 192, row),
             ),
         ),
         192,
-    )  # fmt: skip
+    )
 
 
 _B = Block(
@@ -70,7 +75,12 @@ _B = Block(
 _D = Block(
     (
         (Conv("branch3x3_1", 192, _ONE), Conv("branch3x3_2", 320, _THREE, 2)),
-        (Conv("branch7x7x3_1", 192, _ONE), Conv("branch7x7x3_2", 192, (1, 7)), Conv("branch7x7x3_3", 192, (7, 1)), Conv("branch7x7x3_4", 192, _THREE, 2)),
+        (
+            Conv("branch7x7x3_1", 192, _ONE),
+            Conv("branch7x7x3_2", 192, (1, 7)),
+            Conv("branch7x7x3_3", 192, (7, 1)),
+            Conv("branch7x7x3_4", 192, _THREE, 2),
+        ),
     ),
     0,
 )
@@ -78,20 +88,34 @@ _E = Block(
     (
         (Conv("branch1x1", 320, _ONE),),
         (Conv("branch3x3_1", 384, _ONE), (Conv("branch3x3_2a", 384, (1, 3)), Conv("branch3x3_2b", 384, (3, 1)))),
-        (Conv("branch3x3dbl_1", 448, _ONE), Conv("branch3x3dbl_2", 384, _THREE), (Conv("branch3x3dbl_3a", 384, (1, 3)), Conv("branch3x3dbl_3b", 384, (3, 1)))),
+        (
+            Conv("branch3x3dbl_1", 448, _ONE),
+            Conv("branch3x3dbl_2", 384, _THREE),
+            (Conv("branch3x3dbl_3a", 384, (1, 3)), Conv("branch3x3dbl_3b", 384, (3, 1))),
+        ),
     ),
     192,
 )
 BLOCKS: dict[str, Block] = {
-    "Mixed_5b": _a(32), "Mixed_5c": _a(64), "Mixed_5d": _a(64),
-    "Mixed_6a": _B, "Mixed_6b": _c(128), "Mixed_6c": _c(160), "Mixed_6d": _c(160), "Mixed_6e": _c(192),
-    "Mixed_7a": _D, "Mixed_7b": _E, "Mixed_7c": _E,
-}  # fmt: skip
+    "Mixed_5b": _a(32),
+    "Mixed_5c": _a(64),
+    "Mixed_5d": _a(64),
+    "Mixed_6a": _B,
+    "Mixed_6b": _c(128),
+    "Mixed_6c": _c(160),
+    "Mixed_6d": _c(160),
+    "Mixed_6e": _c(192),
+    "Mixed_7a": _D,
+    "Mixed_7b": _E,
+    "Mixed_7c": _E,
+}
 _LAST_BLOCK = {3: "Mixed_5d", 4: "Mixed_6e", 5: "Mixed_7c"}
 
 
 class ConvNormReLU(nn.Module):
-    """ReLU(BN(conv x)), the convolution without bias; BN epsilon 1e-3 and momentum 0.1, as the public weights were trained."""
+    """ReLU(BN(conv x)), the convolution without bias; BN epsilon 1e-3 and momentum 0.1, as the public weights were
+    trained.
+    """
 
     def __init__(self, cin: int, cout: int, kernel: tuple[int, int], stride: int = 1, *, padded: bool) -> None:
         super().__init__()
@@ -144,8 +168,8 @@ class InceptionBlock(nn.Module):
 class InceptionV3(nn.Module):
     """Inception v3 up to Mixed 5d, 6e or 7c: a frame in, a feature map out. No classifier, no auxiliary head.
 
-    Names, shapes and epsilon are those of torchvision's public checkpoint, which was trained on pixels in -1..1 (``clip.norm
-    inception``); its rescaling of otherwise normalised input is therefore not repeated here.
+    Names, shapes and epsilon are those of torchvision's public checkpoint, which was trained on pixels in -1..1
+    (``clip.norm inception``); its rescaling of otherwise normalised input is therefore not repeated here.
 
     Args:
         in_channels: of one frame: 3 for RGB, 2 * stack for flow, 3 * stack for differences.
@@ -172,9 +196,12 @@ class InceptionV3(nn.Module):
             raise ValueError(f"stages: got {stages}, expected 3, 4 or 5")
         channels = in_channels
         stem = (
-            (Conv("Conv2d_1a_3x3", 32, _THREE, 2), False), (Conv("Conv2d_2a_3x3", 32, _THREE), False), (Conv("Conv2d_2b_3x3", 64, _THREE), True),
-            (Conv("Conv2d_3b_1x1", 80, _ONE), False), (Conv("Conv2d_4a_3x3", 192, _THREE), False),
-        )  # fmt: skip
+            (Conv("Conv2d_1a_3x3", 32, _THREE, 2), False),
+            (Conv("Conv2d_2a_3x3", 32, _THREE), False),
+            (Conv("Conv2d_2b_3x3", 64, _THREE), True),
+            (Conv("Conv2d_3b_1x1", 80, _ONE), False),
+            (Conv("Conv2d_4a_3x3", 192, _THREE), False),
+        )
         for conv, padded in stem:
             cout = scaled(conv.out, width)
             self.add_module(conv.name, ConvNormReLU(channels, cout, conv.kernel, conv.stride, padded=padded))

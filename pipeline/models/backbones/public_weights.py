@@ -22,7 +22,10 @@ Backbone = BNInception | InceptionV3
 
 FIELD = "model.pretrained"
 # Classifiers and the auxiliary head of the public files; the features end before them.
-_HEADS: dict[type, tuple[str, ...]] = {BNInception: ("last_linear.", "fc_action.", "fc."), InceptionV3: ("fc.", "AuxLogits.")}
+_HEADS: dict[type, tuple[str, ...]] = {
+    BNInception: ("last_linear.", "fc_action.", "fc."),
+    InceptionV3: ("fc.", "AuxLogits."),
+}
 _FIRST = {BNInception: "conv1_7x7_s2.weight", InceptionV3: "Conv2d_1a_3x3.conv.weight"}
 _WHOSE = {BNInception: "the Caffe-style BN-Inception", InceptionV3: "torchvision's Inception v3"}
 _COUNTER = "num_batches_tracked"
@@ -39,11 +42,14 @@ class LoadReport:
     def __str__(self) -> str:
         parts = sorted({name.split(".")[0] for name in self.left_out})
         rest = f"left out {len(self.left_out)} ({', '.join(parts)})" if parts else "nothing left out"
-        return f"{len(self.loaded)} tensors loaded, {rest}" + (", first kernel averaged over RGB" if self.averaged else "")
+        return f"{len(self.loaded)} tensors loaded, {rest}" + (
+            ", first kernel averaged over RGB" if self.averaged else ""
+        )
 
 
 def parse_weights(data: bytes, source: str = "", field: str = FIELD) -> dict[str, Tensor]:
-    """A state dict from a file's bytes: safetensors, or ``torch.save`` of tensors alone (read without running any code in it).
+    """A state dict from a file's bytes: safetensors, or ``torch.save`` of tensors alone (read without running any code
+    in it).
 
     Which of the two it is, the bytes say. A file that wraps its state dict as ``{"state_dict": ...}`` is unwrapped.
 
@@ -57,10 +63,18 @@ def parse_weights(data: bytes, source: str = "", field: str = FIELD) -> dict[str
     # A safetensors file starts with 8 bytes of length and JSON; byte 8 of a zip or a pickle of torch is never a brace.
     is_safetensors = data[8:9] == b"{"
     try:
-        state: Any = safetensors.torch.load(data) if is_safetensors else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # junk makes the parsers raise a dozen kinds: UnpicklingError, KeyError, IndexError, struct.error, ...
+        state: Any = (
+            safetensors.torch.load(data)
+            if is_safetensors
+            else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        )
+    except (
+        Exception
+    ) as error:  # junk makes the parsers raise a dozen kinds: UnpicklingError, KeyError, IndexError, struct.error, ...
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(field, source, f"give a sound .safetensors or torch.save file of tensors ({detail})") from error
+        raise ConfigError(
+            field, source, f"give a sound .safetensors or torch.save file of tensors ({detail})"
+        ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict):
@@ -72,24 +86,29 @@ def parse_weights(data: bytes, source: str = "", field: str = FIELD) -> dict[str
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy checked tensors into a module; others of it stay. On the meta device there is nothing to fill, so checks alone have run."""
+    """Copy checked tensors into a module; others of it stay. On the meta device there is nothing to fill, so checks
+    alone have run.
+    """
     if not any(tensor.is_meta for tensor in module.state_dict().values()):
         module.load_state_dict(tensors, strict=False)
 
 
-def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], *, source: str = "", cross_modality: bool | None = None) -> LoadReport:
+def load_backbone(
+    backbone: Backbone, state: Mapping[str, Tensor], *, source: str = "", cross_modality: bool | None = None
+) -> LoadReport:
     """Put public weights into a backbone of width 1.
 
-    The names are those of torchvision's Inception v3, or of the BN-Inception of pretrained-models.pytorch and the TSN code before
-    it. Heads and the blocks behind ``stages`` are left out; any other name that the network lacks is an error, so that weights of
-    some other network never load in part. Older files have no batch counters and keep BN vectors as (1, C).
+    The names are those of torchvision's Inception v3, or of the BN-Inception of pretrained-models.pytorch and the TSN
+    code before it. Heads and the blocks behind ``stages`` are left out; any other name that the network lacks is an
+    error, so that weights of some other network never load in part. Older files have no batch counters and keep BN
+    vectors as (1, C).
 
-    Two traps of the BN-Inception port. Its weights expect BGR pixels in 0..255 less (104, 117, 128): ``clip.norm caffe``. Its BN
-    layers carry Caffe's momentum 0.9, in torch's sense a running mean of the last batch alone: momentum and epsilon are no
-    weights, and stay ours (0.1; 1e-5, Inception v3 1e-3).
+    Two traps of the BN-Inception port. Its weights expect BGR pixels in 0..255 less (104, 117, 128): ``clip.norm
+    caffe``. Its BN layers carry Caffe's momentum 0.9, in torch's sense a running mean of the last batch alone: momentum
+    and epsilon are no weights, and stay ours (0.1; 1e-5, Inception v3 1e-3).
 
-    For motion the first kernel becomes its mean over the three channels, repeated over all of them, unscaled (cross-modality
-    initialisation of TSN, Wang et al., 2016).
+    For motion the first kernel becomes its mean over the three channels, repeated over all of them, unscaled
+    (cross-modality initialisation of TSN, Wang et al., 2016).
 
     Args:
         backbone: loaded in place, and untouched if anything is wrong. On the meta device: only checked.
@@ -132,6 +151,8 @@ def load_backbone(backbone: Backbone, state: Mapping[str, Tensor], *, source: st
             raise wrong(f"{name} has shape {tuple(value.shape)}, the backbone has {tuple(target.shape)}")
         adapted[name] = value
     fill(backbone, adapted)
-    report = LoadReport(tuple(name for name in own if name in state), tuple(name for name in state if name not in own), average)
+    report = LoadReport(
+        tuple(name for name in own if name in state), tuple(name for name in state if name not in own), average
+    )
     log.info("%s: %s", source or "weights", report)
     return report

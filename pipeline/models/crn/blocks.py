@@ -10,8 +10,9 @@ from torch import Tensor, nn
 class RIB(nn.Module):
     r"""Recurrent Interpretation Block: Hhat = ReLU([D1 * H; D2 * H; D3 * H]), Dd a 3x3 convolution of dilation d.
 
-    It distils from one branch's hidden maps what the other branch can use. Source: Sun et al. (CRN), equation 9 and section 3.2
-    (three parallel convolutions with different dilation, in the manner of an inception module). Their text leaves details to a
+    It distils from one branch's hidden maps what the other branch can use. Source: Sun et al. (CRN), equation 9 and
+    section 3.2 (three parallel convolutions with different dilation, in the manner of an inception module). Their text
+    leaves details to a
     figure: dilations 1, 2, 3, f maps each, concatenation and the ReLU are our reading. The others:
 
         cat         ReLU([D1 * H; D2 * H; D3 * H]), f maps each                                 27 f^2 weights
@@ -34,12 +35,18 @@ class RIB(nn.Module):
     Cost: as many multiply-adds per position as weights.
     """
 
-    def __init__(self, channels: int, dilations: tuple[int, ...] = (1, 2, 3), form: str = "cat", activation: str = "relu") -> None:
+    def __init__(
+        self, channels: int, dilations: tuple[int, ...] = (1, 2, 3), form: str = "cat", activation: str = "relu"
+    ) -> None:
         super().__init__()
         count = len(dilations)
         inner = channels // 4 if form == "bottleneck" else channels
-        outs = [channels // count + (i < channels % count) for i in range(count)] if form == "split" else [inner] * count
-        self.convs = nn.ModuleList(nn.Conv2d(inner, out, 3, padding=d, dilation=d) for out, d in zip(outs, dilations, strict=True))
+        outs = (
+            [channels // count + (i < channels % count) for i in range(count)] if form == "split" else [inner] * count
+        )
+        self.convs = nn.ModuleList(
+            nn.Conv2d(inner, out, 3, padding=d, dilation=d) for out, d in zip(outs, dilations, strict=True)
+        )
         self.out_channels = channels * count if form == "cat" else channels
         self.form, self.activation = form, activation
         self.reduce: nn.ModuleList | None = None
@@ -57,7 +64,11 @@ class RIB(nn.Module):
         return F.relu(maps_BCHW, inplace=True) if self.activation == "relu" else maps_BCHW
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
-        sources = [h_BCHW] * len(self.convs) if self.reduce is None else [self._activated(reduce(h_BCHW)) for reduce in self.reduce]
+        sources = (
+            [h_BCHW] * len(self.convs)
+            if self.reduce is None
+            else [self._activated(reduce(h_BCHW)) for reduce in self.reduce]
+        )
         maps = [conv(source) for conv, source in zip(self.convs, sources, strict=True)]
         if self.form == "sum":
             joined = maps[0]
@@ -77,7 +88,9 @@ class Unchanged(nn.Identity):
         self.out_channels = channels
 
 
-def make_rib(kind: str, channels: int, *, form: str = "cat", dilations: tuple[int, ...] = (1, 2, 3), activation: str = "relu") -> RIB | Unchanged:
+def make_rib(
+    kind: str, channels: int, *, form: str = "cat", dilations: tuple[int, ...] = (1, 2, 3), activation: str = "relu"
+) -> RIB | Unchanged:
     """Build ``rib``, ``srib`` (one 3x3 convolution and ReLU, the paper's simplified block) or ``none``.
 
     Args:
@@ -101,8 +114,8 @@ class RAB(nn.Module):
     r"""Recurrent Adaptation Block: Xhat = Wx X + Wh Hhat + b, a 1x1 convolution on [X; Hhat].
 
     Source: Sun et al. (CRN), equation 2 and section 5.1 (one 1x1 convolution). Linear: no activation is named there.
-    It comes in two halves, because X is known for all steps at once while Hhat is not: ``from_input`` runs once over T x B
-    frames, and the recurrence adds ``Wh Hhat`` alone. The sum is that of equation 2.
+    It comes in two halves, because X is known for all steps at once while Hhat is not: ``from_input`` runs once over T
+    x B frames, and the recurrence adds ``Wh Hhat`` alone. The sum is that of equation 2.
 
     Args:
         in_channels: Cx of X.
@@ -121,7 +134,9 @@ class RAB(nn.Module):
         nn.init.zeros_(self.conv.bias)
 
     def from_input(self, x_FCHW: Tensor) -> Tensor:
-        """Wx X + b for frames (F, Cx, H, W): (F, R, H, W). This is Xhat itself at the first step, where Hhat is zero."""
+        """Wx X + b for frames (F, Cx, H, W): (F, R, H, W). This is Xhat itself at the first step, where Hhat is
+        zero.
+        """
         return F.conv2d(x_FCHW, self.conv.weight[:, : self.in_channels], self.conv.bias)
 
     def add_heard(self, adapted_BCHW: Tensor, heard_BCHW: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ class ConvLSTMCell(nn.Module):
 
     * is convolution, . is element-wise. One convolution on [X; H] makes all four, in the order i, f, o, g.
 
-    Source: Sun et al. (CRN), equations 1 and 3-5; our g is their C-tilde. They write no biases; we have them, and start that of the forget
-    gate at 1 so that a new cell remembers. Weights start Xavier-uniform, counted per gate. Both are our choices.
+    Source: Sun et al. (CRN), equations 1 and 3-5; our g is their C-tilde. They write no biases; we have them, and start
+    that of the forget gate at 1 so that a new cell remembers. Weights start Xavier-uniform, counted per gate. Both are
+    our choices.
     C stays in float32 under autocast: it sums over all steps, where bfloat16's 8 bits would lose small updates.
     With 1x1 maps and a 1x1 kernel it is ``torch.nn.LSTMCell``; held by tests/unit/pipeline/models/crn/test_convlstm.py.
 
@@ -77,9 +78,9 @@ class ConvLSTMCell(nn.Module):
         height, width = x_BCHW.shape[2:]
         if x_BCHW.device.type != "cpu" or x_BCHW.shape[0] * height * width >= weight.shape[0]:
             return F.conv2d(x_BCHW, weight, self.gates.bias, padding=self.gates.padding)  # pyright: ignore[reportArgumentType]
-        # Fewer positions than output channels: the weights (75 MB at f = 512) outweigh the patches. The CPU's convolution rearranges
-        # them at every step; a matrix product reads them once. Measured on 7x7 maps: forward and backward 4 times as fast for
-        # one clip, twice for four.
+        # Fewer positions than output channels: the weights (75 MB at f = 512) outweigh the patches. The CPU's
+        # convolution rearranges them at every step; a matrix product reads them once. Measured on 7x7 maps: forward and
+        # backward 4 times as fast for one clip, twice for four.
         kernel = self.gates.kernel_size[0]
         patches = F.unfold(x_BCHW, kernel, padding=kernel // 2).transpose(1, 2)  # (B, H * W, C * k * k)
         return F.linear(patches, weight.flatten(1), self.gates.bias).transpose(1, 2).unflatten(2, (height, width))
@@ -90,7 +91,9 @@ class ConvLSTMCell(nn.Module):
         return torch.promote_types(like.dtype, torch.float32)
 
     def literal(self, x_BCHW: Tensor, state: State) -> State:
-        """``forward`` as equations 1 and 3-5 stand: each gate the sum of two convolutions of its own. Slower; for comparisons."""
+        """``forward`` as equations 1 and 3-5 stand: each gate the sum of two convolutions of its own. Slower; for
+        comparisons.
+        """
         weight, bias = self.gates.weight, self.gates.bias
         assert bias is not None
         padding = self.gates.padding

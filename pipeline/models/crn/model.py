@@ -31,7 +31,8 @@ def make_backbone(config: CRNConfig, in_channels: int) -> Backbone:
 def feature_maps(backbone: Backbone, x_BTCHW: Tensor) -> Tensor:
     """Feature maps of all frames at once, step-major: (T * B, Cx, h, w)."""
     # Step-major order makes each step's maps one contiguous block; batch statistics do not depend on the order.
-    # Channels-last maps stay so from here to the head: measured 1.6 times faster for the backbone on a CPU, and what tensor cores want.
+    # Channels-last maps stay so from here to the head: measured 1.6 times faster for the backbone on a CPU, and what
+    # tensor cores want.
     frames = x_BTCHW.transpose(0, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
     return backbone(frames)
 
@@ -45,7 +46,8 @@ class FeatureBranch(nn.Module):
 
 
 class CRNBranch(Recurrence):
-    """One branch: backbone -> RAB (with RIB of what it hears) -> ConvLSTM layers -> head, if it has one. Equations 1-6, 9.
+    """One branch: backbone -> RAB (with RIB of what it hears) -> ConvLSTM layers -> head, if it has one. Equations 1-6,
+    9.
 
     Args:
         config: of the whole network.
@@ -86,19 +88,21 @@ class CRN(ActionModel):
         Xhat_t = RAB([X_t; RIB(H_{t-1} of the partner)])      H_t, C_t = ConvLSTM layers(Xhat_t, H_{t-1}, C_{t-1})
         Q_t = FC(dropout(GAP(H_t)))
 
-    H that leaves a branch is that of its top layer. ``config.partner`` sets who is heard: "other" is the paper's CRN, "self" its
-    N-CRN baseline (own H, through ``config.rib`` and RAB), "off" a plain ConvLSTM whose RAB sees X alone. At the first step
-    nothing has been said yet: states are zero, and so is RIB's output (rather than RIB of zero maps, which would hand over its
-    biases).
+    H that leaves a branch is that of its top layer. ``config.partner`` sets who is heard: "other" is the paper's CRN,
+    "self" its N-CRN baseline (own H, through ``config.rib`` and RAB), "off" a plain ConvLSTM whose RAB sees X alone. At
+    the first step
+    nothing has been said yet: states are zero, and so is RIB's output (rather than RIB of zero maps, which would hand
+    over its biases).
 
-    ``config.fusion`` gives the alternatives of Fig. 4, whose one score is named "fused". Early: RAB on [Xa; Xb], one recurrence, one
-    head. Late: two uncoupled recurrences, a linear 1x1 convolution on their top H, one head.
+    ``config.fusion`` gives the alternatives of Fig. 4, whose one score is named "fused". Early: RAB on [Xa; Xb], one
+    recurrence, one head. Late: two uncoupled recurrences, a linear 1x1 convolution on their top H, one head.
 
-    Source: Sun et al., equations 1-6 and 9, section 5.1, figure 4. Weights are separate per branch. Coupling at the branch input
-    (not at each layer) is our reading, ``config.coupling`` has the other. Speed: frames fold into the batch for the backbone; RAB's
-    input half runs once for all steps; zero terms of the first step are not computed; four gates are one convolution; the head runs
-    at scored steps alone. None of these changes the sums; ``config.exact_literal`` does without them (but for the backbone), and
-    tests/unit/models hold both against a literal loop of their own.
+    Source: Sun et al., equations 1-6 and 9, section 5.1, figure 4. Weights are separate per branch. Coupling at the
+    branch input (not at each layer) is our reading, ``config.coupling`` has the other. Speed: frames fold into the
+    batch for the backbone; RAB's input half runs once for all steps; zero terms of the first step are not computed;
+    four gates are one convolution; the head runs at scored steps alone. None of these changes the sums;
+    ``config.exact_literal`` does without them (but for the backbone), and tests/unit/models hold both against a literal
+    loop of their own.
 
     Args:
         config: the knobs.
@@ -108,8 +112,8 @@ class CRN(ActionModel):
         inputs[m]: (B, T, C, H, W), C = 3 for rgb, 2 * stack for flow, 3 * stack for diff; any H, W the backbone takes.
         returns[m]: (B, S, N); with fusion under the one key "fused".
 
-    Cost (f = R = 512, RGB and 5 stacked flows, N = 101): 92.4 M parameters beside the backbones' 20.6 M, and 88.6 G multiply-adds
-    for a 10-step clip at 224. Early fusion 38.9 M, late 77.1 M beside the backbones.
+    Cost (f = R = 512, RGB and 5 stacked flows, N = 101): 92.4 M parameters beside the backbones' 20.6 M, and 88.6 G
+    multiply-adds for a 10-step clip at 224. Early fusion 38.9 M, late 77.1 M beside the backbones.
     """
 
     def __init__(self, config: CRNConfig, num_classes: int) -> None:
@@ -177,8 +181,12 @@ class CRN(ActionModel):
         assert head is not None
         return head(top)
 
-    def _recur(self, streams: Mapping[str, Recurrence], maps: Mapping[str, Tensor], steps: tuple[int, ...] | Tensor) -> dict[str, Tensor]:
-        """Top H of every stream at the chosen steps, clip-major: (B * S, f, h, w), of which (B, S, N) is a view later."""
+    def _recur(
+        self, streams: Mapping[str, Recurrence], maps: Mapping[str, Tensor], steps: tuple[int, ...] | Tensor
+    ) -> dict[str, Tensor]:
+        """Top H of every stream at the chosen steps, clip-major: (B * S, f, h, w), of which (B, S, N) is a view
+        later.
+        """
         adapted = {s: stream.adapt(maps[s], self.num_steps) for s, stream in streams.items()}
         states: dict[str, list[State]] = {}
         tops: dict[str, list[Tensor]] = {s: [] for s in streams}
@@ -187,15 +195,22 @@ class CRN(ActionModel):
         for t in range(kept[-1] + 1):
             # Both branches read the states of t-1, so the new ones replace them only after both have stepped.
             said = {s: [h for h, _ in layers] for s, layers in states.items()}
-            states = {s: stream.step(adapted[s][t], said.get(self._heard.get(s, "")), states.get(s)) for s, stream in streams.items()}
+            states = {
+                s: stream.step(adapted[s][t], said.get(self._heard.get(s, "")), states.get(s))
+                for s, stream in streams.items()
+            }
             if t in kept:
                 for s in streams:
                     tops[s].append(states[s][-1][0])
         stacked = {s: torch.stack(maps_of_steps, dim=1) for s, maps_of_steps in tops.items()}
-        return {s: (x.index_select(1, steps) if isinstance(steps, Tensor) else x).flatten(0, 1) for s, x in stacked.items()}
+        return {
+            s: (x.index_select(1, steps) if isinstance(steps, Tensor) else x).flatten(0, 1) for s, x in stacked.items()
+        }
 
     def draw_steps(self, generator: torch.Generator) -> tuple[int, ...]:
-        """Strategy a: the last; b: all; c, d: the last and one, two others, drawn uniformly without replacement (section 5.1)."""
+        """Strategy a: the last; b: all; c, d: the last and one, two others, drawn uniformly without replacement
+        (section 5.1).
+        """
         last = self.num_steps - 1
         if self.config.strategy == "b":
             return tuple(range(self.num_steps))

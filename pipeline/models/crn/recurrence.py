@@ -35,8 +35,8 @@ class Head(nn.Module):
 class Recurrence(nn.Module):
     """RAB (with RIB of what is heard) -> ConvLSTM layers. Equations 1-5 and 9.
 
-    Coupling "top": the partner's top H enters at the input. Coupling "each": layer l hears the partner's layer l, through a RIB and
-    a RAB of its own; the upper layers' RAB takes the H below in the place of X.
+    Coupling "top": the partner's top H enters at the input. Coupling "each": layer l hears the partner's layer l,
+    through a RIB and a RAB of its own; the upper layers' RAB takes the H below in the place of X.
 
     Args:
         config: of the whole network.
@@ -64,7 +64,13 @@ class Recurrence(nn.Module):
     def _make_rib(config: CRNConfig) -> RIB | Unchanged | None:
         if config.partner == "off":
             return None
-        return make_rib(config.rib, config.hidden, form=config.rib_form, dilations=config.rib_dilations, activation=config.rib_activation)
+        return make_rib(
+            config.rib,
+            config.hidden,
+            form=config.rib_form,
+            dilations=config.rib_dilations,
+            activation=config.rib_activation,
+        )
 
     def adapt(self, maps_FCHW: Tensor, num_steps: int) -> list[Tensor]:
         """The input half of RAB for all frames at once: T tensors (B, R, h, w) of step-major frames (T * B, Cx, h, w).
@@ -85,7 +91,11 @@ class Recurrence(nn.Module):
             The new (H, C) of every layer.
         """
         function = self._literal_step if self.exact_literal else self._step
-        return recomputed(self, function, adapted_BCHW, heard, states) if self.recompute else function(adapted_BCHW, heard, states)
+        return (
+            recomputed(self, function, adapted_BCHW, heard, states)
+            if self.recompute
+            else function(adapted_BCHW, heard, states)
+        )
 
     def _step(self, x: Tensor, heard: list[Tensor] | None, states: list[State] | None) -> list[State]:
         if self.rib is not None and heard is not None:
@@ -103,7 +113,9 @@ class Recurrence(nn.Module):
         return new
 
     def _literal_step(self, x: Tensor, heard: list[Tensor] | None, states: list[State] | None) -> list[State]:
-        """Equations 1-5 and 9 one by one: RAB on the concatenation, each gate from its own two convolutions, zeros at the start."""
+        """Equations 1-5 and 9 one by one: RAB on the concatenation, each gate from its own two convolutions, zeros
+        at the start.
+        """
         zero = x.new_zeros(x.shape[0], self.cells[0].hidden, *x.shape[2:])  # pyright: ignore[reportArgumentType, reportCallIssue]
         new: list[State] = []
         for index, cell in enumerate(self.cells):

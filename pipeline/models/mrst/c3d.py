@@ -48,9 +48,11 @@ def frames(x_BCTHW: Tensor) -> Tensor:
 
 
 def last_pool(x_BCTHW: Tensor) -> Tensor:
-    """Max-pool to (B, C, 1, 4, 4): C3D's padded 1x2x2-step pool for its own 7x7 maps, windows that cover the map for any other side.
+    """Max-pool to (B, C, 1, 4, 4): C3D's padded 1x2x2-step pool for its own 7x7 maps, windows that cover the map for
+    any other side.
 
-    The paper feeds C3D 224 pixels at an unchanged 321 MB; conv5 then gives 14x14, and only a pool to 4x4 keeps fc6 at 8192 inputs.
+    The paper feeds C3D 224 pixels at an unchanged 321 MB; conv5 then gives 14x14, and only a pool to 4x4 keeps fc6 at
+    8192 inputs.
     """
     if x_BCTHW.shape[2:] == (2, 7, 7):
         return F.max_pool3d(x_BCTHW, 2, padding=(0, 1, 1))
@@ -58,11 +60,12 @@ def last_pool(x_BCTHW: Tensor) -> Tensor:
 
 
 class C3DNet(ClipModel):
-    r"""Eight layers, five max-pools, two fully connected layers, classifier (Tran et al.; Wu et al., section 4.2 and Table 2).
+    r"""Eight layers, five max-pools, two fully connected layers, classifier (Tran et al.; Wu et al., section 4.2 and
+    Table 2).
 
-    Unit C3D: layers of 3x3x3 convolutions. Other units: 1x1x1 reduction to a quarter of the layer's channels, the tube, 1x1x1
-    restoration, without shortcut; a quarter is the reading that gives Table 2's 209 MB for STD. BN stands on every convolution, as the
-    paper says. pool1 is 1x2x2, pools 2 to 4 are 2x2x2, and ``last_pool`` is the fifth.
+    Unit C3D: layers of 3x3x3 convolutions. Other units: 1x1x1 reduction to a quarter of the layer's channels, the tube,
+    1x1x1 restoration, without shortcut; a quarter is the reading that gives Table 2's 209 MB for STD. BN stands on
+    every convolution, as the paper says. pool1 is 1x2x2, pools 2 to 4 are 2x2x2, and ``last_pool`` is the fifth.
 
     Args:
         config: ``layout="c3d"``.
@@ -72,8 +75,9 @@ class C3DNet(ClipModel):
     Shape:
         inputs[m]: (B, T, C, crop, crop), T >= 8, crop >= 16; returns[m]: (B, 1, N).
 
-    Cost (float32 megabytes of parameters; the paper's column): C3D 320.0 at 487 classes (321); STD, STF 208.9 (209, 213),
-    MRST-P, -S, -T 210.1 at 101 classes (211). STF has no weights by equations 4-7, so its 213 has no explanation here.
+    Cost (float32 megabytes of parameters; the paper's column): C3D 320.0 at 487 classes (321); STD, STF 208.9 (209,
+    213), MRST-P, -S, -T 210.1 at 101 classes (211). STF has no weights by equations 4-7, so its 213 has no explanation
+    here.
     """
 
     def __init__(self, config: MRSTConfig, num_classes: int, crop: int) -> None:
@@ -91,7 +95,9 @@ class C3DNet(ClipModel):
             if config.unit == "C3D":
                 self.layers.append(PlainLayer(channels, out))
             else:
-                self.layers.append(ResidualTube(channels, out // 4, out, config.unit, config.pooled_gates, shortcut="none"))
+                self.layers.append(
+                    ResidualTube(channels, out // 4, out, config.unit, config.pooled_gates, shortcut="none")
+                )
             channels = out
         self.dropout = nn.Dropout(config.dropout)
         self.fc6 = nn.Linear(channels * LAST_SIDE**2, config.c3d_fc)

@@ -1,10 +1,10 @@
 """Fused parts of the MRST unit: means behind the one ReLU that must stay a map, and the gated sum.
 
-Both walk through the maps in pieces that fit a core's cache, so no temporary map is written. ``reinforced_means`` keeps one byte per
-element (the sign) for its backward in place of the map itself. On a GPU a piece is a clip, and the forward of ``reinforced_means``
-is a Triton kernel (``triton_gate``) where Triton is installed. The operators are opaque to ``torch.compile`` (no graph breaks) and
-known to torch's FLOP counter. Maps are (B, P, C): clip, position (frame, row, column), channel; that is what channels-last memory
-holds already.
+Both walk through the maps in pieces that fit a core's cache, so no temporary map is written. ``reinforced_means`` keeps
+one byte per element (the sign) for its backward in place of the map itself. On a GPU a piece is a clip, and the forward
+of ``reinforced_means`` is a Triton kernel (``triton_gate``) where Triton is installed. The operators are opaque to
+``torch.compile`` (no graph breaks) and known to torch's FLOP counter. Maps are (B, P, C): clip, position (frame, row,
+column), channel; that is what channels-last memory holds already.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 _PIECE = 1 << 16
-"""Elements of one piece on the CPU: 256 KiB in float32, so that the pieces of two maps and of one result share a core's cache."""
+"""Elements of one piece on the CPU: 256 KiB in float32, so that the pieces of two maps and of one result share a
+core's cache.
+"""
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
@@ -45,7 +47,9 @@ def _triton_forward() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | 
 
 
 @torch.library.custom_op("reciprocal::reinforced_means", mutates_args=())
-def reinforced_means(a_BPC: Tensor, b_BPC: Tensor, aa: Tensor, ba: Tensor, keep_mask: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def reinforced_means(
+    a_BPC: Tensor, b_BPC: Tensor, aa: Tensor, ba: Tensor, keep_mask: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""Means over positions of ReLU(Waa a + Wba b), of a, and of b, in one walk.
 
     Args:
@@ -54,7 +58,8 @@ def reinforced_means(a_BPC: Tensor, b_BPC: Tensor, aa: Tensor, ba: Tensor, keep_
         keep_mask: whether a backward follows.
 
     Returns:
-        three (B, C) in float32 or wider; and where Waa a + Wba b is positive, (B, P, C) bool, empty without ``keep_mask``.
+        three (B, C) in float32 or wider; and where Waa a + Wba b is positive, (B, P, C) bool, empty without
+        ``keep_mask``.
     """
     triton_forward = _triton_forward() if a_BPC.is_cuda else None
     if triton_forward is not None and a_BPC.dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -84,12 +89,19 @@ def _(a_BPC: Tensor, b_BPC: Tensor, aa: Tensor, ba: Tensor, keep_mask: bool) -> 
 
 @torch.library.custom_op("reciprocal::reinforced_means_backward", mutates_args=())
 def reinforced_means_backward(
-    a_BPC: Tensor, b_BPC: Tensor, aa: Tensor, ba: Tensor, mask_BPC: Tensor, grad_spoken: Tensor, grad_a: Tensor, grad_b: Tensor
+    a_BPC: Tensor,
+    b_BPC: Tensor,
+    aa: Tensor,
+    ba: Tensor,
+    mask_BPC: Tensor,
+    grad_spoken: Tensor,
+    grad_a: Tensor,
+    grad_b: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of a, b, Waa, Wba, given those of the three means.
 
-    With g the gradient of the first mean over P, the gradient of Waa a + Wba b is mask * g: g is put on the small matrices' rows
-    instead, so the mask itself, as numbers, goes through the matrix products.
+    With g the gradient of the first mean over P, the gradient of Waa a + Wba b is mask * g: g is put on the small
+    matrices' rows instead, so the mask itself, as numbers, goes through the matrix products.
     """
     _, positions, channels = a_BPC.shape
     wide = wide_dtype(a_BPC)
@@ -112,7 +124,14 @@ def reinforced_means_backward(
 
 @reinforced_means_backward.register_fake
 def _(
-    a_BPC: Tensor, b_BPC: Tensor, aa: Tensor, ba: Tensor, mask_BPC: Tensor, grad_spoken: Tensor, grad_a: Tensor, grad_b: Tensor
+    a_BPC: Tensor,
+    b_BPC: Tensor,
+    aa: Tensor,
+    ba: Tensor,
+    mask_BPC: Tensor,
+    grad_spoken: Tensor,
+    grad_a: Tensor,
+    grad_b: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     del mask_BPC, grad_spoken, grad_a, grad_b
     return torch.empty_like(a_BPC), torch.empty_like(b_BPC), torch.empty_like(aa), torch.empty_like(ba)
@@ -124,7 +143,9 @@ def _keep_for_means(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     ctx.mark_non_differentiable(output[3])
 
 
-def _means_backward(ctx: Any, grad_spoken: Tensor, grad_a: Tensor, grad_b: Tensor, _mask: Tensor | None) -> tuple[Tensor | None, ...]:
+def _means_backward(
+    ctx: Any, grad_spoken: Tensor, grad_a: Tensor, grad_b: Tensor, _mask: Tensor | None
+) -> tuple[Tensor | None, ...]:
     return *reinforced_means_backward(*ctx.saved_tensors, grad_spoken, grad_a, grad_b), None
 
 
@@ -145,7 +166,9 @@ def _(s_BPC: Tensor, t_BPC: Tensor, gate_s: Tensor, gate_t: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("reciprocal::gated_sum_backward", mutates_args=())
-def gated_sum_backward(grad_BPC: Tensor, s_BPC: Tensor, t_BPC: Tensor, gate_s: Tensor, gate_t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def gated_sum_backward(
+    grad_BPC: Tensor, s_BPC: Tensor, t_BPC: Tensor, gate_s: Tensor, gate_t: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of S, T, gS, gT."""
     wide = wide_dtype(s_BPC)
     out_s, out_t = torch.empty_like(s_BPC), torch.empty_like(t_BPC)
@@ -162,7 +185,9 @@ def gated_sum_backward(grad_BPC: Tensor, s_BPC: Tensor, t_BPC: Tensor, gate_s: T
 
 
 @gated_sum_backward.register_fake
-def _(grad_BPC: Tensor, s_BPC: Tensor, t_BPC: Tensor, gate_s: Tensor, gate_t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(
+    grad_BPC: Tensor, s_BPC: Tensor, t_BPC: Tensor, gate_s: Tensor, gate_t: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     del grad_BPC
     return torch.empty_like(s_BPC), torch.empty_like(t_BPC), torch.empty_like(gate_s), torch.empty_like(gate_t)
 

@@ -25,17 +25,22 @@ _NEW = ("temporal", "temporal_bn", "gates", "lstm", "fc")
 """Parts of MRST-Net that its twin lacks, or whose classes are other ones."""
 
 
-def load_2d_weights(model: MRSTNet, state: Mapping[str, Tensor], *, start: Start = "fresh", source: str = "") -> LoadReport:
+def load_2d_weights(
+    model: MRSTNet, state: Mapping[str, Tensor], *, start: Start = "fresh", source: str = ""
+) -> LoadReport:
     r"""Put the weights of the 2D twin (``MRSTConfig(unit="2D")``, otherwise the same) into MRST-Net.
 
-    The twin is MRST-Net without temporal convolutions, matrices and LSTM, so its tensors keep their names and shapes: a 3x3 kernel is
-    a 1x3x3 one. What is new begins in one of two ways. The paper says that networks start from ImageNet and not how; both are ours.
+    The twin is MRST-Net without temporal convolutions, matrices and LSTM, so its tensors keep their names and shapes: a
+    3x3 kernel is a 1x3x3 one. What is new begins in one of two ways. The paper says that networks start from ImageNet
+    and not how; both are ours.
 
-    ``fresh``: as without pre-training. The spatial features of the stem are the twin's; behind it, T and the gates have changed the maps.
+    ``fresh``: as without pre-training. The spatial features of the stem are the twin's; behind it, T and the gates have
+    changed the maps.
 
-    ``near``: the temporal BN and the matrices are scaled by 0.01. Gates then lie near 1/2 and T near 0, so X* = gS S + gT T is near S / 2;
-    the spatial BN's weight and bias are doubled, and X* is near S, the twin's (with unit STD, which has no gates, without doubling).
-    As the scale goes to 0 each frame's features go to the twin's, for any clip; at 0 they are equal, and T would never learn.
+    ``near``: the temporal BN and the matrices are scaled by 0.01. Gates then lie near 1/2 and T near 0, so X* = gS S +
+    gT T is near S / 2; the spatial BN's weight and bias are doubled, and X* is near S, the twin's (with unit STD, which
+    has no gates, without doubling). As the scale goes to 0 each frame's features go to the twin's, for any clip; at 0
+    they are equal, and T would never learn.
 
     Args:
         model: layout resnet, any unit but 2D; changed in place, and untouched if anything is wrong. On the
@@ -45,15 +50,19 @@ def load_2d_weights(model: MRSTNet, state: Mapping[str, Tensor], *, start: Start
         source: name of the file for messages.
 
     Raises:
-        ConfigError: names the tensor that is missing, unknown, misshapen or not finite, and the shape expected; or ``near`` with unit
-            STF, whose gates are those of S itself and cannot be held at 1/2.
+        ConfigError: names the tensor that is missing, unknown, misshapen or not finite, and the shape expected; or
+            ``near`` with unit STF, whose gates are those of S itself and cannot be held at 1/2.
     """
 
     def wrong(problem: str) -> ConfigError:
-        return ConfigError(FIELD, source, f"{problem}; give the weights of the 2D twin: model.unit 2D, the rest of the model alike")
+        return ConfigError(
+            FIELD, source, f"{problem}; give the weights of the 2D twin: model.unit 2D, the rest of the model alike"
+        )
 
     if start == "near" and model.config.unit == "STF":
-        raise ConfigError("model.start", start, "gates of unit STF are those of S itself and cannot be held near 1/2: use fresh")
+        raise ConfigError(
+            "model.start", start, "gates of unit STF are those of S itself and cannot be held near 1/2: use fresh"
+        )
     own = model.state_dict()
     shared = {name for name in own if not set(name.split(".")) & set(_NEW)}
     adapted: dict[str, Tensor] = {}
@@ -78,7 +87,9 @@ def load_2d_weights(model: MRSTNet, state: Mapping[str, Tensor], *, start: Start
     if start == "near":
         scale_new_parts(model, NEAR)
     report = LoadReport(tuple(adapted), tuple(name for name in state if name not in adapted), averaged)
-    log.info("%s: %s; %d tensors of MRST-Net start anew (%s)", source or "weights", report, len(own) - len(adapted), start)
+    log.info(
+        "%s: %s; %d tensors of MRST-Net start anew (%s)", source or "weights", report, len(own) - len(adapted), start
+    )
     return report
 
 

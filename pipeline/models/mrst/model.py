@@ -60,13 +60,14 @@ class FrameLSTM(nn.Module):
 class MRSTNet(ClipModel):
     r"""Stem, residual stages of MRST units, LSTM over the frames, mean over time, classifier.
 
-    A max-pool of 1x2x2 stands at the input of each stage and behind the last. It rounds up (ceil mode), as Table 1's sizes
-    7 -> 4 -> 2 demand. Every map keeps all T frames: nothing pools or strides over time before the LSTM.
+    A max-pool of 1x2x2 stands at the input of each stage and behind the last. It rounds up (ceil mode), as Table 1's
+    sizes 7 -> 4 -> 2 demand. Every map keeps all T frames: nothing pools or strides over time before the LSTM.
 
-    Source: Wu et al., section 3.2 and Table 1. Maps are held as (B * T, C, H, W) in channels-last memory, so that a 1x3x3 and a
-    3x1x1 convolution are both plain 2D convolutions of the same memory; ``mrst_unit`` explains it. The LSTM and the classifier run
-    outside autocast (0.4 % of the work). With unit 2D there is no LSTM either: the mean over time of each frame's features goes to the
-    classifier, which is the network to train on still images (num_steps 1) for ``inflate.load_2d_weights``.
+    Source: Wu et al., section 3.2 and Table 1. Maps are held as (B * T, C, H, W) in channels-last memory, so that a
+    1x3x3 and a 3x1x1 convolution are both plain 2D convolutions of the same memory; ``mrst_unit`` explains it. The LSTM
+    and the classifier run outside autocast (0.4 % of the work). With unit 2D there is no LSTM either: the mean over
+    time of each frame's features goes to the classifier, which is the network to train on still images (num_steps 1)
+    for ``inflate.load_2d_weights``.
 
     Args:
         config: the knobs.

@@ -1,6 +1,7 @@
 """Triton kernel of the fused MRST gate: GEMM, ReLU and column sums in one pass over S and T.
 
-Sums of tiles are written beside each other and added afterwards, so results do not depend on the order in which programs run.
+Sums of tiles are written beside each other and added afterwards, so results do not depend on the order in which
+programs run.
 """
 
 # A kernel is Triton's dialect in Python's clothes, which a type checker cannot follow.
@@ -16,10 +17,25 @@ from torch import Tensor
 
 @triton.jit
 def _mix_relu_sum(
-    a, b, aa, ba, spoken, sum_a, sum_b, mask, positions, channels,
-    KEEP_MASK: tl.constexpr, PRECISION: tl.constexpr, TILE_P: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
-):  # fmt: skip
-    """One tile of TILE_P positions and TILE_N channels of Waa a + Wba b of one clip; the first tile of channels also sums a and b."""
+    a,
+    b,
+    aa,
+    ba,
+    spoken,
+    sum_a,
+    sum_b,
+    mask,
+    positions,
+    channels,
+    KEEP_MASK: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE_P: tl.constexpr,
+    TILE_N: tl.constexpr,
+    TILE_K: tl.constexpr,
+):
+    """One tile of TILE_P positions and TILE_N channels of Waa a + Wba b of one clip; the first tile of channels
+    also sums a and b.
+    """
     tile, clip = tl.program_id(0), tl.program_id(2).to(tl.int64)
     p = tile * TILE_P + tl.arange(0, TILE_P)
     n = tl.program_id(1) * TILE_N + tl.arange(0, TILE_N)
@@ -48,7 +64,9 @@ def _mix_relu_sum(
     tl.store(spoken + partial + n, tl.sum(tl.maximum(mixed, 0.0), axis=0), mask=n < channels)
 
 
-def reinforced_means(a_BPC: Tensor, b_BPC: Tensor, aa: Tensor, ba: Tensor, keep_mask: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def reinforced_means(
+    a_BPC: Tensor, b_BPC: Tensor, aa: Tensor, ba: Tensor, keep_mask: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See ``mrst_gate.reinforced_means``; float32, bfloat16 or float16 maps, contiguous, sums in float32.
 
     float32 products follow ``torch.backends.cuda.matmul.allow_tf32``.
@@ -60,10 +78,21 @@ def reinforced_means(a_BPC: Tensor, b_BPC: Tensor, aa: Tensor, ba: Tensor, keep_
     spoken, sum_a, sum_b = (a_BPC.new_empty((batch, tiles, channels), dtype=torch.float32) for _ in range(3))
     mask = a_BPC.new_empty(a_BPC.shape if keep_mask else (1,), dtype=torch.int8)
     _mix_relu_sum[(tiles, triton.cdiv(channels, tile_n), batch)](
-        a_BPC, b_BPC, aa.contiguous(), ba.contiguous(), spoken, sum_a, sum_b, mask, positions, channels,
+        a_BPC,
+        b_BPC,
+        aa.contiguous(),
+        ba.contiguous(),
+        spoken,
+        sum_a,
+        sum_b,
+        mask,
+        positions,
+        channels,
         KEEP_MASK=keep_mask,
         PRECISION="tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
-        TILE_P=tile_p, TILE_N=tile_n, TILE_K=tile_k,
-    )  # fmt: skip
+        TILE_P=tile_p,
+        TILE_N=tile_n,
+        TILE_K=tile_k,
+    )
     means = [x.sum(1).div_(positions) for x in (spoken, sum_a, sum_b)]
     return means[0], means[1], means[2], mask.view(torch.bool) if keep_mask else mask.new_empty(0, dtype=torch.bool)

@@ -1,8 +1,8 @@
 """The MRST unit (Wu et al., equations 1-7): decomposition, mutual reinforcement, fusion.
 
-Maps are (F, C, H, W) with F = B * T frames, clip-major, in channels-last memory. In that memory the same numbers are also
-(B, C, T, H * W), so a 1x3x3 convolution is a 3x3 one on the first view and a 3x1x1 convolution a (3, 1) one on the second,
-with no copy between them. Other memory layouts give the same result, at the price of copies.
+Maps are (F, C, H, W) with F = B * T frames, clip-major, in channels-last memory. In that memory the same numbers are
+also (B, C, T, H * W), so a 1x3x3 convolution is a 3x3 one on the first view and a 3x1x1 convolution a (3, 1) one on the
+second, with no copy between them. Other memory layouts give the same result, at the price of copies.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class MutualGates(nn.Module):
         STF: S~ = S                     T~ = T          (no matrices: the fusion unit alone, Table 2)
         gS = sigmoid(GAP S~)            gT = sigmoid(GAP T~)               (4, 5)
 
-    GAP is linear, GAP(W S) = W GAP(S), and gates are all that leaves. So a map is needed only in front of a ReLU: never in P, once
-    in S and T. With ``pooled`` every other product works on C-vectors: the same numbers (1e-15 in float64, all gradients too) for
-    0 (P) or 2 (S, T) of the 4 map products, and the map behind the ReLU is never written (``mrst_gate.reinforced_means``).
-    Held against the literal form by tests/unit/pipeline/models/mrst/test_model.py.
+    GAP is linear, GAP(W S) = W GAP(S), and gates are all that leaves. So a map is needed only in front of a ReLU: never
+    in P, once in S and T. With ``pooled`` every other product works on C-vectors: the same numbers (1e-15 in float64,
+    all gradients too) for 0 (P) or 2 (S, T) of the 4 map products, and the map behind the ReLU is never written
+    (``mrst_gate.reinforced_means``). Held against the literal form by tests/unit/pipeline/models/mrst/test_model.py.
 
-    The four matrices have neither bias nor BN (a BN in training mode would break the identity above). They start normal with
-    variance 1 / (2 C): S~ then has the scale of S, and gates start near 1/2. Both are our choices.
+    The four matrices have neither bias nor BN (a BN in training mode would break the identity above). They start normal
+    with variance 1 / (2 C): S~ then has the scale of S, and gates start near 1/2. Both are our choices.
 
     Args:
         channels: C of S and T.
@@ -97,8 +97,12 @@ class MutualGates(nn.Module):
         first, second = self._reinforce(s_FCHW, t_FCHW, (self.ss, self.ts, self.st, self.tt), num_frames)
         return torch.sigmoid(first), torch.sigmoid(second)
 
-    def _reinforce(self, a_FCHW: Tensor, b_FCHW: Tensor, weights: tuple[Tensor, ...], num_frames: int) -> tuple[Tensor, Tensor]:
-        """GAP(A~), GAP(B~) with A~ = Waa A + Wba B and B~ = Wab A' + Wbb B, where A' is ReLU(A~), or A itself in unit P."""
+    def _reinforce(
+        self, a_FCHW: Tensor, b_FCHW: Tensor, weights: tuple[Tensor, ...], num_frames: int
+    ) -> tuple[Tensor, Tensor]:
+        """GAP(A~), GAP(B~) with A~ = Waa A + Wba B and B~ = Wab A' + Wbb B, where A' is ReLU(A~), or A itself in
+        unit P.
+        """
         aa, ba, ab, bb = weights
         if not self.pooled:
             a_new = _mix(a_FCHW, aa) + _mix(b_FCHW, ba)
@@ -113,7 +117,9 @@ class MutualGates(nn.Module):
             spoken, a, b, _ = reinforced_means(*maps, aa.to(dtype), ba.to(dtype), torch.is_grad_enabled())
         # Vectors stay in float32: they are tiny, and the sigmoid's input decides the scale of whole maps.
         with full_precision(a_FCHW):
-            return F.linear(a, aa.to(a.dtype)) + F.linear(b, ba.to(a.dtype)), F.linear(spoken, ab.to(a.dtype)) + F.linear(b, bb.to(a.dtype))
+            return F.linear(a, aa.to(a.dtype)) + F.linear(b, ba.to(a.dtype)), F.linear(
+                spoken, ab.to(a.dtype)
+            ) + F.linear(b, bb.to(a.dtype))
 
 
 def _mix(x_FCHW: Tensor, weight: Tensor) -> Tensor:
@@ -181,9 +187,9 @@ class Stem(nn.Module):
 class ResidualTube(nn.Module):
     r"""MRST unit with its two 1x1x1 convolutions and shortcut: out = ReLU(shortcut(x) + BN(We X*)), y = ReLU(BN(Wr x)).
 
-    Source: Wu et al., Table 1 and section 3.2. The shortcut is x; where channels grow it is x with zero maps added (``pad``, no weights:
-    closest to the paper's FLOPs) or a 1x1x1 convolution with BN (``proj``). ``none`` leaves it out: out = ReLU(BN(We X*)), a layer of
-    the C3D layout.
+    Source: Wu et al., Table 1 and section 3.2. The shortcut is x; where channels grow it is x with zero maps added
+    (``pad``, no weights: closest to the paper's FLOPs) or a 1x1x1 convolution with BN (``proj``). ``none`` leaves it
+    out: out = ReLU(BN(We X*)), a layer of the C3D layout.
 
     Args:
         cin, mid, out: channels that enter, of the tube (m), and that leave.
@@ -193,7 +199,8 @@ class ResidualTube(nn.Module):
     Shape:
         x_FCHW: (B * num_frames, cin, H, W); returns (B * num_frames, out, H, W).
 
-    Cost: 16 m^2 + m (cin + out) parameters in convolutions, without BN; 12 m^2 in place of 16 without the four matrices (STD, STF).
+    Cost: 16 m^2 + m (cin + out) parameters in convolutions, without BN; 12 m^2 in place of 16 without the four matrices
+    (STD, STF).
 
     Raises:
         ValueError: ``pad`` with fewer channels out than in.

@@ -43,10 +43,22 @@ class NumbaTVL1(FlowEngine):
         out = np.empty((len(frames) - 1, 2, *frames.shape[1:]), np.float32)
         self.iterations = []
         for t in range(len(out)):  # a Python loop, so that Ctrl-C is heard between pairs
-            self.iterations.append(kernel(
-                self._w, frames[t : t + 2], t > 0, t % 2 == 1, out[t], layout.sizes, layout.at,
-                *map(float, (p.tau, p.lambda_, p.theta, p.epsilon, p.scale_step)), p.warps, p.outer_iterations, p.inner_iterations, p.median,
-            ))  # fmt: skip
+            self.iterations.append(
+                kernel(
+                    self._w,
+                    frames[t : t + 2],
+                    t > 0,
+                    t % 2 == 1,
+                    out[t],
+                    layout.sizes,
+                    layout.at,
+                    *map(float, (p.tau, p.lambda_, p.theta, p.epsilon, p.scale_step)),
+                    p.warps,
+                    p.outer_iterations,
+                    p.inner_iterations,
+                    p.median,
+                )
+            )
         return out
 
     def _prepared(self, height: int, width: int) -> _Layout:
@@ -88,10 +100,16 @@ class _Layout:
         plane = row * (height + 2)  # with a row above and one below
         pyramid = sum(h * -(-w // LANES) * LANES for h, w in sizes)
         lengths = {
-            pair.TABLE: cubic_table().size, pair.PYRAMID_A: pyramid, pair.PYRAMID_B: pyramid,
-            pair.FLOW_A: 2 * plane, pair.FLOW_B: 2 * plane, pair.DUAL: 4 * plane, pair.DATA: 4 * plane,
-            pair.INTERLEAVED: 4 * (height + 2 * MARGIN) * (width + 2 * MARGIN), pair.SCRATCH: 16 * row + 20 * LANES,
-        }  # fmt: skip
+            pair.TABLE: cubic_table().size,
+            pair.PYRAMID_A: pyramid,
+            pair.PYRAMID_B: pyramid,
+            pair.FLOW_A: 2 * plane,
+            pair.FLOW_B: 2 * plane,
+            pair.DUAL: 4 * plane,
+            pair.DATA: 4 * plane,
+            pair.INTERLEAVED: 4 * (height + 2 * MARGIN) * (width + 2 * MARGIN),
+            pair.SCRATCH: 16 * row + 20 * LANES,
+        }
         at, end = np.zeros(pair.BUFFERS, np.int64), 0
         for buffer, length in lengths.items():
             at[buffer] = end

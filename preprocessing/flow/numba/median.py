@@ -1,8 +1,9 @@
 """Median of 5x5 pixels by minima and maxima alone, 16 pixels at a time.
 
 Every column of five is sorted once and shared by the five windows it is part of. From five sorted columns the median
-follows by a fixed network of exchanges, found by computer search and proved by the 0-1 principle: a network is right for
-all numbers if it is right for zeros and ones, and five sorted columns of those have 6**5 states, all of which a test tries.
+follows by a fixed network of exchanges, found by computer search and proved by the 0-1 principle: a network is right
+for all numbers if it is right for zeros and ones, and five sorted columns of those have 6**5 states, all of which a
+test tries.
 """
 
 from __future__ import annotations
@@ -21,12 +22,60 @@ SORT_5 = ((0, 3), (1, 4), (0, 2), (1, 3), (0, 1), (2, 4), (1, 2), (3, 4), (2, 3)
 """Exchanges that sort five values: the smaller one to the first place of each pair."""
 
 NETWORK: tuple[tuple[int, int], ...] = (
-    (15, 18), (15, 16), (2, 1), (10, 13), (17, 19), (5, 8), (10, 12), (7, 9), (5, 7), (19, 18), (6, 7), (11, 14), (12, 14),
-    (8, 9), (1, 3), (0, 3), (15, 17), (12, 13), (20, 23), (24, 22), (7, 8), (20, 24), (13, 4), (10, 11), (21, 4), (12, 3),
-    (19, 14), (16, 9), (22, 8), (17, 19), (17, 16), (3, 11), (21, 23), (1, 6), (21, 20), (22, 19), (3, 12), (7, 2), (11, 24),
-    (16, 22), (21, 16), (13, 15), (17, 0), (21, 12), (20, 11), (20, 15), (6, 2), (15, 16), (20, 12), (0, 2), (2, 15), (2, 12),
+    (15, 18),
+    (15, 16),
+    (2, 1),
+    (10, 13),
+    (17, 19),
+    (5, 8),
+    (10, 12),
+    (7, 9),
+    (5, 7),
+    (19, 18),
+    (6, 7),
+    (11, 14),
+    (12, 14),
+    (8, 9),
+    (1, 3),
+    (0, 3),
+    (15, 17),
+    (12, 13),
+    (20, 23),
+    (24, 22),
+    (7, 8),
+    (20, 24),
+    (13, 4),
+    (10, 11),
+    (21, 4),
+    (12, 3),
+    (19, 14),
+    (16, 9),
+    (22, 8),
+    (17, 19),
+    (17, 16),
+    (3, 11),
+    (21, 23),
+    (1, 6),
+    (21, 20),
+    (22, 19),
+    (3, 12),
+    (7, 2),
+    (11, 24),
+    (16, 22),
+    (21, 16),
+    (13, 15),
+    (17, 0),
+    (21, 12),
+    (20, 11),
+    (20, 15),
+    (6, 2),
+    (15, 16),
+    (20, 12),
+    (0, 2),
+    (2, 15),
+    (2, 12),
     (12, 15),
-)  # fmt: skip
+)
 """Exchanges after which the median of five sorted columns stands at ``MEDIAN_AT``; place 5 r + c is rank r of column c.
 Results that nothing reads are dropped by the compiler."""
 MEDIAN_AT = 12
@@ -79,7 +128,11 @@ def median_5x5(w: np.ndarray, source: int, target: int, pitch: int, height: int,
     first = scratch + LANES
     for y in range(height):
         a, b = source + max(y - 2, 0) * stride, source + max(y - 1, 0) * stride
-        c, d, e = source + y * stride, source + min(y + 1, height - 1) * stride, source + min(y + 2, height - 1) * stride
+        c, d, e = (
+            source + y * stride,
+            source + min(y + 1, height - 1) * stride,
+            source + min(y + 2, height - 1) * stride,
+        )
         for k in range(blocks):
             i, at = k * pitch, first + k * LANES
             s0, s1, s2, s3, s4 = _sorted_5(w, a + i, b + i, c + i, d + i, e + i)

@@ -24,9 +24,17 @@ TABLE, PYRAMID_A, PYRAMID_B, FLOW_A, FLOW_B, DUAL, DATA, INTERLEAVED, SCRATCH = 
 BUFFERS = 9
 
 _ARGUMENTS = (
-    types.float32[::1], types.Array(types.uint8, 3, "C", readonly=True), types.boolean, types.boolean, types.float32[:, :, ::1], types.int64[:, ::1], types.int64[::1],
-    *[types.float64] * 5, *[types.int64] * 3, types.boolean,
-)  # fmt: skip
+    types.float32[::1],
+    types.Array(types.uint8, 3, "C", readonly=True),
+    types.boolean,
+    types.boolean,
+    types.float32[:, :, ::1],
+    types.int64[:, ::1],
+    types.int64[::1],
+    *[types.float64] * 5,
+    *[types.int64] * 3,
+    types.boolean,
+)
 _compiling = threading.Lock()
 
 
@@ -42,9 +50,23 @@ def _pyramid(w: np.ndarray, frame: np.ndarray, sizes: np.ndarray, start: int, sh
 
 @njit
 def _flow_pair(
-    w: np.ndarray, frames: np.ndarray, known: bool, swapped: bool, out: np.ndarray, sizes: np.ndarray, at: np.ndarray,
-    tau: float, lambda_: float, theta: float, epsilon: float, shrink: float, warps: int, outer: int, inner: int, median: bool,
-) -> float:  # fmt: skip
+    w: np.ndarray,
+    frames: np.ndarray,
+    known: bool,
+    swapped: bool,
+    out: np.ndarray,
+    sizes: np.ndarray,
+    at: np.ndarray,
+    tau: float,
+    lambda_: float,
+    theta: float,
+    epsilon: float,
+    shrink: float,
+    warps: int,
+    outer: int,
+    inner: int,
+    median: bool,
+) -> float:
     scratch, top = at[SCRATCH], len(sizes) - 1
     first, second = (at[PYRAMID_B], at[PYRAMID_A]) if swapped else (at[PYRAMID_A], at[PYRAMID_B])
     if not known:
@@ -61,9 +83,27 @@ def _flow_pair(
         if s == top:
             clear(w, here, 2 * row * (height + 2))
         found, iterations = solve_level(
-            w, first, second, u, spare, at[DUAL] + 4 * row, at[DATA] + 4 * row, at[INTERLEAVED], at[TABLE], scratch, height, width,
-            np.float32(tau / theta), np.float32(theta), np.float32(lambda_ * theta), epsilon, warps, outer, inner, median,
-        )  # fmt: skip
+            w,
+            first,
+            second,
+            u,
+            spare,
+            at[DUAL] + 4 * row,
+            at[DATA] + 4 * row,
+            at[INTERLEAVED],
+            at[TABLE],
+            scratch,
+            height,
+            width,
+            np.float32(tau / theta),
+            np.float32(theta),
+            np.float32(lambda_ * theta),
+            epsilon,
+            warps,
+            outer,
+            inner,
+            median,
+        )
         work += iterations * (height * width / (sizes[0, 0] * sizes[0, 1]))
         if found != u:
             here, other = other, here
@@ -73,7 +113,21 @@ def _flow_pair(
             first, second = first - below * finer, second - below * finer
             clear(w, other, 2 * finer * (below + 2))
             for c in range(0, U, LANES):
-                resize(w, found + c, height, width, U, other + 2 * finer + c, below, across, U, height / below, width / across, 1 / shrink, scratch)
+                resize(
+                    w,
+                    found + c,
+                    height,
+                    width,
+                    U,
+                    other + 2 * finer + c,
+                    below,
+                    across,
+                    U,
+                    height / below,
+                    width / across,
+                    1 / shrink,
+                    scratch,
+                )
             here, other = other, here
     height, width = sizes[0]
     row = blocks_of(width) * LANES
@@ -99,7 +153,9 @@ def _entry(digest: int, cache: bool) -> Callable[..., float]:
         # any kernel's file compiles anew.
         if digest < 0:
             return 0.0
-        return _flow_pair(w, frames, known, swapped, out, sizes, at, tau, lambda_, theta, epsilon, shrink, warps, outer, inner, median)
+        return _flow_pair(
+            w, frames, known, swapped, out, sizes, at, tau, lambda_, theta, epsilon, shrink, warps, outer, inner, median
+        )
 
     flow_pair.compile(_ARGUMENTS)
     flow_pair.disable_compile()

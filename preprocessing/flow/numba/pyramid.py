@@ -2,8 +2,8 @@
 
 A workspace is one flat float32 array; a picture in it is an offset. Rows are cut into blocks of 16 pixels, and the
 blocks of several components of one picture alternate (``pitch`` floats from block to block), so that a kernel follows
-one pointer: a plain picture has pitch 16, the flow (u, v) 32, the dual variable 64. Columns past the width, up to the next
-multiple of 16, are zero.
+one pointer: a plain picture has pitch 16, the flow (u, v) 32, the dual variable 64. Columns past the width, up to the
+next multiple of 16, are zero.
 """
 
 from __future__ import annotations
@@ -60,15 +60,30 @@ def _stretch(w: np.ndarray, row: int, target: int, width: int, taps: int, stride
     # taps: rows of the two neighbours' offsets in a row, as floats (exact), and of the right one's weights
     one = np.float32(1.0)
     for i in range(taps, taps + width):
-        a, b, weight = load_one(w, row + int(load_one(w, i))), load_one(w, row + int(load_one(w, i + stride))), load_one(w, i + 2 * stride)
+        a, b, weight = (
+            load_one(w, row + int(load_one(w, i))),
+            load_one(w, row + int(load_one(w, i + stride))),
+            load_one(w, i + 2 * stride),
+        )
         w[target + i - taps] = a * (one - weight) + b * weight
 
 
 @njit
 def resize(
-    w: np.ndarray, source: int, source_height: int, source_width: int, source_pitch: int,
-    target: int, height: int, width: int, target_pitch: int, scale_y: float, scale_x: float, gain: float, scratch: int,
-) -> None:  # fmt: skip
+    w: np.ndarray,
+    source: int,
+    source_height: int,
+    source_width: int,
+    source_pitch: int,
+    target: int,
+    height: int,
+    width: int,
+    target_pitch: int,
+    scale_y: float,
+    scale_x: float,
+    gain: float,
+    scratch: int,
+) -> None:
     """Bilinear resize times ``gain``, rows first, as cv2.resize does it on float32.
 
     Args:

@@ -60,8 +60,12 @@ def _declare_operator(symbol: Callable[..., Any], instruction: str) -> None:
 
 
 for _symbol, _instruction in (
-    (operator.add, "fadd"), (operator.iadd, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv"),
-):  # fmt: skip
+    (operator.add, "fadd"),
+    (operator.iadd, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
     _declare_operator(_symbol, _instruction)
 
 
@@ -77,7 +81,9 @@ def emit_maximum(builder: Any, a: Any, b: Any) -> Any:
 
 def _call(builder: Any, name: str, value: Any) -> Any:
     kind = value.type
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, (kind,)), f"llvm.{name}.v{kind.count}f32")
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, (kind,)), f"llvm.{name}.v{kind.count}f32"
+    )
     return builder.call(function, (value,))
 
 
@@ -142,13 +148,18 @@ def store(typingctx, array, index, value):
 
 @intrinsic
 def load_fourths(typingctx, array, index, phase):
-    """Every fourth of 64 values from index + phase on (phase: a literal 0..3): one component of 16 interleaved pixels."""
+    """Every fourth of 64 values from index + phase on (phase: a literal 0..3): one component of 16 interleaved
+    pixels.
+    """
     if not isinstance(phase, types.IntegerLiteral):
         raise RequireLiteralValue("phase must be a literal")
     lane = phase.literal_value
 
     def emit(context, builder, sig, args):
-        parts = [emit_load(context, builder, sig.args[0], args[0], builder.add(args[1], args[1].type(k * LANES))) for k in range(4)]
+        parts = [
+            emit_load(context, builder, sig.args[0], args[0], builder.add(args[1], args[1].type(k * LANES)))
+            for k in range(4)
+        ]
         picks = [lane + 4 * k for k in range(8)]
         halves = [shuffle(builder, parts[k], parts[k + 1], picks) for k in (0, 2)]
         return shuffle(builder, halves[0], halves[1], range(LANES))
@@ -177,7 +188,9 @@ def store_fourths(typingctx, array, index, a, b, c):
             lanes = range(4 * k, 4 * k + 4)
             pairs = shuffle(builder, first, second, [i + LANES * j for i in lanes for j in range(2)])
             others = shuffle(builder, third, zero, [i + LANES * j for i in lanes for j in range(2)])
-            whole = shuffle(builder, pairs, others, [2 * i + j + 8 * h for i in range(4) for h in range(2) for j in range(2)])
+            whole = shuffle(
+                builder, pairs, others, [2 * i + j + 8 * h for i in range(4) for h in range(2) for j in range(2)]
+            )
             at = builder.add(args[1], args[1].type(k * LANES))
             builder.store(whole, pointer(context, builder, sig.args[0], args[0], at, whole.type), align=4)
         return context.get_dummy_value()
@@ -190,7 +203,10 @@ def splat(typingctx, value):
     """A scalar, rounded to float32, in all 16 lanes."""
 
     def emit(context, builder, sig, args):
-        scalar, undefined = context.cast(builder, args[0], sig.args[0], types.float32), ir.Constant(ir.VectorType(_FLOAT, LANES), ir.Undefined)
+        scalar, undefined = (
+            context.cast(builder, args[0], sig.args[0], types.float32),
+            ir.Constant(ir.VectorType(_FLOAT, LANES), ir.Undefined),
+        )
         return shuffle(builder, builder.insert_element(undefined, scalar, ir.Constant(_INT, 0)), undefined, [0] * LANES)
 
     return f32x16(value), emit

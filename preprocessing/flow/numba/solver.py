@@ -1,8 +1,8 @@
 """TV-L1 on one pyramid level: warps, medians and the primal-dual iteration (Zach, Pock, Bischof 2007, section 3).
 
 An iteration is one sweep over the picture, in place: row y gets its new flow, then row y - 1, whose lower neighbour
-is new by now, its new dual variable. Flow (pitch 32: u, v) and dual variable (pitch 64: p11, p12, p21, p22) have a row of
-zeros above and below, and zeros past the width, so that no border needs a branch.
+is new by now, its new dual variable. Flow (pitch 32: u, v) and dual variable (pitch 64: p11, p12, p21, p22) have a row
+of zeros above and below, and zeros past the width, so that no border needs a branch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ V = LANES
 
 
 @njit
-def _sweep_row(w: np.ndarray, u: int, p: int, data: int, mask: int, blocks: int, tau_y: np.float32, theta: np.float32, limit: np.float32) -> float:
+def _sweep_row(
+    w: np.ndarray,
+    u: int,
+    p: int,
+    data: int,
+    mask: int,
+    blocks: int,
+    tau_y: np.float32,
+    theta: np.float32,
+    limit: np.float32,
+) -> float:
     """New flow of row y, new dual variable of row y - 1; the sum of the flow's squared change.
 
     Args:
@@ -65,7 +75,18 @@ def _sweep_row(w: np.ndarray, u: int, p: int, data: int, mask: int, blocks: int,
 
 
 @njit
-def iterate(w: np.ndarray, u: int, p: int, data: int, mask: int, height: int, blocks: int, tau: np.float32, theta: np.float32, limit: np.float32) -> float:
+def iterate(
+    w: np.ndarray,
+    u: int,
+    p: int,
+    data: int,
+    mask: int,
+    height: int,
+    blocks: int,
+    tau: np.float32,
+    theta: np.float32,
+    limit: np.float32,
+) -> float:
     """One iteration; returns the sum of squared changes, added row by row in double precision.
 
     Args:
@@ -76,15 +97,35 @@ def iterate(w: np.ndarray, u: int, p: int, data: int, mask: int, height: int, bl
     for y in range(height + 1):  # the row past the end only completes the last row's dual variable
         row_tau = tau if 0 < y < height else zero
         row_mask = mask if y > 0 else zeros
-        change += _sweep_row(w, u + y * U * blocks, p + y * P * blocks, data + y * P * blocks, row_mask, blocks, row_tau, theta, limit)
+        change += _sweep_row(
+            w, u + y * U * blocks, p + y * P * blocks, data + y * P * blocks, row_mask, blocks, row_tau, theta, limit
+        )
     return change
 
 
 @njit
 def solve_level(
-    w: np.ndarray, reference: int, picture: int, u: int, spare: int, p: int, data: int, interleaved: int, table: int, scratch: int,
-    height: int, width: int, tau: np.float32, theta: np.float32, limit: np.float32, epsilon: float, warps: int, outer: int, inner: int, median: bool,
-) -> tuple[int, int]:  # fmt: skip
+    w: np.ndarray,
+    reference: int,
+    picture: int,
+    u: int,
+    spare: int,
+    p: int,
+    data: int,
+    interleaved: int,
+    table: int,
+    scratch: int,
+    height: int,
+    width: int,
+    tau: np.float32,
+    theta: np.float32,
+    limit: np.float32,
+    epsilon: float,
+    warps: int,
+    outer: int,
+    inner: int,
+    median: bool,
+) -> tuple[int, int]:
     """Improve the flow at ``u``. Returns where it is now (``u`` or ``spare``) and the number of iterations.
 
     Args:

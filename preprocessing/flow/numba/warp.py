@@ -1,8 +1,8 @@
 """The data term of a warp: the second picture and its gradient, sampled where the flow points to.
 
 Cubic interpolation with a = -0.75, taps outside the picture count 0, as cv2.remap(INTER_CUBIC, BORDER_CONSTANT) does it
-since OpenCV 5 (OpenCV 3 and 4 round the coordinates to 1/32 pixel). The picture and its two derivatives are interleaved, four floats a pixel
-with zeros around, so that four neighbouring taps of all three are one vector of 16.
+since OpenCV 5 (OpenCV 3 and 4 round the coordinates to 1/32 pixel). The picture and its two derivatives are
+interleaved, four floats a pixel with zeros around, so that four neighbouring taps of all three are one vector of 16.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def interleave(w: np.ndarray, plane: int, height: int, width: int, target: int) 
 
 
 @njit
-def _coordinates(w: np.ndarray, flow: int, ramp: int, start: int, blocks: int, limit: int, whole: int, fraction: int) -> None:
+def _coordinates(
+    w: np.ndarray, flow: int, ramp: int, start: int, blocks: int, limit: int, whole: int, fraction: int
+) -> None:
     # Whole numbers as floats: exact, for pictures are below 2**24 pixels wide.
     low, high, origin = splat(np.float32(1 - MARGIN)), splat(np.float32(limit)), splat(np.float32(start))
     for b in range(blocks):
@@ -75,7 +77,12 @@ def _coordinates(w: np.ndarray, flow: int, ramp: int, start: int, blocks: int, l
 def _weights(w: np.ndarray, table: int, fraction: int, blocks: int, out: int) -> None:
     # A row of the weights of every tap.
     for tap in range(4):
-        c0, c1, c2, c3 = splat(load_one(w, table + 4 * tap)), splat(load_one(w, table + 16 + 4 * tap)), splat(load_one(w, table + 32 + 4 * tap)), splat(load_one(w, table + 48 + 4 * tap))
+        c0, c1, c2, c3 = (
+            splat(load_one(w, table + 4 * tap)),
+            splat(load_one(w, table + 16 + 4 * tap)),
+            splat(load_one(w, table + 32 + 4 * tap)),
+            splat(load_one(w, table + 48 + 4 * tap)),
+        )
         for i in range(0, blocks * LANES, LANES):
             t = load(w, fraction + i)
             store(w, out + tap * blocks * LANES + i, ((c3 * t + c2) * t + c1) * t + c0)
@@ -83,7 +90,16 @@ def _weights(w: np.ndarray, table: int, fraction: int, blocks: int, out: int) ->
 
 @njit
 def linearise(
-    w: np.ndarray, reference: int, interleaved: int, flow: int, data: int, height: int, width: int, table: int, ramp: int, scratch: int
+    w: np.ndarray,
+    reference: int,
+    interleaved: int,
+    flow: int,
+    data: int,
+    height: int,
+    width: int,
+    table: int,
+    ramp: int,
+    scratch: int,
 ) -> None:
     """Fill ``data`` (pitch 64): dI1/dx, dI1/dy, rho_c and 1/|grad I1|^2 at x + u0, zero past the width.
 
@@ -109,7 +125,11 @@ def linearise(
         _coordinates(w, row + LANES, ramp + stride, y, blocks, height + 1, line, part + stride)
         _weights(w, table, part + stride, blocks, weights)
         for x in range(width):
-            i = interleaved + (int(load_one(w, line + x)) + MARGIN - 1) * picture_stride + 4 * (int(load_one(w, column + x)) + MARGIN - 1)
+            i = (
+                interleaved
+                + (int(load_one(w, line + x)) + MARGIN - 1) * picture_stride
+                + 4 * (int(load_one(w, column + x)) + MARGIN - 1)
+            )
             v, t = weights + x, splat(load_one(w, part + x))
             lines = load(w, i) * splat(load_one(w, v))
             lines += load(w, i + picture_stride) * splat(load_one(w, v + stride))
@@ -121,5 +141,9 @@ def linearise(
             value, gx, gy = load_fourths(w, i, 0), load_fourths(w, i, 1), load_fourths(w, i, 2)
             store(w, out, gx)
             store(w, out + LANES, gy)
-            store(w, out + 2 * LANES, value - gx * load(w, u) - gy * load(w, u + LANES) - load(w, reference + y * stride + b * LANES))
+            store(
+                w,
+                out + 2 * LANES,
+                value - gx * load(w, u) - gy * load(w, u + LANES) - load(w, reference + y * stride + b * LANES),
+            )
             store(w, out + 3 * LANES, one / maximum(gx * gx + gy * gy, weakest))

@@ -1,8 +1,8 @@
 """TV-L1 on the GPU: the algorithm of OpenCV's DualTVL1 over many pairs at once, by Triton kernels.
 
-A clip is solved in groups of pairs, level by level, and on each level in chunks whose state stays in the GPU's L2 cache; coarse
-levels take more pairs into a chunk than fine ones. Memory is bounded by the group, not by the clip. Neither group
-nor chunk changes a bit of the result.
+A clip is solved in groups of pairs, level by level, and on each level in chunks whose state stays in the GPU's L2
+cache; coarse levels take more pairs into a chunk than fine ones. Memory is bounded by the group, not by the clip.
+Neither group nor chunk changes a bit of the result.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ class TorchTVL1(FlowEngine):
     Args:
         params: by default OpenCV's.
         mode: ``tvl1``, stop test in every iteration; ``tvl1-fast``, in every fifth, 0.03 px from OpenCV on average.
-        device: ``auto``, ``cuda``, ``cuda:N`` or ``cpu``. Without a GPU the Triton kernels run where TRITON_INTERPRET=1 is set
-            (for tests), else plain torch does, slowly, and says so. With a GPU there is no such way out.
-        chunk_pairs: pairs a chunk, on every level; by default what fits the L2 cache on each. Speed alone depends on it.
+        device: ``auto``, ``cuda``, ``cuda:N`` or ``cpu``. Without a GPU the Triton kernels run where TRITON_INTERPRET=1
+            is set (for tests), else plain torch does, slowly, and says so. With a GPU there is no such way out.
+        chunk_pairs: pairs a chunk, on every level; by default what fits the L2 cache on each. Speed alone depends on
+            it.
         graphs: replay CUDA graphs; by default on CUDA.
 
     Raises:
@@ -55,9 +56,14 @@ class TorchTVL1(FlowEngine):
     version = "1"
 
     def __init__(
-        self, params: TVL1Params | None = None, mode: FlowMode = "tvl1", device: str = "auto", *,
-        chunk_pairs: int | None = None, graphs: bool | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        params: TVL1Params | None = None,
+        mode: FlowMode = "tvl1",
+        device: str = "auto",
+        *,
+        chunk_pairs: int | None = None,
+        graphs: bool | None = None,
+    ) -> None:
         self.params, self.mode = params or TVL1Params(), mode
         require(mode in STOP_TEST_EVERY, "flow_mode", mode, f"use one of {', '.join(STOP_TEST_EVERY)}")
         self.stop_test_every = STOP_TEST_EVERY[mode]
@@ -71,7 +77,10 @@ class TorchTVL1(FlowEngine):
         self._levels: collections.OrderedDict[tuple[int, int], list[LevelSolver]] = collections.OrderedDict()
 
     def describe(self) -> dict[str, Any]:
-        return super().describe() | {"stop_test_every": self.stop_test_every, "arithmetic": "triton" if self.uses_triton else "torch"}
+        return super().describe() | {
+            "stop_test_every": self.stop_test_every,
+            "arithmetic": "triton" if self.uses_triton else "torch",
+        }
 
     def flow(self, gray_THW: np.ndarray) -> np.ndarray:
         """See ``FlowEngine.flow``.
@@ -106,7 +115,12 @@ class TorchTVL1(FlowEngine):
             ValueError: another shape, dtype or device. ReciprocalError: as ``flow``.
         """
         for frames in (first_NHW, second_NHW):
-            if frames.ndim != 3 or frames.dtype != torch.uint8 or frames.shape != first_NHW.shape or frames.device != self.device:
+            if (
+                frames.ndim != 3
+                or frames.dtype != torch.uint8
+                or frames.shape != first_NHW.shape
+                or frames.device != self.device
+            ):
                 got = f"{frames.dtype} {tuple(frames.shape)} on {frames.device}"
                 raise ValueError(f"expected uint8 (N, H, W) on {self.device} twice, got {got}")
         count, height, width = first_NHW.shape
@@ -175,7 +189,9 @@ class TorchTVL1(FlowEngine):
             self._levels.popitem(last=False)
         group = self.group_pairs(height, width)
         self._levels[key] = [
-            LevelSolver(h, w, min(group, self.chunk_pairs(h, w)), self.device, self.params, self.stop_test_every, self.graphs)
+            LevelSolver(
+                h, w, min(group, self.chunk_pairs(h, w)), self.device, self.params, self.stop_test_every, self.graphs
+            )
             for h, w in level_sizes(height, width, self.params.scales, self.params.scale_step)
         ]
         return self._levels[key]
@@ -192,9 +208,17 @@ class TorchTVL1(FlowEngine):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if pairs == 1 and self.group_pairs(height, width) == 1:
-            raise ReciprocalError(f"TV-L1 of one pair at {width}x{height} does not fit the memory of {self.device}: {error}") from error
+            raise ReciprocalError(
+                f"TV-L1 of one pair at {width}x{height} does not fit the memory of {self.device}: {error}"
+            ) from error
         self._most_pairs = max(1, self.group_pairs(height, width) // 2)
-        log.warning("out of memory on %s at %dx%d: going on with %d pairs at a time", self.device, width, height, self._most_pairs)
+        log.warning(
+            "out of memory on %s at %dx%d: going on with %d pairs at a time",
+            self.device,
+            width,
+            height,
+            self._most_pairs,
+        )
 
     def _settle(self) -> None:
         """Wait for the device: a recorded graph still writes to its buffers, whatever the allocator thinks of them."""

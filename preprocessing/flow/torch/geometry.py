@@ -1,4 +1,5 @@
-"""What the plain-torch and the Triton solver share: sizes of the pyramid, tables of the bilinear resize, the median's network.
+"""What the plain-torch and the Triton solver share: sizes of the pyramid, tables of the bilinear resize, the median's
+network.
 
 All of it is small, exact and computed on the host, so that both solvers resize with the same weights and sort with the
 same comparators.
@@ -53,10 +54,12 @@ def bilinear_taps(source: int, target: int, ratio: float, device: torch.device) 
 
 @functools.cache
 def median_network() -> tuple[tuple[tuple[int, int], ...], int]:
-    """Comparators (i, j), i < j, of the median of 25 values, and the place it ends at: a comparator puts the smaller value at i.
+    """Comparators (i, j), i < j, of the median of 25 values, and the place it ends at: a comparator puts the smaller
+    value at i.
 
-    Forgetful selection: of any 14 of the 25 values neither the smallest nor the largest can be the median, since 13 values
-    are on its one side or equal to it. Drop both, take one more value in, and go on with 13, 12, ... until three are left.
+    Forgetful selection: of any 14 of the 25 values neither the smallest nor the largest can be the median, since 13
+    values are on its one side or equal to it. Drop both, take one more value in, and go on with 13, 12, ... until three
+    are left.
     """
     network: list[tuple[int, int]] = []
     pool, waiting = list(range(14)), list(range(14, 25))

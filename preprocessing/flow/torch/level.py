@@ -1,8 +1,8 @@
 """One pyramid level of a chunk of pairs: buffers, Triton launches, and their replay as CUDA graphs.
 
-Everything a chunk needs lives in buffers of fixed place, so that a warp is two recorded graphs: ``begin`` (linearise, then one
-outer iteration) and ``go_on`` (another outer iteration). The host learns after each whether any pair is still going;
-everything finer is decided on the device.
+Everything a chunk needs lives in buffers of fixed place, so that a warp is two recorded graphs: ``begin`` (linearise,
+then one outer iteration) and ``go_on`` (another outer iteration). The host learns after each whether any pair is still
+going; everything finer is decided on the device.
 """
 
 from __future__ import annotations
@@ -49,7 +49,14 @@ class LevelSolver:
     """
 
     def __init__(
-        self, height: int, width: int, pairs: int, device: torch.device, params: TVL1Params, stop_test_every: int, graphs: bool
+        self,
+        height: int,
+        width: int,
+        pairs: int,
+        device: torch.device,
+        params: TVL1Params,
+        stop_test_every: int,
+        graphs: bool,
     ) -> None:
         self.size, self.pairs, self.params, self.stop_test_every = (height, width), pairs, params, stop_test_every
         self._across, self._tiles = tiles_of(height, width)
@@ -62,8 +69,15 @@ class LevelSolver:
         def buffer(*shape: int, kind: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.zeros(pairs, *shape, dtype=kind, device=device)
 
-        self._first, self._second, self._gradient = buffer(height, width), buffer(height, width), buffer(height, width, 2)
-        self._flow, self._dual = [buffer(height, width, 2) for _ in range(2)], [buffer(height, width, 4) for _ in range(2)]
+        self._first, self._second, self._gradient = (
+            buffer(height, width),
+            buffer(height, width),
+            buffer(height, width, 2),
+        )
+        self._flow, self._dual = (
+            [buffer(height, width, 2) for _ in range(2)],
+            [buffer(height, width, 4) for _ in range(2)],
+        )
         self._filtered = buffer(height, width, 2) if params.median else self._flow[0]
         self._data = buffer(height, width, 4)
         self._sums = [buffer(self._tiles), buffer(self._tiles)]
@@ -100,9 +114,18 @@ class LevelSolver:
 
     def _begin(self) -> None:
         launch(
-            linearise_kernel, self._grid, self._first, self._second, self._gradient, self._flow[0], self._used, self._data,
-            *self._sums, *self._sizes, **TILE,
-        )  # fmt: skip
+            linearise_kernel,
+            self._grid,
+            self._first,
+            self._second,
+            self._gradient,
+            self._flow[0],
+            self._used,
+            self._data,
+            *self._sums,
+            *self._sizes,
+            **TILE,
+        )
         self._outer_iteration()
 
     def _outer_iteration(self) -> None:
@@ -111,20 +134,42 @@ class LevelSolver:
         numbers = (*self._sizes, self._limit)
         weights = (float(p.lambda_ * p.theta), float(p.theta), float(p.tau / p.theta))
         if p.median:
-            launch(median_kernel, self._grid, self._flow[0], self._sums[0], self._filtered, *numbers, SUMS=self._sums_width, **TILE)
+            launch(
+                median_kernel,
+                self._grid,
+                self._flow[0],
+                self._sums[0],
+                self._filtered,
+                *numbers,
+                SUMS=self._sums_width,
+                **TILE,
+            )
         source = self._filtered
         for inner in range(1, p.inner_iterations + 1):
             here, there = (inner - 1) % 2, inner % 2
             launch(
-                iterate_kernel, self._grid, source, self._dual[here], self._data, self._sums[here],
-                self._flow[there], self._dual[there], self._sums[there],
-                *numbers, *weights, TEST=inner % self.stop_test_every == 0, SUMS=self._sums_width, **TILE,
-            )  # fmt: skip
+                iterate_kernel,
+                self._grid,
+                source,
+                self._dual[here],
+                self._data,
+                self._sums[here],
+                self._flow[there],
+                self._dual[there],
+                self._sums[there],
+                *numbers,
+                *weights,
+                TEST=inner % self.stop_test_every == 0,
+                SUMS=self._sums_width,
+                **TILE,
+            )
             source = self._flow[there]
         if p.inner_iterations % 2:
             for buffers in (self._flow, self._dual, self._sums):
                 buffers[0].copy_(buffers[1])
-        launch(settle_kernel, (self.pairs,), self._sums[0], self._going, self._tiles, self._limit, SUMS=self._sums_width)
+        launch(
+            settle_kernel, (self.pairs,), self._sums[0], self._going, self._tiles, self._limit, SUMS=self._sums_width
+        )
         self._going_host.copy_(self._going, non_blocking=True)
 
     def _any_going(self) -> bool:
@@ -148,7 +193,9 @@ class LevelSolver:
         return graph
 
 
-def resize_pictures(pictures: torch.Tensor, size: tuple[int, int], ratio: float | None = None, gain: float = 1.0) -> torch.Tensor:
+def resize_pictures(
+    pictures: torch.Tensor, size: tuple[int, int], ratio: float | None = None, gain: float = 1.0
+) -> torch.Tensor:
     """(N, H, W) or (N, H, W, 2), contiguous, to (N, *size[, 2]), bilinear without antialiasing, times ``gain``.
 
     Args:
@@ -160,5 +207,19 @@ def resize_pictures(pictures: torch.Tensor, size: tuple[int, int], ratio: float 
     target = pictures.new_empty(count, *size, *pictures.shape[3:])
     across, tiles = tiles_of(*size)
     channels = pictures[0, 0, 0].numel()
-    launch(resize_kernel, (tiles, count), pictures, target, *x, *y, height, width, *size, across, gain, CHANNELS=channels, **TILE)
+    launch(
+        resize_kernel,
+        (tiles, count),
+        pictures,
+        target,
+        *x,
+        *y,
+        height,
+        width,
+        *size,
+        across,
+        gain,
+        CHANNELS=channels,
+        **TILE,
+    )
     return target

@@ -2,8 +2,8 @@
 
 Every step is elementwise, or a sum of fixed order, so a pair's flow does not depend on its batch or on the number of
 threads. Equations: Zach, Pock, Bischof 2007, as discretised by OpenCV's DualTVL1 (cubic warping with taps outside the
-picture read as zero, 5x5 median before every outer iteration). Coordinates of the warp are exact, as in OpenCV 5; OpenCV 4
-rounded them to 1/32 px.
+picture read as zero, 5x5 median before every outer iteration). Coordinates of the warp are exact, as in OpenCV 5;
+OpenCV 4 rounded them to 1/32 px.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from preprocessing.flow.torch.geometry import CUBIC_A, EPS_GRADIENT, bilinear_ta
 State = dict[str, torch.Tensor]
 
 
-def solve_pairs(first_NHW: torch.Tensor, second_NHW: torch.Tensor, params: TVL1Params, stop_test_every: int = 1) -> torch.Tensor:
+def solve_pairs(
+    first_NHW: torch.Tensor, second_NHW: torch.Tensor, params: TVL1Params, stop_test_every: int = 1
+) -> torch.Tensor:
     """Flow of every pair.
 
     Args:
@@ -41,7 +43,9 @@ def solve_pairs(first_NHW: torch.Tensor, second_NHW: torch.Tensor, params: TVL1P
     return flow
 
 
-def solve_level(first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, params: TVL1Params, stop_test_every: int) -> torch.Tensor:
+def solve_level(
+    first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, params: TVL1Params, stop_test_every: int
+) -> torch.Tensor:
     """Flow (N, 2, H, W) on one pyramid level from frames (N, H, W), starting at ``flow``."""
     gradient = central_gradient(second)
     dual = flow.new_zeros(len(flow), 4, *flow.shape[2:])
@@ -54,7 +58,9 @@ def solve_level(first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, p
 def solve_warp(
     data: torch.Tensor, flow: torch.Tensor, dual: torch.Tensor, params: TVL1Params, stop_test_every: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outer and inner iterations of one warp; a pair that has converged leaves the batch, and keeps its state to the bit."""
+    """Outer and inner iterations of one warp; a pair that has converged leaves the batch, and keeps its state to
+    the bit.
+    """
     flow_out, dual_out = flow.clone(), dual.clone()
     index = torch.arange(len(flow), device=flow.device)
     limit = stop_limit(params, flow.shape[2], flow.shape[3])
@@ -173,7 +179,9 @@ def median_5x5(flow: torch.Tensor) -> torch.Tensor:
 def central_gradient(frames: torch.Tensor) -> torch.Tensor:
     """(N, H, W) to (N, 2, H, W): half the difference of the neighbours in x and y, border replicated."""
     padded = functional.pad(frames[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-    return torch.stack((0.5 * (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]), 0.5 * (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1])), 1)
+    return torch.stack(
+        (0.5 * (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]), 0.5 * (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1])), 1
+    )
 
 
 def resize(pictures: torch.Tensor, size: tuple[int, int], ratio: float | None = None) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Triton kernels around the TV-L1 iteration: median, warp with the data term, image gradient, bilinear resize.
 
-Like the iteration's, every program works on one tile of one picture and rounds as IEEE says, so results do not depend on the batch.
+Like the iteration's, every program works on one tile of one picture and rounds as IEEE says, so results do not depend
+on the batch.
 """
 
 # A kernel is Triton's dialect in Python's clothes, which a type checker cannot follow.
@@ -38,9 +39,21 @@ def _median_of_25(v):
 
 @triton.jit(do_not_specialize=["height", "width", "tiles_x", "tiles"])
 def median_kernel(
-    flow_in, sums, flow_out, height, width, tiles_x, tiles, limit, SUMS: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr
+    flow_in,
+    sums,
+    flow_out,
+    height,
+    width,
+    tiles_x,
+    tiles,
+    limit,
+    SUMS: tl.constexpr,
+    TILE_H: tl.constexpr,
+    TILE_W: tl.constexpr,
 ):
-    """5x5 median of both components of (N, H, W, 2), border replicated; a pair that has just stopped is copied, an older one left."""
+    """5x5 median of both components of (N, H, W, 2), border replicated; a pair that has just stopped is copied, an
+    older one left.
+    """
     pair = tl.program_id(1).to(tl.int64)
     change = squared_change(sums, pair, tiles, SUMS)
     y, x = pixels_of(tl.program_id(0), tiles_x, TILE_H, TILE_W)
@@ -73,12 +86,27 @@ def _cubic_weights(t):
 
 @triton.jit(do_not_specialize=["height", "width", "tiles_x", "tiles"])
 def linearise_kernel(
-    first, second, gradient, flow, used, data, sums, other_sums, height, width, tiles_x, tiles, TILE_H: tl.constexpr, TILE_W: tl.constexpr
+    first,
+    second,
+    gradient,
+    flow,
+    used,
+    data,
+    sums,
+    other_sums,
+    height,
+    width,
+    tiles_x,
+    tiles,
+    TILE_H: tl.constexpr,
+    TILE_W: tl.constexpr,
 ):
-    """Start of a warp: ``second`` (N, H, W) and its ``gradient`` (N, H, W, 2) at x + flow, and the data term around ``flow``.
+    """Start of a warp: ``second`` (N, H, W) and its ``gradient`` (N, H, W, 2) at x + flow, and the data term around
+    ``flow``.
 
-    Cubic interpolation; taps outside the picture are zero. ``data`` (N, H, W, 4) becomes gx, gy, rho_c, 1 / max(g, 1.19e-7). Pairs with
-    ``used`` (N,) int32 of 0 are empty places of the chunk: they are marked as stopped, the others as not yet begun.
+    Cubic interpolation; taps outside the picture are zero. ``data`` (N, H, W, 4) becomes gx, gy, rho_c, 1 / max(g,
+    1.19e-7). Pairs with ``used`` (N,) int32 of 0 are empty places of the chunk: they are marked as stopped, the others
+    as not yet begun.
     """
     tile = tl.program_id(0)
     pair = tl.program_id(1).to(tl.int64)
@@ -136,10 +164,27 @@ def gradient_kernel(frames, gradient, height, width, tiles_x, TILE_H: tl.constex
 
 @triton.jit(do_not_specialize=["source_height", "source_width", "height", "width", "tiles_x"])
 def resize_kernel(
-    source, target, left, right, weight_x, top, bottom, weight_y, source_height, source_width, height, width, tiles_x, gain,
-    CHANNELS: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr,
-):  # fmt: skip
-    """Bilinear resize of (N, source_height, source_width, CHANNELS) to (N, height, width, CHANNELS) by ``bilinear_taps``, times ``gain``."""
+    source,
+    target,
+    left,
+    right,
+    weight_x,
+    top,
+    bottom,
+    weight_y,
+    source_height,
+    source_width,
+    height,
+    width,
+    tiles_x,
+    gain,
+    CHANNELS: tl.constexpr,
+    TILE_H: tl.constexpr,
+    TILE_W: tl.constexpr,
+):
+    """Bilinear resize of (N, source_height, source_width, CHANNELS) to (N, height, width, CHANNELS) by
+    ``bilinear_taps``, times ``gain``.
+    """
     picture = tl.program_id(1).to(tl.int64) * CHANNELS
     y, x = pixels_of(tl.program_id(0), tiles_x, TILE_H, TILE_W)
     in_y, in_x = y < height, x < width

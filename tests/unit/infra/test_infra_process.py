@@ -17,16 +17,21 @@ from infra import process
 from infra.process import TOKEN_VARIABLE, ProcessId
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(120)"]
-# Starts a child in a session of its own without the token (as a program that rewrites its environment does), then sleeps.
+# Starts a child in a session of its own without the token (as a program that rewrites its environment does), then
+# sleeps.
 PARENT = [
     sys.executable,
     "-c",
-    "import subprocess, sys, time\n"
-    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)'], env={}, start_new_session=True)\n"
-    "print(child.pid, flush=True)\n"
-    "time.sleep(120)",
+    (
+        "import subprocess, sys, time\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)'],"
+        " env={}, start_new_session=True)\nprint(child.pid, flush=True)\ntime.sleep(120)"
+    ),
 ]
-STUBBORN = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(120)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(120)",
+]
 
 
 @pytest.fixture
@@ -53,7 +58,11 @@ def read_when_there(path: Path) -> str:
 
 
 def test_started_process_leads_its_session_with_closed_stdin_and_logged_output(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import sys, time; print(repr(sys.stdin.read())); print('err', file=sys.stderr, flush=True); time.sleep(60)"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys, time; print(repr(sys.stdin.read())); print('err', file=sys.stderr, flush=True); time.sleep(60)",
+    ]
     leader = start(tmp_path, command, "t1/")
     try:
         assert process.wait_until(lambda: "err" in (tmp_path / "log").read_text(), 20)
@@ -69,7 +78,10 @@ def test_recycled_pid_is_refused(stranger: subprocess.Popen[bytes]) -> None:
     now = process.identify(stranger.pid)
     assert now is not None
     assert process.is_alive(now)
-    for old in (dataclasses.replace(now, start_ticks=now.start_ticks - 1), dataclasses.replace(now, boot_id="another boot")):
+    for old in (
+        dataclasses.replace(now, start_ticks=now.start_ticks - 1),
+        dataclasses.replace(now, boot_id="another boot"),
+    ):
         assert not process.is_alive(old)
         assert not process.send(old, signal.SIGKILL)
         assert process.family([old], "no such token") == []

@@ -39,7 +39,9 @@ def mode(path: Path) -> int:
 
 
 def launch_of(command: list[str], *, name: str = "s3", probe: server.Probe = lambda record: None) -> Launch:
-    return Launch(name=name, command=command, env={}, cwd=home() / name, address="a", ports={"s3": 1}, settings={}, probe=probe)
+    return Launch(
+        name=name, command=command, env={}, cwd=home() / name, address="a", ports={"s3": 1}, settings={}, probe=probe
+    )
 
 
 def test_free_ports_can_be_listened_on_and_differ() -> None:
@@ -70,10 +72,20 @@ def open_umask() -> Iterator[None]:
 @pytest.mark.usefixtures("open_umask")
 def test_records_are_private_and_survive_a_round_trip() -> None:
     servers = Servers(token="t")
-    record = ServerRecord(name="s3", address="x", ports={"s3": 5}, pid=1, start_ticks=2, boot_id="b", log="l", settings={"k": "v"})
+    record = ServerRecord(
+        name="s3", address="x", ports={"s3": 5}, pid=1, start_ticks=2, boot_id="b", log="l", settings={"k": "v"}
+    )
     servers.records["s3"] = record
     servers.save()
-    stack = Stack(s3_endpoint="e", access_key="k", secret_key="hidden", bucket="b", mlflow_uri="m", ray_address="r", ray_dashboard="d")
+    stack = Stack(
+        s3_endpoint="e",
+        access_key="k",
+        secret_key="hidden",
+        bucket="b",
+        mlflow_uri="m",
+        ray_address="r",
+        ray_dashboard="d",
+    )
     records.write_stack(stack)
     credentials = s3_gateway.load_credentials()
     for path in (records.servers_file(), stack_file(), home() / "s3" / "credentials.json"):
@@ -111,7 +123,11 @@ def test_lock_of_a_dead_holder_is_free() -> None:
 
 
 def test_failed_start_shows_the_end_of_the_log() -> None:
-    command = [sys.executable, "-c", "import sys\nfor i in range(100): print('line', i)\nsys.exit('address already in use')"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys\nfor i in range(100): print('line', i)\nsys.exit('address already in use')",
+    ]
     servers = Servers(token="t")
     plan = launch_of(command, probe=lambda record: "no answer")
     record = server.launch(plan, servers)
@@ -155,7 +171,11 @@ def test_failure_of_one_server_ends_the_others(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(server.process, "start", start)
     monkeypatch.setattr(s3_gateway, "launch", lambda ports, credentials: launch_of(sleeper, name="s3"))
-    monkeypatch.setattr(mlflow_server, "launch", lambda ports, endpoint, credentials: launch_of(["false"], name="mlflow", probe=lambda r: "no"))
+    monkeypatch.setattr(
+        mlflow_server,
+        "launch",
+        lambda ports, endpoint, credentials: launch_of(["false"], name="mlflow", probe=lambda r: "no"),
+    )
     monkeypatch.setattr(ray_head, "launch_head", lambda ports, cpus: launch_of(sleeper, name="ray"))
     with pytest.raises(ServerError, match="mlflow did not start"):
         local.up(timeout_s=20)
@@ -166,7 +186,9 @@ def test_failure_of_one_server_ends_the_others(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_status_and_down_without_a_stack() -> None:
-    assert [(state.name, state.state) for state in local.status()] == [(name, "not started") for name in ("s3", "mlflow", "ray")]
+    assert [(state.name, state.state) for state in local.status()] == [
+        (name, "not started") for name in ("s3", "mlflow", "ray")
+    ]
     assert local.down() == 0
     with pytest.raises(ConfigError, match=r"ray_cpus = 0: give at least 1"):
         local.up(ray_cpus=0)
@@ -175,7 +197,13 @@ def test_status_and_down_without_a_stack() -> None:
 
 
 def test_servers_get_no_foreign_addresses_or_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    foreign = {"AWS_ENDPOINT_URL": "x", "AWS_SECRET_ACCESS_KEY": "x", "MLFLOW_TRACKING_URI": "x", "RAY_ADDRESS": "x", "RECIPROCAL_STACK": "off"}
+    foreign = {
+        "AWS_ENDPOINT_URL": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "MLFLOW_TRACKING_URI": "x",
+        "RAY_ADDRESS": "x",
+        "RECIPROCAL_STACK": "off",
+    }
     for key, value in {**foreign, "NO_PROXY": "example.org", "LANG": "C"}.items():
         monkeypatch.setenv(key, value)
     env = server.clean_environment()
@@ -219,7 +247,9 @@ def short_home() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("long", [False, True])
-def test_ray_sockets_fit_whatever_the_length_of_home(short_home: Path, monkeypatch: pytest.MonkeyPatch, long: bool) -> None:
+def test_ray_sockets_fit_whatever_the_length_of_home(
+    short_home: Path, monkeypatch: pytest.MonkeyPatch, long: bool
+) -> None:
     monkeypatch.setenv("RECIPROCAL_HOME", str(short_home / ("n" * 200)) if long else str(short_home))
     folder = ray_head.temporary_folder()
     try:
@@ -248,7 +278,9 @@ def test_somebody_elses_folder_in_tmp_is_refused(tmp_path: Path, monkeypatch: py
 
 def test_juicefs_comes_from_the_package() -> None:
     program = s3_gateway.find_juicefs()
-    assert "juicefs version" in subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30).stdout
+    assert (
+        "juicefs version" in subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30).stdout
+    )
 
 
 def test_old_ray_sessions_are_forgotten(tmp_path: Path) -> None:
@@ -256,10 +288,16 @@ def test_old_ray_sessions_are_forgotten(tmp_path: Path) -> None:
         (tmp_path / f"session_2026-01-0{day}_x" / "logs").mkdir(parents=True)
     (tmp_path / "session_latest").symlink_to("session_2026-01-04_x")
     ray_head._forget_old_sessions(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["session_2026-01-03_x", "session_2026-01-04_x", "session_latest"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "session_2026-01-03_x",
+        "session_2026-01-04_x",
+        "session_latest",
+    ]
 
 
 def test_stack_record_is_what_json_says() -> None:
-    stack = Stack(s3_endpoint="e", access_key="k", secret_key="s", bucket="b", mlflow_uri="m", ray_address="r", ray_dashboard="d")
+    stack = Stack(
+        s3_endpoint="e", access_key="k", secret_key="s", bucket="b", mlflow_uri="m", ray_address="r", ray_dashboard="d"
+    )
     records.write_stack(stack)
     assert json.loads(stack_file().read_text())["ray_address"] == "r"

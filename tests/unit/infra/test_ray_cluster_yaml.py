@@ -110,10 +110,16 @@ def test_environment_reaches_ray(written: dict[str, Any], tmp_path: Path) -> Non
     assert len(writes) == 1
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     script = f"{writes[0]}\n. ~/reciprocal.env\nenv"
-    shown = subprocess.run(["bash", "-c", script], env=environment, check=True, timeout=10, capture_output=True, text=True).stdout
+    shown = subprocess.run(
+        ["bash", "-c", script], env=environment, check=True, timeout=10, capture_output=True, text=True
+    ).stdout
     values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     assert values["MLFLOW_TRACKING_URI"].startswith("http")
-    assert (values["RAY_TRAIN_V2_ENABLED"], values["RECIPROCAL_STACK"], values["RECIPROCAL_AUTOSCALING"]) == ("1", "off", "1")
+    assert (values["RAY_TRAIN_V2_ENABLED"], values["RECIPROCAL_STACK"], values["RECIPROCAL_AUTOSCALING"]) == (
+        "1",
+        "off",
+        "1",
+    )
     assert values["PATH"] == "/home/ubuntu/venv/bin:/usr/bin:/bin"
     for where in ("head_start_ray_commands", "worker_start_ray_commands"):
         start = written[where][-1]

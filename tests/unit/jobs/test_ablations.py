@@ -1,4 +1,6 @@
-"""The ablations: one budget, the papers' order, statistics against SciPy's, trainings that are not repeated, refusals."""
+"""The ablations: one budget, the papers' order, statistics against SciPy's, trainings that are not repeated,
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,29 @@ RIB = GROUPS["rib"]
 def made(top1: dict[str, list[float]], stream: str = "rgb") -> dict[str, list[dict[str, Any]]]:
     """Results with these values per variant, one a seed; other streams never move."""
     others = {"rgb": 0.5, "flow": 0.5, "fused": 0.5}
-    return {name: [{"name": name, "seed": seed, "top1": {**others, stream: value}, "params": 1, "train_top1": 1.0, "seconds": 1.0} for seed, value in enumerate(values)] for name, values in top1.items()}
+    return {
+        name: [
+            {
+                "name": name,
+                "seed": seed,
+                "top1": {**others, stream: value},
+                "params": 1,
+                "train_top1": 1.0,
+                "seconds": 1.0,
+            }
+            for seed, value in enumerate(values)
+        ]
+        for name, values in top1.items()
+    }
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> tuple[Storage, Manifest]:
     storage = open_storage(f"file://{tmp_path}/set")
-    records = [store_shard(storage, tmp_path, *path.split("/"), clips) for path, clips in clips_of({"train/shard-000000": 6, "test/shard-000000": 3}).items()]
+    records = [
+        store_shard(storage, tmp_path, *path.split("/"), clips)
+        for path, clips in clips_of({"train/shard-000000": 6, "test/shard-000000": 3}).items()
+    ]
     return storage, store_manifest(storage, records)
 
 
@@ -58,7 +76,9 @@ def test_orders_are_those_of_the_printed_numbers() -> None:
     by_rib = {rib: np.mean(row) for rib, row in crn_rows.TABLE1["hmdb", "bni"].items()}
     assert [{"no-rib": "none", "crn": "rib"}.get(v, v) for v in RIB.variants] == sorted(by_rib, key=by_rib.__getitem__)
     by_strategy = {name: np.mean(row) for name, row in crn_rows.TABLE2.items()}
-    assert [v.removeprefix("strategy-").replace("crn", "c") for v in GROUPS["strategy"].variants] == sorted(by_strategy, key=by_strategy.__getitem__)
+    assert [v.removeprefix("strategy-").replace("crn", "c") for v in GROUPS["strategy"].variants] == sorted(
+        by_strategy, key=by_strategy.__getitem__
+    )
     own, coupled, _ = crn_rows.TABLE3["hmdb", "bni"]
     assert np.mean(own) < np.mean(coupled)
     late, early, _, crn, _ = np.mean(list(crn_rows.TABLE4.values()), axis=0)
@@ -75,7 +95,9 @@ def test_interval_is_that_of_a_paired_t_test() -> None:
         found = compare(RIB, "rgb", "no-rib", "crn", made({"no-rib": list(worse), "crn": list(better)}))
         low, high = ttest_rel(better, worse).confidence_interval(0.95)
         assert found.half_width is not None
-        assert (found.difference - found.half_width, found.difference + found.half_width) == pytest.approx((low, high), abs=1e-12)
+        assert (found.difference - found.half_width, found.difference + found.half_width) == pytest.approx(
+            (low, high), abs=1e-12
+        )
     assert mean_and_sd([0.5]) == (0.5, None)
     assert mean_and_sd([0.2, 0.4]) == (pytest.approx(0.3), pytest.approx(np.std([0.2, 0.4], ddof=1)))
 
@@ -101,13 +123,18 @@ def test_neighbours_and_ends_are_compared() -> None:
 
 def test_picture_and_numbers(tmp_path: Path) -> None:
     groups = [RIB, GROUPS["fusion"]]
-    results = made({name: [0.3 + 0.1 * i, 0.5, 0.7] for i, name in enumerate(dict.fromkeys(v for g in groups for v in g.variants))})
+    results = made(
+        {name: [0.3 + 0.1 * i, 0.5, 0.7] for i, name in enumerate(dict.fromkeys(v for g in groups for v in g.variants))}
+    )
     plot(groups, results, 1 / 12, tmp_path / "plot.png")
     pixels = image.imread(tmp_path / "plot.png")[..., :3]
     red = (abs(pixels - np.array([0xC0, 0x39, 0x2B]) / 255) < 0.02).all(-1).sum()
     assert red > 50  # the marks of the RGB stream
     numbers = as_json(groups, results)
-    assert numbers["summary"]["srib"]["rgb"] == {"mean": pytest.approx(np.mean([0.4, 0.5, 0.7])), "sd": pytest.approx(np.std([0.4, 0.5, 0.7], ddof=1))}
+    assert numbers["summary"]["srib"]["rgb"] == {
+        "mean": pytest.approx(np.mean([0.4, 0.5, 0.7])),
+        "sd": pytest.approx(np.std([0.4, 0.5, 0.7], ddof=1)),
+    }
     assert len(numbers["comparisons"]) == 3 * 3 + 3
     json.dumps(numbers)
 
@@ -115,7 +142,9 @@ def test_picture_and_numbers(tmp_path: Path) -> None:
 def test_every_training_once_and_whole_seeds_first(data: tuple[Storage, Manifest]) -> None:
     args = AblationsArgs(data_uri=data[0].uri, seeds=2)
     trainings = plan(args, list(GROUPS.values()), data[1])
-    assert [(t.name, t.config.run.seed) for t in trainings] == [(name, seed) for seed in (0, 1) for name in dict.fromkeys(v for g in GROUPS.values() for v in g.variants)]
+    assert [(t.name, t.config.run.seed) for t in trainings] == [
+        (name, seed) for seed in (0, 1) for name in dict.fromkeys(v for g in GROUPS.values() for v in g.variants)
+    ]
     assert len({t.path for t in trainings}) == len(trainings) == 2 * len(VARIANTS)
 
 
@@ -123,7 +152,10 @@ def test_a_result_belongs_to_its_config_and_data(data: tuple[Storage, Manifest])
     config = tiny_config(VARIANTS["crn"], data[0].uri, 0, 2)
     path = result_path("crn", config, data[1])
     assert path == result_path("crn", tiny_config(VARIANTS["crn"], data[0].uri, 0, 2), data[1])
-    others = [result_path("crn", tiny_config(VARIANTS["crn"], data[0].uri, 0, 3), data[1]), result_path("crn", config, dataclasses.replace(data[1], code_version="other"))]
+    others = [
+        result_path("crn", tiny_config(VARIANTS["crn"], data[0].uri, 0, 3), data[1]),
+        result_path("crn", config, dataclasses.replace(data[1], code_version="other")),
+    ]
     assert path not in others
 
 
@@ -135,19 +167,37 @@ def test_a_training_is_stored_repeatable_and_not_repeated(data: tuple[Storage, M
     path = tmp_path / "one" / result_path("mrst-t", config, data[1])
     assert json.loads(path.read_text()) == results[0]
     measured = {"seconds"}
-    assert {k: v for k, v in results[0].items() if k not in measured} == {k: v for k, v in results[1].items() if k not in measured}
+    assert {k: v for k, v in results[0].items() if k not in measured} == {
+        k: v for k, v in results[1].items() if k not in measured
+    }
     assert 3 * results[0]["top1"]["fused"] == pytest.approx(round(3 * results[0]["top1"]["fused"]))  # three videos
     path.write_text(json.dumps({**results[0], "train_top1": -1.0}))
     assert train_and_test("mrst-t", config, f"file://{tmp_path}/one")["train_top1"] == -1.0
-    assert run_all([job.Training("mrst-t", config, path.name)], open_storage(f"file://{tmp_path}/one"))["mrst-t"][0]["train_top1"] == -1.0  # no Ray here
+    assert (
+        run_all([job.Training("mrst-t", config, path.name)], open_storage(f"file://{tmp_path}/one"))["mrst-t"][0][
+            "train_top1"
+        ]
+        == -1.0
+    )  # no Ray here
 
 
 def test_refusals(data: tuple[Storage, Manifest], tmp_path: Path) -> None:
-    for changes, field in (({"seeds": 0}, "seeds"), ({"epochs": 0}, "epochs"), ({"data_uri": "/set"}, "data_uri"), ({"out": "here"}, "out")):
+    for changes, field in (
+        ({"seeds": 0}, "seeds"),
+        ({"epochs": 0}, "epochs"),
+        ({"data_uri": "/set"}, "data_uri"),
+        ({"out": "here"}, "out"),
+    ):
         with pytest.raises(ConfigError, match=f"^{field} = "):
             AblationsArgs(**{"data_uri": "file:///set", **changes})
     storage = open_storage(f"file://{tmp_path}/untested")
-    store_manifest(storage, [store_shard(storage, tmp_path, *path.split("/"), clips) for path, clips in clips_of({"train/shard-000000": 3}).items()])
+    store_manifest(
+        storage,
+        [
+            store_shard(storage, tmp_path, *path.split("/"), clips)
+            for path, clips in clips_of({"train/shard-000000": 3}).items()
+        ],
+    )
     with pytest.raises(ManifestError, match="split test is missing"):
         ablations(AblationsArgs(data_uri=storage.uri))
     assert read_manifest(data[0]).digest == data[1].digest

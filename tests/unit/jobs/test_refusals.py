@@ -1,4 +1,6 @@
-"""Wrong input: one clear line and exit code 2, before any work starts. The cases that need servers are in tests/integration."""
+"""Wrong input: one clear line and exit code 2, before any work starts. The cases that need servers are in
+tests/integration.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +31,28 @@ from tests.support.paths import ROOT
 
 def command(*args: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", *args], capture_output=True, text=True, env=env, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", *args], capture_output=True, text=True, env=env, timeout=120, check=False
+    )
 
 
 def test_a_refusal_is_one_line_and_code_2() -> None:
     done = command("jobs.train", "crn_dmo")
     assert done.returncode == 2
-    assert done.stderr.strip() == "error: unknown recipe 'crn_dmo': did you mean crn_demo, rgb_demo, mrst_demo? `python -m jobs.train --list` shows all"
+    assert (
+        done.stderr.strip()
+        == "error: unknown recipe 'crn_dmo': did you mean crn_demo, rgb_demo, mrst_demo? `python -m jobs.train --list`"
+        " shows all"
+    )
     assert done.stdout == ""
 
 
 def test_an_unknown_field_is_code_2_and_named() -> None:
     done = command("jobs.train", "crn_demo", "--optim.learning-rate", "1")
     assert done.returncode == 2
-    assert re.fullmatch(r"error: Unrecognized options: --optim\.learning-rate.*--help lists all fields", done.stderr.strip())
+    assert re.fullmatch(
+        r"error: Unrecognized options: --optim\.learning-rate.*--help lists all fields", done.stderr.strip()
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,12 +91,21 @@ def test_recipes_are_whole_and_survive_json(name: str) -> None:
         (["--data.uri", "/plain"], "give s3://BUCKET/PREFIX or file:///FOLDER"),
         (["--data.uri", "SET", "--data.batch-size", "15"], "2 ranks .* cannot divide it; use 14 or 16"),
         (["--data.uri", "SET", "--clip.num-frames", "5"], "must equal model.num_steps = 8"),
-        (["--data.uri", "SET", "--data.val-split", "dev"], "data.val_split = 'dev': use one of the manifest's splits: train, val, test"),
-        (["--data.uri", "SET", "--data.manifest-digest", "0000"], "give that digest, or the folder of the version meant"),
+        (
+            ["--data.uri", "SET", "--data.val-split", "dev"],
+            "data.val_split = 'dev': use one of the manifest's splits: train, val, test",
+        ),
+        (
+            ["--data.uri", "SET", "--data.manifest-digest", "0000"],
+            "give that digest, or the folder of the version meant",
+        ),
         (["--data.uri", "SET/elsewhere"], "no data set is finished there"),
         (["--data.uri", "SET", "--run.output", "relative"], "run.output = 'relative'"),
         (["--data.uri", "SET", "--optim.lr", "-1"], "optim.lr = -1.0: must be positive"),
-        (["--data.uri", "SET", "--model.rib", "none", "--model.num-steps", "1", "--clip.num-frames", "1"], "model.num_steps"),
+        (
+            ["--data.uri", "SET", "--model.rib", "none", "--model.num-steps", "1", "--clip.num-frames", "1"],
+            "model.num_steps",
+        ),
     ],
 )
 def test_train_refuses(args: list[str], text: str, tiny_set: str) -> None:
@@ -106,7 +125,9 @@ def test_a_class_without_training_samples_is_refused(tiny_set: str, tmp_path: Pa
 
 
 def test_a_run_goes_on_only_as_the_same_run(tiny_set: str, tmp_path: Path) -> None:
-    config = dataclasses.replace(find_recipe("crn_demo"), data=dataclasses.replace(find_recipe("crn_demo").data, uri=tiny_set))
+    config = dataclasses.replace(
+        find_recipe("crn_demo"), data=dataclasses.replace(find_recipe("crn_demo").data, uri=tiny_set)
+    )
     run = open_storage(f"file://{tmp_path}/run")
 
     def record(config: TrainConfig, digest: str = "d" * 64) -> RunRecord:

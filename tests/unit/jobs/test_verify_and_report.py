@@ -45,11 +45,19 @@ def test_a_sound_set_is_code_0(sound: LocalStorage, tmp_path: Path, capsys: pyte
     assert "2 shards, 2 samples" in printed
     assert f"sound: {sound.uri} is what its manifest" in printed
     result = json.loads((tmp_path / "v.json").read_text())
-    assert (result["sound"], result["faults"], result["samples"], result["samples_decoded"], result["frames_decoded"]) == (True, [], 2, 2, 2 * 22)
+    assert (
+        result["sound"],
+        result["faults"],
+        result["samples"],
+        result["samples_decoded"],
+        result["frames_decoded"],
+    ) == (True, [], 2, 2, 2 * 22)
     assert result["bytes"] == sum(sound.size(p) for p in sound.list() if p.endswith(".tar"))
 
 
-def test_faults_are_code_1_and_all_named(damaged: LocalStorage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_are_code_1_and_all_named(
+    damaged: LocalStorage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert verify_job.main([damaged.uri, "--decode", "none", "--json", str(tmp_path / "v.json")]) == 1
     printed = capsys.readouterr().out
     assert "train/shard-000001/idx: missing: the index is not there" in printed
@@ -76,7 +84,9 @@ def private_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_a_failing_storage_is_code_1_and_no_fault(sound: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_storage_is_code_1_and_no_fault(
+    sound: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(verify_job, "open_storage", lambda uri: FailingStorage(str(sound.root)))
     assert verify_job.main([sound.uri, "--json", str(tmp_path / "v.json")]) == 1
     assert "1 parts could not be verified (train/shard-000000: StorageError" in capsys.readouterr().out

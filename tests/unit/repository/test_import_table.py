@@ -12,7 +12,8 @@ from tests.support.paths import ROOT
 BASE = ("pipeline.config", "pipeline.errors", "pipeline.common")
 STORED = (*BASE, "pipeline.storage", "pipeline.dataset")
 
-# Longest matching prefix decides which package a module is in. What a package may import of ours, itself always included.
+# Longest matching prefix decides which package a module is in. What a package may import of ours, itself always
+# included.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.config": BASE,
     "pipeline.errors": BASE,
@@ -24,7 +25,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "preprocessing.media": BASE,
     "preprocessing.flow": BASE,
     "preprocessing.flow.compare": (*BASE, "preprocessing.flow", "preprocessing.media"),
-    "preprocessing.shard": (*STORED, "preprocessing.sources", "preprocessing.annotations", "preprocessing.media", "preprocessing.flow"),
+    "preprocessing.shard": (
+        *STORED,
+        "preprocessing.sources",
+        "preprocessing.annotations",
+        "preprocessing.media",
+        "preprocessing.flow",
+    ),
     "preprocessing.verify": (*STORED, "preprocessing.media", "preprocessing.shard"),
     "preprocessing.report": (*STORED, "preprocessing.media"),
     "preprocessing.synthetic": (*BASE, "preprocessing.media"),
@@ -38,17 +45,29 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.runs": (*STORED, "pipeline.models", "pipeline.training.checkpoint"),
     # prediction repeats the loader's views on raw frames with the reference implementation, never with DALI
     "pipeline.serving": (
-        *BASE, "pipeline.dataset", "pipeline.models", "pipeline.evaluation", "pipeline.data.batch", "pipeline.data.sampling",
-        "pipeline.data.decoding.reference", "preprocessing.media.decode", "preprocessing.flow",
+        *BASE,
+        "pipeline.dataset",
+        "pipeline.models",
+        "pipeline.evaluation",
+        "pipeline.data.batch",
+        "pipeline.data.sampling",
+        "pipeline.data.decoding.reference",
+        "preprocessing.media.decode",
+        "preprocessing.flow",
     ),
     "pipeline.predict": ("pipeline.serving",),
     "pipeline.tracking": BASE,
     "jobs": ("pipeline", "preprocessing"),
     "infra": BASE,
-}  # fmt: skip
+}
 
 # Each of these belongs to one package.
-ONLY_IN = {"ray": ("jobs",), "mlflow": ("pipeline.tracking",), "nvidia": ("pipeline.data.decoding.dali",), "boto3": ("pipeline.storage", "infra")}
+ONLY_IN = {
+    "ray": ("jobs",),
+    "mlflow": ("pipeline.tracking",),
+    "nvidia": ("pipeline.data.decoding.dali",),
+    "boto3": ("pipeline.storage", "infra"),
+}
 
 # The demo drives the stack as a user does; infra is started by it, not the other way round.
 EXTRA = {"jobs.demo": ("infra",)}
@@ -67,11 +86,14 @@ def imports(path: Path) -> list[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import; write the whole name"
             assert node.module is not None
-            # `from pipeline import errors` names a module, `from pipeline.errors import X` does not: keep what is on disk
+            # `from pipeline import errors` names a module, `from pipeline.errors import X` does not: keep what is on
+            # disk
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 on_disk = ROOT / Path(*whole.split("."))
-                found.append((node.lineno, whole if on_disk.with_suffix(".py").exists() or on_disk.is_dir() else node.module))
+                found.append(
+                    (node.lineno, whole if on_disk.with_suffix(".py").exists() or on_disk.is_dir() else node.module)
+                )
     return found
 
 
@@ -100,7 +122,9 @@ def faults(name: str, path: Path) -> list[str]:
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Strongly connected components of more than one node, or of one that points to itself (Tarjan 1972, without recursion)."""
+    """Strongly connected components of more than one node, or of one that points to itself (Tarjan 1972, without
+    recursion).
+    """
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -133,7 +157,9 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
-ALL_MODULES = sorted(path for top in ("pipeline", "preprocessing", "jobs", "infra") for path in (ROOT / top).rglob("*.py"))
+ALL_MODULES = sorted(
+    path for top in ("pipeline", "preprocessing", "jobs", "infra") for path in (ROOT / top).rglob("*.py")
+)
 MODULES = [path for path in ALL_MODULES if path.name != "__init__.py" or path.stat().st_size]
 
 

@@ -14,7 +14,11 @@ README = (ROOT / "README.md").read_text()
 def test_commands_name_modules_that_exist() -> None:
     modules = set(re.findall(r"python -m ([\w.]+)", README))
     assert {"jobs.train", "jobs.preprocess", "jobs.evaluate", "jobs.promote", "jobs.predict", "infra.local"} <= modules
-    missing = [m for m in modules if not (ROOT / Path(*m.split("."))).with_suffix(".py").exists() and importlib.util.find_spec(m) is None]
+    missing = [
+        m
+        for m in modules
+        if not (ROOT / Path(*m.split("."))).with_suffix(".py").exists() and importlib.util.find_spec(m) is None
+    ]
     assert not missing
 
 
@@ -33,4 +37,3 @@ def test_files_named_exist() -> None:
 def test_ci_runs_the_readmes_test_command() -> None:
     assert "make test" in README
     assert "make test" in (ROOT / ".ci" / "run").read_text()
-

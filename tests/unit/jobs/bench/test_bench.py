@@ -27,9 +27,14 @@ def write_video(path: Path, seed: int, frames: int = 12) -> None:
         stream = container.add_stream("ffv1", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
         for t in range(frames):
-            value = sum(np.exp(-((x - 64 * a - 2 * t * (c - 0.5)) ** 2 + (y - 48 * b) ** 2) / (30 + 90 * d)) for a, b, c, d in blobs)
+            value = sum(
+                np.exp(-((x - 64 * a - 2 * t * (c - 0.5)) ** 2 + (y - 48 * b) ** 2) / (30 + 90 * d))
+                for a, b, c, d in blobs
+            )
             gray = np.clip(40 + 120 * value, 0, 255).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.repeat(gray[..., None], 3, axis=2), format="rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.repeat(gray[..., None], 3, axis=2), format="rgb24"))
+            )
         container.mux(stream.encode())
 
 
@@ -56,7 +61,9 @@ def test_result_holds_every_engine(videos, tmp_path, capsys):
     assert result["hardware"]["threads_per_engine"] == 1
     assert {"opencv", "numba", "numba-fast"} <= set(result["engines"])
     for name, entry in result["engines"].items():
-        assert {"s_per_pair", "speedup_vs_opencv", "mean_epe", "within_0p1", "over_1px", "worst_pair_epe"} <= set(entry), name
+        assert {"s_per_pair", "speedup_vs_opencv", "mean_epe", "within_0p1", "over_1px", "worst_pair_epe"} <= set(
+            entry
+        ), name
     reference, numba = result["engines"]["opencv"], result["engines"]["numba"]
     assert (reference["mean_epe"], reference["within_0p1"], reference["speedup_vs_opencv"]) == (0, 1, 1)
     assert numba["speedup_vs_opencv"] == pytest.approx(reference["s_per_pair"] / numba["s_per_pair"])

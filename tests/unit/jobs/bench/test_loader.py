@@ -19,7 +19,14 @@ import torch
 from jobs.bench.command import main
 from jobs.bench.loader import baseline as bench_loader_usual
 from jobs.bench.loader import command as bench_loader
-from jobs.bench.loader.baseline import TOLERANCE_CODES, ToClip, UsualLoader, decode_from_keyframe, open_object, shard_urls
+from jobs.bench.loader.baseline import (
+    TOLERANCE_CODES,
+    ToClip,
+    UsualLoader,
+    decode_from_keyframe,
+    open_object,
+    shard_urls,
+)
 from jobs.bench.loader.report import missed
 from jobs.bench.loader.rounds import Window, take_turns, time_fetching, time_usual
 from jobs.bench.loader.step import StepTimes, full_size, time_steps
@@ -54,7 +61,15 @@ def _one_thread() -> Iterator[None]:
 def course_of(uri: str, clip: ClipConfig = CLIP, modalities: Sequence[str] = MODALITIES, **changes: Any) -> Course:
     storage = open_storage(uri)
     data = DataConfig(batch_size=4, decode_threads=changes.pop("workers", 1), damaged_budget=0)
-    options: dict[str, Any] = {"clip": clip, "data": data, "seed": 3, "clips": 8, "spare": 0, "device": "cpu", **changes}
+    options: dict[str, Any] = {
+        "clip": clip,
+        "data": data,
+        "seed": 3,
+        "clips": 8,
+        "spare": 0,
+        "device": "cpu",
+        **changes,
+    }
     return lay_out(storage, read_manifest(storage), "train", modalities, **options)
 
 
@@ -66,7 +81,11 @@ def usual_of(course: Course, urls: Sequence[str] | None = None, **changes: Any) 
 
 @pytest.mark.parametrize(
     "clip",
-    [CLIP, dataclasses.replace(CLIP, norm="caffe", stack=3, stride=2, flow_std=2.0), dataclasses.replace(CLIP, num_frames=12, norm="inception", crop=40)],
+    [
+        CLIP,
+        dataclasses.replace(CLIP, norm="caffe", stack=3, stride=2, flow_std=2.0),
+        dataclasses.replace(CLIP, num_frames=12, norm="inception", crop=40),
+    ],
     ids=["plain", "caffe-stacked", "short-videos-enlarged"],
 )
 def test_the_usual_way_gives_the_reference_loaders_values(tiny_set, clip):
@@ -76,8 +95,12 @@ def test_the_usual_way_gives_the_reference_loaders_values(tiny_set, clip):
         off = codes_off(course, batch)
         assert set(off) == set(MODALITIES)
         assert max(off.values()) <= TOLERANCE_CODES
-        assert {tuple(batch[m].shape) for m in MODALITIES} == {(len(batch["key"]), clip.num_frames, c, clip.crop, clip.crop) for c in (3, 2 * clip.stack, 3 * clip.stack)}
-    assert Counter(k for b in batches for k in b["key"]) == Counter(course.index.key(i) for i in range(len(course.index)))
+        assert {tuple(batch[m].shape) for m in MODALITIES} == {
+            (len(batch["key"]), clip.num_frames, c, clip.crop, clip.crop) for c in (3, 2 * clip.stack, 3 * clip.stack)
+        }
+    assert Counter(k for b in batches for k in b["key"]) == Counter(
+        course.index.key(i) for i in range(len(course.index))
+    )
 
 
 def test_other_values_are_seen(tiny_set):
@@ -100,15 +123,21 @@ def test_seeking_finds_the_frames_that_decoding_from_the_start_finds(wanted):
     box = SimpleNamespace(top=0, left=0, height=expected.shape[1], width=expected.shape[2])
     np.testing.assert_array_equal(maker._colours(frames, box), expected)  # type: ignore[arg-type]
     halves = bench_loader_usual._luma_halves(decode_from_keyframe(codes, wanted), box, box.height)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(halves.reshape(len(wanted), 2 * box.height, box.width), decode_frames(codes, "flow", wanted))
+    np.testing.assert_array_equal(
+        halves.reshape(len(wanted), 2 * box.height, box.width), decode_frames(codes, "flow", wanted)
+    )
 
 
 def test_a_pass_that_skips_or_repeats_samples_is_an_error(tiny_set):
     course = course_of(tiny_set, modalities=("rgb",), clip=dataclasses.replace(CLIP, num_frames=1))
     urls = shard_urls(course.storage, course.tars)
-    with pytest.raises(ReciprocalError, match=rf"skipped {course.manifest.shards[0].num_samples} samples and repeated 0"):
+    with pytest.raises(
+        ReciprocalError, match=rf"skipped {course.manifest.shards[0].num_samples} samples and repeated 0"
+    ):
         time_usual(usual_of(course, urls[1:]), course, lambda batch: None)
-    with pytest.raises(ReciprocalError, match=rf"skipped 0 samples and repeated {course.manifest.shards[0].num_samples}"):
+    with pytest.raises(
+        ReciprocalError, match=rf"skipped 0 samples and repeated {course.manifest.shards[0].num_samples}"
+    ):
         time_usual(usual_of(course, [*urls, urls[0]]), course, lambda batch: None)
     keys = [course.index.key(i) for i in range(len(course.index))]
     check_keys(keys[::-1], course)
@@ -161,7 +190,9 @@ def test_fetching_is_counted(tiny_set):
     course = course_of(tiny_set)
     found = time_fetching(course, 4, 30)
     mean_bytes = 1e6 * found["mb_per_s"] / found["clips_per_s"]
-    assert course.index.members[..., 1].sum(1).min() <= mean_bytes <= course.index.members[..., 1].sum(1).max() + 3 * 2048  # tar headers between members
+    assert (
+        course.index.members[..., 1].sum(1).min() <= mean_bytes <= course.index.members[..., 1].sum(1).max() + 3 * 2048
+    )  # tar headers between members
     assert 0 < found["cpu_ms_per_get"] < 50
 
 
@@ -179,7 +210,25 @@ def test_contenders_take_turns():
 @needs_dali
 def test_result_adds_up(tiny_set, tmp_path, capsys):
     out = tmp_path / "loader.json"
-    arguments = ["--clips", "12", "--rounds", "2", "--batch-size", "3", "--num-frames", "3", "--crop", "24", "--threads", "1", "--fetch-depths", "1", "2", "--skip", "shortcut"]
+    arguments = [
+        "--clips",
+        "12",
+        "--rounds",
+        "2",
+        "--batch-size",
+        "3",
+        "--num-frames",
+        "3",
+        "--crop",
+        "24",
+        "--threads",
+        "1",
+        "--fetch-depths",
+        "1",
+        "2",
+        "--skip",
+        "shortcut",
+    ]
     code = main(["loader", "--data", tiny_set, "--json", str(out), *arguments])
     result = json.loads(out.read_text())
     for name in ("ceiling", "dali", "baseline"):
@@ -190,7 +239,9 @@ def test_result_adds_up(tiny_set, tmp_path, capsys):
         assert result[f"{name}_clips_per_s"] == max(w["clips_per_s"] for w in taken)
         assert result["median_clips_per_s"][name] == pytest.approx(sum(w["clips_per_s"] for w in taken) / 2)
         assert result["cpu_ms_per_clip"][name] == pytest.approx(min(1000 * w["cpu_s"] / 12 for w in taken))
-        assert result["ratio_by_cpu"][name] == pytest.approx(result["cpu_ms_per_clip"][name] / result["cpu_ms_per_clip"]["loader"])
+        assert result["ratio_by_cpu"][name] == pytest.approx(
+            result["cpu_ms_per_clip"][name] / result["cpu_ms_per_clip"]["loader"]
+        )
     assert set(result["rounds"]) == {"loader", "ceiling", "dali", "baseline"}
     assert result["decoder"] == "ffmpeg"
     assert 0 < result["decode_share"] < 1
@@ -199,7 +250,12 @@ def test_result_adds_up(tiny_set, tmp_path, capsys):
     assert bool(result["missed"]) == (result["ratio_to_ceiling"] < 0.9 or result["ratio_to_baseline"] < 1.5)
     assert max(result["codes_off"]["baseline"].values()) <= TOLERANCE_CODES
     assert result["digest"] == read_manifest(open_storage(tiny_set)).digest
-    assert (result["threads"], result["batch_size"], result["modalities"], result["samples"]) == (1, 3, ["rgb", "flow"], 20)
+    assert (result["threads"], result["batch_size"], result["modalities"], result["samples"]) == (
+        1,
+        3,
+        ["rgb", "flow"],
+        20,
+    )
     assert 0.5 < result["requests_per_clip"] < 2
     assert result["bytes_per_clip"] > 500
     assert set(result["fetch_only"]) == {"1", "2"}
@@ -220,7 +276,11 @@ def test_a_ratio_below_its_bar_is_named():
     good = {"ratio_to_ceiling": 0.9, "ratio_to_baseline": 1.5, "gpu_wait_share": 0.049}
     assert missed(good) == []
     assert missed({}) == []
-    for name, value, shown in (("ratio_to_ceiling", 0.899, "ratio_to_ceiling 0.899"), ("ratio_to_baseline", 1.499, "ratio_to_baseline 1.499"), ("gpu_wait_share", 0.05, "gpu_wait_share 0.050")):
+    for name, value, shown in (
+        ("ratio_to_ceiling", 0.899, "ratio_to_ceiling 0.899"),
+        ("ratio_to_baseline", 1.499, "ratio_to_baseline 1.499"),
+        ("gpu_wait_share", 0.05, "gpu_wait_share 0.050"),
+    ):
         (line,) = missed({**good, name: value})
         assert line.startswith(shown)
 

@@ -22,7 +22,19 @@ from pipeline.errors import ConfigError, UserError
 
 SMALL_MRST = MRSTConfig(unit="T", blocks=(1, 1), mid=(8, 8), out=(16, 24), stem=8, lstm=16, num_steps=8)
 SMALL_CRN = CRNConfig(width=0.1, backbone_stages=3, hidden=8, adapted=8, num_steps=3, stack=2)
-ROW_KEYS = {"name", "params", "paper_params", "gflop", "paper_gflop", "literal_ms", "fast_ms", "speedup", "max_abs_diff", "literal_peak_mb", "fast_peak_mb"}
+ROW_KEYS = {
+    "name",
+    "params",
+    "paper_params",
+    "gflop",
+    "paper_gflop",
+    "literal_ms",
+    "fast_ms",
+    "speedup",
+    "max_abs_diff",
+    "literal_peak_mb",
+    "fast_peak_mb",
+}
 
 
 def named(name: str) -> Subject:
@@ -42,7 +54,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> tuple[Subject, ...]:
 
 
 def test_parameters_and_flops_of_mrst_net() -> None:
-    """By hand: 36 690 064 weights in products, 63 104 of BN; 98.91 GFLOP on maps, of which P needs 75.91 and T 87.41."""
+    """By hand: 36 690 064 weights in products, 63 104 of BN; 98.91 GFLOP on maps, of which P needs 75.91 and T
+    87.41.
+    """
     literal, fast = count(named("MRST-Net, units T"), True), count(named("MRST-Net, units T"), False)
     assert literal[0] == fast[0] == 36_690_064 + 63_104
     assert literal[1] == pytest.approx(98.91, abs=0.01)
@@ -59,7 +73,9 @@ def test_parameters_and_flops_of_mrst_net() -> None:
     ],
 )
 def test_the_recurrent_part_is_what_lies_behind_the_backbones(name: str, million: float, gflop: float) -> None:
-    """Sums over RIB, RAB and layers by hand. At the first step nothing is heard; and only the literal path multiplies its zero states (4 % in all)."""
+    """Sums over RIB, RAB and layers by hand. At the first step nothing is heard; and only the literal path
+    multiplies its zero states (4 % in all).
+    """
     params, fast = count(named(name), False)
     _, literal = count(named(name), True)
     assert params / 1e6 == pytest.approx(million, abs=0.006)
@@ -86,7 +102,9 @@ def test_both_paths_are_compared_on_the_same_weights(small: tuple[Subject, ...])
     assert alone.fast_ms > 0
 
 
-def test_gradients_that_differ_are_held_against_float64(small: tuple[Subject, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_that_differ_are_held_against_float64(
+    small: tuple[Subject, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.set_num_threads(1)
     calm = compare(small[1], rounds=1)
     assert (calm.fast_gradient_error, calm.literal_gradient_error) == (None, None)
@@ -128,7 +146,9 @@ def test_the_result(small: tuple[Subject, ...], tmp_path: Path, capsys: pytest.C
     out = tmp_path / "models.json"
     assert main(["models", "--json", str(out), "--rounds", "1", "--threads", "1", "--skip", "memory", "gpu"]) == 0
     result = json.loads(out.read_text())
-    assert {"hardware", "versions", "commit", "threads", "scale", "flop_per_multiply_add", "rows", "missed"} <= set(result)
+    assert {"hardware", "versions", "commit", "threads", "scale", "flop_per_multiply_add", "rows", "missed"} <= set(
+        result
+    )
     assert [row["name"] for row in result["rows"]] == [s.name for s in small]
     for row in result["rows"]:
         assert set(row) >= ROW_KEYS
@@ -144,7 +164,9 @@ def test_the_result(small: tuple[Subject, ...], tmp_path: Path, capsys: pytest.C
 
 
 def test_the_peak_is_that_of_a_process_of_its_own() -> None:
-    """A wide first layer's maps are known: 8 frames of 48 x 48 pixels and 256 maps in fp32 are 19 MB, kept more than ten times over."""
+    """A wide first layer's maps are known: 8 frames of 48 x 48 pixels and 256 maps in fp32 are 19 MB, kept more
+    than ten times over.
+    """
     thin = Subject("thin", SMALL_MRST, 96, 5)
     wide = dataclasses.replace(thin, model=dataclasses.replace(SMALL_MRST, stem=256, out=(256, 256)))
     ballast = torch.ones(300_000_000, dtype=torch.uint8)  # of this process, not of that
@@ -158,7 +180,14 @@ def test_the_peak_is_that_of_a_process_of_its_own() -> None:
 
 def test_what_must_hold_is_judged_at_full_size() -> None:
     subject = Subject("x", SMALL_MRST, 96, 5, bar=1.2, less_memory=True)
-    row = {"name": "x", "speedup": 1.19, "fast_peak_mb": 10.0, "literal_peak_mb": 10.0, "relative_diff": 1e-5, "gradient_relative_diff": 1e-5}
+    row = {
+        "name": "x",
+        "speedup": 1.19,
+        "fast_peak_mb": 10.0,
+        "literal_peak_mb": 10.0,
+        "relative_diff": 1e-5,
+        "gradient_relative_diff": 1e-5,
+    }
     assert [line.split(":")[1].split()[0] for line in bench_models.missed(subject, row, 1)] == ["speed-up", "peak"]
     assert bench_models.missed(subject, row, 0.5) == []
     assert bench_models.missed(subject, {**row, "speedup": 1.2, "fast_peak_mb": 9.0}, 1) == []
@@ -166,7 +195,10 @@ def test_what_must_hold_is_judged_at_full_size() -> None:
     assert "scores differ by 0.001" in bench_models.missed(subject, {**row, "relative_diff": 1e-3}, 0.5)[0]
     apart = {**row, "speedup": 1.2, "fast_peak_mb": 9.0, "gradient_relative_diff": 3e-4}
     assert bench_models.missed(subject, {**apart, "float64_gradient_relative_diff": 1e-12}, 1) == []
-    assert "gradients differ by 0.0003, in float64 by 2e-07" in bench_models.missed(subject, {**apart, "float64_gradient_relative_diff": 2e-7}, 1)[0]
+    assert (
+        "gradients differ by 0.0003, in float64 by 2e-07"
+        in bench_models.missed(subject, {**apart, "float64_gradient_relative_diff": 2e-7}, 1)[0]
+    )
     bars = {s.name: s.bar for s in SUBJECTS if s.bar}
     assert bars["MRST-Net, units P"] == 1.2
     assert bars["MRST-Net, units T"] == 1.1
@@ -189,11 +221,21 @@ def test_gpu_rows_on_the_cpu(small: tuple[Subject, ...]) -> None:
     assert row["clips_per_s"] == pytest.approx(2000 / row["ms_per_step"])
     assert row["share_of_matrix_rate"] == pytest.approx(row["tflops"])
     assert row["tflops"] == pytest.approx(on_gpu.flop_of_step(crn) * row["clips_per_s"] / 1e12)
-    seen = on_gpu._guarded(on_gpu._infer, dataclasses.replace(crn, model=dataclasses.replace(SMALL_CRN, modalities=("rgb", "diff"))), cpu, 2, 1, False, 1e12)
+    seen = on_gpu._guarded(
+        on_gpu._infer,
+        dataclasses.replace(crn, model=dataclasses.replace(SMALL_CRN, modalities=("rgb", "diff"))),
+        cpu,
+        2,
+        1,
+        False,
+        1e12,
+    )
     assert seen["frames_per_s"] == pytest.approx(2 * 3 * 1000 / seen["ms_per_batch"])
     assert seen["times_the_paper"] == pytest.approx(seen["frames_per_s"] / 200)
     forward = count(crn, False)[1] * 1e9
-    assert 2 * forward < on_gpu.flop_of_step(crn) < 3.2 * forward  # backward is twice a forward, but for the first layer's inputs
+    assert (
+        2 * forward < on_gpu.flop_of_step(crn) < 3.2 * forward
+    )  # backward is twice a forward, but for the first layer's inputs
 
 
 def test_a_failure_is_told_in_its_row_and_memory_halves_the_batch() -> None:

@@ -28,7 +28,9 @@ def put(fs: pyarrow.fs.FileSystem, path: str, data: bytes) -> None:
 
 
 def kinds(fs: pyarrow.fs.FileSystem, base: str, recursive: bool) -> set[tuple[str, str]]:
-    return {(info.path, info.type.name) for info in fs.get_file_info(pyarrow.fs.FileSelector(base, recursive=recursive))}
+    return {
+        (info.path, info.type.name) for info in fs.get_file_info(pyarrow.fs.FileSelector(base, recursive=recursive))
+    }
 
 
 def test_behaves_as_a_file_system(fs: pyarrow.fs.FileSystem) -> None:
@@ -37,7 +39,11 @@ def test_behaves_as_a_file_system(fs: pyarrow.fs.FileSystem) -> None:
     put(fs, "run/snapshot.json", b"[]")
     assert kinds(fs, "run", False) == {("run/checkpoint", "Directory"), ("run/snapshot.json", "File")}
     assert len(kinds(fs, "run", True)) == 5
-    assert [i.type.name for i in fs.get_file_info(["run", "run/snapshot.json", "absent"])] == ["Directory", "File", "NotFound"]
+    assert [i.type.name for i in fs.get_file_info(["run", "run/snapshot.json", "absent"])] == [
+        "Directory",
+        "File",
+        "NotFound",
+    ]
     with fs.open_input_stream("run/checkpoint/model.bin") as stream:
         assert stream.read() == b"weights"
     fs.delete_dir("run/checkpoint")

@@ -20,7 +20,20 @@ from preprocessing.shard.build import Recipe, parameter_hash
 from preprocessing.shard.work import StageTimes
 
 
-@pytest.mark.parametrize(("text", "total", "expected"), [("0", 50, 0), ("7", 50, 7), ("10%", 50, 5), ("0.1", 50, 5), ("5%", 50, 3), ("100%", 50, 50), ("1.0", 50, 50), ("2.5%", 40, 1), ("1", 50, 1)])
+@pytest.mark.parametrize(
+    ("text", "total", "expected"),
+    [
+        ("0", 50, 0),
+        ("7", 50, 7),
+        ("10%", 50, 5),
+        ("0.1", 50, 5),
+        ("5%", 50, 3),
+        ("100%", 50, 50),
+        ("1.0", 50, 50),
+        ("2.5%", 40, 1),
+        ("1", 50, 1),
+    ],
+)
 def test_a_limit_is_a_number_or_a_share(text, total, expected):
     assert limit(text, total) == expected
 
@@ -33,14 +46,27 @@ def test_a_limit_that_is_neither_is_refused_with_the_field(text):
 
 def record(name: str, rejects: list[tuple[str, int, str]]) -> ShardRecord:
     return ShardRecord(
-        split="train", name=name, parameter_hash="p", sources_sha256="s", size=0, sha256="", samples=(),
-        rejects=tuple(Reject(source=source, label=label, reason=reason, detail="seen") for source, label, reason in rejects),
-    )  # fmt: skip
+        split="train",
+        name=name,
+        parameter_hash="p",
+        sources_sha256="s",
+        size=0,
+        sha256="",
+        samples=(),
+        rejects=tuple(
+            Reject(source=source, label=label, reason=reason, detail="seen") for source, label, reason in rejects
+        ),
+    )
 
 
 def test_missing_videos_count_apart():
     tally = Tally()
-    tally.add(Outcome.of(record("shard-000000", [("a", 0, "missing"), ("b", 1, "missing"), ("c", 1, "truncated")]), StageTimes(flow_s=2.0, pairs=5)))
+    tally.add(
+        Outcome.of(
+            record("shard-000000", [("a", 0, "missing"), ("b", 1, "missing"), ("c", 1, "truncated")]),
+            StageTimes(flow_s=2.0, pairs=5),
+        )
+    )
     tally.add(Outcome.of(record("shard-000001", [("d", 1, "missing")]), StageTimes(flow_s=1.0, pairs=2)))
     assert (tally.num_missing, tally.num_rejected) == (3, 1)
     assert tally.classes_of("missing") == [(1, 2), (0, 1)]

@@ -48,7 +48,9 @@ PRINTED = {
 def listed(wanted: str, width: int | None = None) -> str:
     """What --list prints: on a terminal of some width, or (None) in a pipe."""
     out = io.StringIO()
-    show_recipes(Console(file=out, force_terminal=width is not None, width=width, highlight=False, color_system=None), wanted)
+    show_recipes(
+        Console(file=out, force_terminal=width is not None, width=width, highlight=False, color_system=None), wanted
+    )
     return out.getvalue()
 
 
@@ -59,11 +61,27 @@ def test_printed_numbers(name: str) -> None:
 
 
 def test_every_row_is_there() -> None:
-    rows = {table: [n for n in (*RECIPES, *ENSEMBLES) if n.startswith(table)] for table in ("crn_t1", "crn_t2", "crn_t3", "crn_t4", "crn_t5", "crn_t6", "mrst_t2", "mrst_t3", "mrst_t4")}
-    # Table 1: 2 data sets x 2 backbones x 3 RIBs x 2 pairings. 3: 3 settings x (3 N-CRN + 2 CRN + 3 means). 4: 4 settings x (4 + a mean).
-    # 5: 2 pairings of CRN and N-CRN, a mean. MRST 2: 6 units on 2 data sets and in pre-training.
-    assert {table: len(names) for table, names in rows.items()} == {"crn_t1": 24, "crn_t2": 8, "crn_t3": 24, "crn_t4": 20, "crn_t5": 5, "crn_t6": 2, "mrst_t2": 18, "mrst_t3": 1, "mrst_t4": 2}
-    assert all(RECIPES[name].family and RECIPES[name].row for names in rows.values() for name in names if name in RECIPES)
+    rows = {
+        table: [n for n in (*RECIPES, *ENSEMBLES) if n.startswith(table)]
+        for table in ("crn_t1", "crn_t2", "crn_t3", "crn_t4", "crn_t5", "crn_t6", "mrst_t2", "mrst_t3", "mrst_t4")
+    }
+    # Table 1: 2 data sets x 2 backbones x 3 RIBs x 2 pairings. 3: 3 settings x (3 N-CRN + 2 CRN + 3 means). 4: 4
+    # settings x (4 + a mean). 5: 2 pairings of CRN and N-CRN, a mean. MRST 2: 6 units on 2 data sets and in
+    # pre-training.
+    assert {table: len(names) for table, names in rows.items()} == {
+        "crn_t1": 24,
+        "crn_t2": 8,
+        "crn_t3": 24,
+        "crn_t4": 20,
+        "crn_t5": 5,
+        "crn_t6": 2,
+        "mrst_t2": 18,
+        "mrst_t3": 1,
+        "mrst_t4": 2,
+    }
+    assert all(
+        RECIPES[name].family and RECIPES[name].row for names in rows.values() for name in names if name in RECIPES
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if re.match(r"crn_t\d", name)])
@@ -71,10 +89,24 @@ def test_crn_rows_hold_what_section_5_1_states(name: str) -> None:
     config = find_recipe(name)
     model, optim = config.model, config.optim
     assert isinstance(model, CRNConfig)
-    assert (model.hidden, model.num_layers, model.kernel_size, model.num_steps, config.clip.num_frames) == (512, 2, 3, 10, 10)
-    assert (optim.name, optim.lr, optim.backbone_lr, optim.momentum, optim.weight_decay) == ("sgd", 1e-2, 1e-3, 0.9, 5e-4)
+    assert (model.hidden, model.num_layers, model.kernel_size, model.num_steps, config.clip.num_frames) == (
+        512,
+        2,
+        3,
+        10,
+        10,
+    )
+    assert (optim.name, optim.lr, optim.backbone_lr, optim.momentum, optim.weight_decay) == (
+        "sgd",
+        1e-2,
+        1e-3,
+        0.9,
+        5e-4,
+    )
     assert model.strategy == (name.split("_")[4] if "_t2_" in name else "c")
-    assert (model.backbone, config.clip.crop, config.clip.norm) == (("bninception", 224, "caffe") if "_bni_" in name else ("inceptionv3", 299, "inception"))
+    assert (model.backbone, config.clip.crop, config.clip.norm) == (
+        ("bninception", 224, "caffe") if "_bni_" in name else ("inceptionv3", 299, "inception")
+    )
     assert model.partner == ("self" if "_ncrn" in name else "off" if name.endswith(("_late", "_early")) else "other")
     assert model.fusion == ("late" if name.endswith("_late") else "early" if name.endswith("_early") else "none")
     assert default_views(config) == 4
@@ -85,9 +117,16 @@ def test_mrst_rows_hold_what_section_4_1_states(name: str) -> None:
     config = find_recipe(name)
     model, optim = config.model, config.optim
     assert isinstance(model, MRSTConfig)
-    assert (model.num_steps, config.clip.crop, config.clip.test_resize, config.clip.train_crop) == (16, 224, 256, "fixed")
+    assert (model.num_steps, config.clip.crop, config.clip.test_resize, config.clip.train_crop) == (
+        16,
+        224,
+        256,
+        "fixed",
+    )
     scratch = name.startswith("mrst_t2_k400")
-    assert (optim.name, optim.lr, model.dropout, optim.weight_decay) == (("adam", 1e-4, 0.5, 5e-5) if scratch else ("sgd", 1e-5, 0.9, 5e-4))
+    assert (optim.name, optim.lr, model.dropout, optim.weight_decay) == (
+        ("adam", 1e-4, 0.5, 5e-5) if scratch else ("sgd", 1e-5, 0.9, 5e-4)
+    )
     assert model.layout == ("c3d" if "_t2_" in name else "resnet")
     assert default_views(config) == 20
 
@@ -95,11 +134,17 @@ def test_mrst_rows_hold_what_section_4_1_states(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "million"),
     [  # RIB, RAB, two ConvLSTM layers and classifier of two branches: 9 (R + f) 4 f + 4 f a layer, and so on, by hand
-        ("crn_t1_ucf_bni_none_flow", 77.18), ("crn_t1_ucf_bni_srib_flow", 81.90), ("crn_t1_ucf_bni_rib_flow", 92.39),
-        ("crn_t1_ucf_v3_none_flow", 78.23), ("crn_t1_ucf_v3_srib_flow", 82.95), ("crn_t1_ucf_v3_rib_flow", 93.44),
-        ("crn_t4_ucf_bni_early", 38.9), ("crn_t4_ucf_v3_early", 39.9), ("crn_t4_ucf_bni_late", 77.1),
+        ("crn_t1_ucf_bni_none_flow", 77.18),
+        ("crn_t1_ucf_bni_srib_flow", 81.90),
+        ("crn_t1_ucf_bni_rib_flow", 92.39),
+        ("crn_t1_ucf_v3_none_flow", 78.23),
+        ("crn_t1_ucf_v3_srib_flow", 82.95),
+        ("crn_t1_ucf_v3_rib_flow", 93.44),
+        ("crn_t4_ucf_bni_early", 38.9),
+        ("crn_t4_ucf_v3_early", 39.9),
+        ("crn_t4_ucf_bni_late", 77.1),
     ],
-)  # fmt: skip
+)
 def test_parameters_of_the_crn_rows(name: str, million: float) -> None:
     config = find_recipe(name)
     with torch.device("meta"):
@@ -108,7 +153,15 @@ def test_parameters_of_the_crn_rows(name: str, million: float) -> None:
     assert behind / 1e6 == pytest.approx(million, abs=0.06 if name.startswith("crn_t4") else 0.006)
 
 
-@pytest.mark.parametrize(("name", "classes", "million"), [("mrst_t3_k400", 400, 36.753168), ("mrst_t2_ucf_std", 101, 208.84 / 4), ("mrst_t2_ucf_p", 101, 210.04 / 4), ("mrst_t2_ucf_c3d", 487, 79.991015)])
+@pytest.mark.parametrize(
+    ("name", "classes", "million"),
+    [
+        ("mrst_t3_k400", 400, 36.753168),
+        ("mrst_t2_ucf_std", 101, 208.84 / 4),
+        ("mrst_t2_ucf_p", 101, 210.04 / 4),
+        ("mrst_t2_ucf_c3d", 487, 79.991015),
+    ],
+)
 def test_parameters_of_the_mrst_rows(name: str, classes: int, million: float) -> None:
     with torch.device("meta"):
         model = build_model(find_recipe(name).model, num_classes=classes, crop=224)
@@ -120,7 +173,9 @@ def test_list_in_a_pipe_has_a_line_for_each() -> None:
     assert lines[0].split() == ["recipe", "model", "data", "set", "paper"]
     assert [line.split()[0] for line in lines[1:-1]] == sorted(name for name in RECIPES if name.startswith("crn_t1"))
     row = next(line for line in lines if line.startswith("crn_t1_hmdb_v3_none_diff"))
-    assert all(words in row for words in ("no RIB, Inception v3, rgb+diff", "HMDB-51, split 1", "S-Net 57.1%, T-Net 58.2%"))
+    assert all(
+        words in row for words in ("no RIB, Inception v3, rgb+diff", "HMDB-51, split 1", "S-Net 57.1%, T-Net 58.2%")
+    )
     assert lines[-1].startswith("24 recipes")
 
 
@@ -146,7 +201,9 @@ def test_an_ensemble_names_its_runs_and_is_not_trained() -> None:
     text = listed("crn_t4_ucf_bni_ens")
     assert "crn_t4_ucf_bni_crn, every branch" in text
     assert "S+T 94.6%" in text
-    with pytest.raises(UserError, match="no training but the mean of several: train crn_t4_ucf_bni_crn, crn_t4_ucf_bni_ncrn"):
+    with pytest.raises(
+        UserError, match="no training but the mean of several: train crn_t4_ucf_bni_crn, crn_t4_ucf_bni_ncrn"
+    ):
         find_recipe("crn_t4_ucf_bni_ens")
 
 

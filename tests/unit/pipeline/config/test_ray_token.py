@@ -30,9 +30,17 @@ def test_a_mode_that_ray_set_by_itself_still_gets_our_token(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("RECIPROCAL_STACK", "off"), ("RAY_ADDRESS", "10.0.0.1:6379"), ("RAY_AUTH_TOKEN", "x"), ("RAY_AUTH_MODE", "disabled")]
+    ("name", "value"),
+    [
+        ("RECIPROCAL_STACK", "off"),
+        ("RAY_ADDRESS", "10.0.0.1:6379"),
+        ("RAY_AUTH_TOKEN", "x"),
+        ("RAY_AUTH_MODE", "disabled"),
+    ],
 )
-def test_somebody_elses_cluster_is_left_alone(name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_somebody_elses_cluster_is_left_alone(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv(name, value)
     assert ray_authentication() == {}
     assert not (tmp_path / "state").exists()

@@ -44,7 +44,11 @@ def counter_videos(num_frames: int, height: int, width: int, seed: int) -> Video
     rgb = np.broadcast_to((20 + 8 * t)[:, None, None, None], (num_frames, height, width, 3))
     u, v = (np.broadcast_to(x[:-1, None, None], (num_frames - 1, height, width)) for x in (40 + 6 * t, 220 - 6 * t))
     diff = np.broadcast_to((60 + 5 * t)[:-1, None, None, None], (num_frames - 1, height, width, 3))
-    return {"rgb": rgb.astype(np.uint8), "flow": np.concatenate([u, v], 1).astype(np.uint8), "diff": diff.astype(np.uint8)}
+    return {
+        "rgb": rgb.astype(np.uint8),
+        "flow": np.concatenate([u, v], 1).astype(np.uint8),
+        "diff": diff.astype(np.uint8),
+    }
 
 
 def texture_videos(num_frames: int, height: int, width: int, seed: int) -> Videos:
@@ -76,7 +80,9 @@ def store(
     size: tuple[int, int] = (48, 64),
     alter: Callable[[str, dict[str, bytes]], dict[str, bytes]] = lambda key, members: members,
 ) -> StoredSet:
-    """Write a data set: ``splits`` gives the samples of each shard; even samples are portrait-swapped to vary the size."""
+    """Write a data set: ``splits`` gives the samples of each shard; even samples are portrait-swapped to vary the
+    size.
+    """
     storage, entries, kept = LocalStorage(str(root)), [], {}
     number = 0
     for split, shards in splits.items():
@@ -97,21 +103,40 @@ def store(
             write_tar(tar, samples)
             records = [
                 SampleRecord(
-                    key=key, label=facts[key][0], source=facts[key][1], num_frames=facts[key][2], fps=25.0, width=facts[key][3],
-                    height=facts[key][4], offset=offset, size=length, members=members,
+                    key=key,
+                    label=facts[key][0],
+                    source=facts[key][1],
+                    num_frames=facts[key][2],
+                    fps=25.0,
+                    width=facts[key][3],
+                    height=facts[key][4],
+                    offset=offset,
+                    size=length,
+                    members=members,
                 )
                 for key, offset, length, members in scan_tar(tar)
-            ]  # fmt: skip
+            ]
             record = ShardRecord(
-                split=split, name=tar.stem, parameter_hash="p", sources_sha256="s", size=tar.stat().st_size, sha256=file_sha256(tar),
-                samples=tuple(records), rejects=(),
-            )  # fmt: skip
+                split=split,
+                name=tar.stem,
+                parameter_hash="p",
+                sources_sha256="s",
+                size=tar.stat().st_size,
+                sha256=file_sha256(tar),
+                samples=tuple(records),
+                rejects=(),
+            )
             storage.write(f"{record.path}.json", record.to_json())
             entries.append(entry_of(record))
     manifest = Manifest(
-        dataset="small", classes=tuple(f"class{c}" for c in range(classes)), modalities=modalities,
-        parameters={"short_side": size[0], "flow_bound": 20.0}, parameter_hash="p", code_version="0", shards=tuple(entries),
-    )  # fmt: skip
+        dataset="small",
+        classes=tuple(f"class{c}" for c in range(classes)),
+        modalities=modalities,
+        parameters={"short_side": size[0], "flow_bound": 20.0},
+        parameter_hash="p",
+        code_version="0",
+        shards=tuple(entries),
+    )
     storage.write(MANIFEST, manifest.to_json())
     return StoredSet(root, storage, manifest, kept)
 
@@ -122,12 +147,20 @@ except ModuleNotFoundError:  # no package of NVIDIA's at all
     HAVE_DALI = False
 
 
-@pytest.fixture(params=[pytest.param("dali", marks=pytest.mark.skipif(not HAVE_DALI, reason="DALI is not installed")), "ffmpeg", "reference"])
+@pytest.fixture(
+    params=[
+        pytest.param("dali", marks=pytest.mark.skipif(not HAVE_DALI, reason="DALI is not installed")),
+        "ffmpeg",
+        "reference",
+    ]
+)
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def open_loader(stored: StoredSet, split: str = "train", *, batch: int = 4, backend: str = "reference", **options: Any) -> Loader:
+def open_loader(
+    stored: StoredSet, split: str = "train", *, batch: int = 4, backend: str = "reference", **options: Any
+) -> Loader:
     """A loader of a small set: rgb and flow, seed 11, budget 1, unless ``options`` say otherwise."""
     data = {"damaged_budget": 1, "fetch_threads": 2, **options.pop("data", {})}
     config = DataConfig(batch_size=batch, loader=backend, decode_threads=1, **data)  # type: ignore[arg-type]

@@ -1,6 +1,8 @@
-"""An epoch that is stopped and resumed on other numbers of ranks, through the real loader: nothing lost, nothing twice, nothing else.
+"""An epoch that is stopped and resumed on other numbers of ranks, through the real loader: nothing lost, nothing twice,
+nothing else.
 
-Manifests, batches, ranks, pieces and stops are drawn; samples are a few bytes each, and the decoder writes down what it is given.
+Manifests, batches, ranks, pieces and stops are drawn; samples are a few bytes each, and the decoder writes down what it
+is given.
 """
 
 from __future__ import annotations
@@ -73,10 +75,19 @@ def small_set(shards: list[int]) -> tuple[Bytes, SplitIndex]:
     rng = np.random.default_rng(number)
     sizes = np.stack([rng.integers(5, 40, number), np.full(number, 32), rng.integers(32, 60, number)], 1)
     index = SplitIndex(
-        split="train", classes=("a", "b"), modalities=("rgb",), flow_bound_px=20.0, tars=names, tar_of=np.array(tar_of, np.int32),
-        keys=np.array([f"k{i}".encode() for i in range(number)]), sources=np.array([b"s"] * number), labels=np.arange(number) % 2,
-        sizes=sizes.astype(np.int32), fps=np.full(number, 25.0), members=np.array(members, np.int64),
-    )  # fmt: skip
+        split="train",
+        classes=("a", "b"),
+        modalities=("rgb",),
+        flow_bound_px=20.0,
+        tars=names,
+        tar_of=np.array(tar_of, np.int32),
+        keys=np.array([f"k{i}".encode() for i in range(number)]),
+        sources=np.array([b"s"] * number),
+        labels=np.arange(number) % 2,
+        sizes=sizes.astype(np.int32),
+        fps=np.full(number, 25.0),
+        members=np.array(members, np.int64),
+    )
     return Bytes(dict(zip(names, tars, strict=True))), index
 
 
@@ -90,13 +101,25 @@ class Seen:
     plan: ClipPlan
 
 
-def consume(storage: Bytes, index: SplitIndex, *, batch: int, micro: int, world: int, epoch: int, steps: range) -> list[Seen]:
+def consume(
+    storage: Bytes, index: SplitIndex, *, batch: int, micro: int, world: int, epoch: int, steps: range
+) -> list[Seen]:
     """What all ranks see in some steps; each is stopped after its last one, as a process is."""
     seen: list[Seen] = []
     for rank in range(world):
         notebook, data = Notebook(), DataConfig(batch_size=batch, micro_batch=micro, fetch_threads=2)
         loader = Loader(
-            storage, index, notebook, data=data, clip=CLIP, train=True, seed=5, rank=rank, world_size=world, num_views=1, device=torch.device("cpu")
+            storage,
+            index,
+            notebook,
+            data=data,
+            clip=CLIP,
+            train=True,
+            seed=5,
+            rank=rank,
+            world_size=world,
+            num_views=1,
+            device=torch.device("cpu"),
         )
         with loader:
             batches = loader.iter_epoch(epoch, steps.start)
@@ -118,14 +141,20 @@ def consume(storage: Bytes, index: SplitIndex, *, batch: int, micro: int, world:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    shards=st.lists(st.integers(1, 12), min_size=1, max_size=6), per_rank=st.integers(1, 3), epoch=st.integers(0, 5),
-    worlds=st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=9), micro=st.integers(0, 5), data=st.data(),
-)  # fmt: skip
+    shards=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    per_rank=st.integers(1, 3),
+    epoch=st.integers(0, 5),
+    worlds=st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=9),
+    micro=st.integers(0, 5),
+    data=st.data(),
+)
 def test_up_to_eight_stops_on_other_ranks(shards, per_rank, epoch, worlds, micro, data) -> None:
     batch, total = 12 * per_rank, sum(shards)
     storage, index = small_set(shards)
     steps = -(-total // batch)
-    cuts = sorted(data.draw(st.lists(st.integers(0, steps), min_size=len(worlds) - 1, max_size=len(worlds) - 1), label="cuts"))
+    cuts = sorted(
+        data.draw(st.lists(st.integers(0, steps), min_size=len(worlds) - 1, max_size=len(worlds) - 1), label="cuts")
+    )
     resumed: list[Seen] = []
     for world, begin, end in zip(worlds, [0, *cuts], [*cuts, steps], strict=True):
         resumed += consume(storage, index, batch=batch, micro=micro, world=world, epoch=epoch, steps=range(begin, end))

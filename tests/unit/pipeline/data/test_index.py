@@ -17,7 +17,11 @@ from pipeline.errors import ManifestError
 @pytest.mark.parametrize("modalities", [("rgb",), ("flow", "rgb"), ("diff",), ("rgb", "flow", "diff")])
 def test_index_is_the_records(counter_set, modalities) -> None:
     index = load_index(counter_set.storage, counter_set.manifest, "train", modalities)
-    records = [(f"{r.path}.tar", s) for r in read_records(counter_set.storage, counter_set.manifest, "train") for s in r.samples]
+    records = [
+        (f"{r.path}.tar", s)
+        for r in read_records(counter_set.storage, counter_set.manifest, "train")
+        for s in r.samples
+    ]
     index = pickle.loads(pickle.dumps(index))
     assert len(index) == len(records) == 13
     for i, (tar, sample) in enumerate(records):
@@ -26,7 +30,9 @@ def test_index_is_the_records(counter_set, modalities) -> None:
         for name in ("key", "label", "source", "num_frames", "fps", "width", "height"):
             assert getattr(found, name) == wanted[name]
         assert index.tar(i) == tar
-        assert {m.name: m for m in found.members} == {m.name: m for m in sample.members if m.name.split(".")[0] in modalities}
+        assert {m.name: m for m in found.members} == {
+            m.name: m for m in sample.members if m.name.split(".")[0] in modalities
+        }
         data = counter_set.storage.read_range(tar, found.offset, found.size)
         assert set(split_members(found, data)) == {f"{m}.mp4" for m in modalities}
         assert found.size <= sample.size

@@ -40,11 +40,15 @@ def test_two_ranks_cover_the_split_with_the_same_clips_as_one(loader, texture_se
     assert together.keys() == alone.keys() == {k for k in texture_set.videos if k in alone}
     assert len(alone) == 7
     for key, clip in alone.items():
-        torch.testing.assert_close(together[key], clip, rtol=0, atol=1e-4, msg=f"augmentation of {key} depends on batch or rank")
+        torch.testing.assert_close(
+            together[key], clip, rtol=0, atol=1e-4, msg=f"augmentation of {key} depends on batch or rank"
+        )
 
 
 def test_batches_hold_what_was_stored(loader, counter_set, backend) -> None:
-    """Every value of a flat picture says which sample's which frame it is, so labels, frames and stacks are checked at once."""
+    """Every value of a flat picture says which sample's which frame it is, so labels, frames and stacks are checked
+    at once.
+    """
     with loader(counter_set, batch=5, backend=backend) as part:
         index, batches = part.index, list(part.iter_epoch(0))
     places = {index.key(i): i for i in range(len(index))}
@@ -98,7 +102,9 @@ def test_views_are_contiguous_and_each_sample_comes_once(loader, texture_set, ba
     keys: list[str] = []
     clip = ClipConfig(num_frames=3, stack=2, crop=40, norm="caffe", flow_std=1.0)
     for rank in range(2):
-        with loader(texture_set, "val", batch=2, backend=backend, clip=clip, rank=rank, world_size=2, num_views=3) as part:
+        with loader(
+            texture_set, "val", batch=2, backend=backend, clip=clip, rank=rank, world_size=2, num_views=3
+        ) as part:
             for batch in part.iter_epoch(0):
                 assert len(batch) == 3
                 assert len(set(batch.keys)) == 1
@@ -125,7 +131,12 @@ def test_a_batch_says_what_does_not_fit() -> None:
     good = {"rgb": torch.zeros(2, 3, 3, 8, 8), "flow": torch.zeros(2, 3, 2, 8, 8)}
     labels, weights = torch.zeros(2, dtype=torch.int64), torch.ones(2)
     assert len(Batch(good, labels, weights, ("a", "b"), 0, 0).to("cpu")) == 2
-    for inputs in ({}, {**good, "flow": torch.zeros(2, 4, 2, 8, 8)}, {"rgb": good["rgb"].double()}, {"rgb": good["rgb"][:1]}):
+    for inputs in (
+        {},
+        {**good, "flow": torch.zeros(2, 4, 2, 8, 8)},
+        {"rgb": good["rgb"].double()},
+        {"rgb": good["rgb"][:1]},
+    ):
         with pytest.raises(ValueError, match="got 2 keys and"):
             Batch(inputs, labels, weights, ("a", "b"), 0, 0)
     with pytest.raises(ValueError, match=r"labels \(2,\) torch\.float32"):

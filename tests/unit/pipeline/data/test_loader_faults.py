@@ -52,7 +52,13 @@ def test_a_damaged_sample_is_black_counted_and_named(loader, counter_set, damage
         assert part.metrics()["damaged"] == 1
         assert set(part.damaged_keys()) == keys
         assert part.metrics()["requests"] == 2 * (13 + 1)
-    assert sum(next(iter(keys)) in record.getMessage() and "shard-000000" in record.getMessage() for record in caplog.records) == 1
+    assert (
+        sum(
+            next(iter(keys)) in record.getMessage() and "shard-000000" in record.getMessage()
+            for record in caplog.records
+        )
+        == 1
+    )
 
 
 def test_more_damage_than_the_budget_fails_with_the_list(loader, ours, counter_set, damaged, backend) -> None:
@@ -72,9 +78,15 @@ def test_a_batch_of_damage_alone_needs_no_decoder(loader, counter_set, damaged) 
     assert {b.keys[0] for b in batches if b.weights[0] == 0} == keys
 
 
-def test_bytes_that_are_right_but_no_video_fail_with_the_keys(loader, ours, stored_set_of, pictures, tmp_path, backend) -> None:
+def test_bytes_that_are_right_but_no_video_fail_with_the_keys(
+    loader, ours, stored_set_of, pictures, tmp_path, backend
+) -> None:
     junk = stored_set_of(
-        tmp_path, {"train": [3]}, pictures["counter"], modalities=("rgb",), alter=lambda key, members: {**members, "rgb.mp4": b"\0" * 3000}
+        tmp_path,
+        {"train": [3]},
+        pictures["counter"],
+        modalities=("rgb",),
+        alter=lambda key, members: {**members, "rgb.mp4": b"\0" * 3000},
     )
     with loader(junk, batch=3, backend=backend, modalities=("rgb",)) as part:
         with pytest.raises((ReciprocalError, ConfigError)) as caught:
@@ -146,4 +158,6 @@ def test_two_hundred_batches_grow_nothing(loader, counter_set, backend) -> None:
             counts.append(held())
     assert seen == 208
     # The kernel lists a joined thread a moment longer; one handle or thread leaked per epoch would be 15.
-    assert all(last <= first + 3 for first, last in zip(counts[0], counts[-1], strict=True)), f"handles, threads per epoch: {counts}"
+    assert all(last <= first + 3 for first, last in zip(counts[0], counts[-1], strict=True)), (
+        f"handles, threads per epoch: {counts}"
+    )

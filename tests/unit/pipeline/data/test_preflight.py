@@ -20,14 +20,27 @@ from pipeline.storage import LocalStorage
 CLIP = ClipConfig(num_frames=4, crop=32)
 
 
-def preflight(stored, data: DataConfig, clip: ClipConfig = CLIP, *, modalities: tuple[str, ...] = ("rgb", "flow"), storage=None, **changes) -> DataPlan:
+def preflight(
+    stored,
+    data: DataConfig,
+    clip: ClipConfig = CLIP,
+    *,
+    modalities: tuple[str, ...] = ("rgb", "flow"),
+    storage=None,
+    **changes,
+) -> DataPlan:
     manifest = dataclasses.replace(stored.manifest, **changes)
     return check_data(storage or stored.storage, manifest, data=data, clip=clip, modalities=modalities, world_size=2)
 
 
 def test_the_plan_counts_samples_and_steps(counter_set) -> None:
     plan = preflight(counter_set, DataConfig(batch_size=4))
-    assert (plan.samples, plan.requests, plan.steps, plan.rank_batch) == ({"train": 13, "val": 5}, {"train": 13, "val": 5}, 4, 2)
+    assert (plan.samples, plan.requests, plan.steps, plan.rank_batch) == (
+        {"train": 13, "val": 5},
+        {"train": 13, "val": 5},
+        4,
+        2,
+    )
     no_val = DataConfig(batch_size=4, val_split="", manifest_digest=counter_set.manifest.digest)
     plan = preflight(counter_set, no_val)
     assert (plan.samples, plan.steps, plan.cache_share) == ({"train": 13}, 4, 0.0)
@@ -46,7 +59,14 @@ def test_requests_and_bytes_are_those_of_an_epoch(counter_set, loader, modalitie
 def test_the_memory_of_batches_is_that_of_their_tensors(counter_set, loader) -> None:
     clip = ClipConfig(num_frames=3, crop=16, stack=2)
     data = DataConfig(batch_size=4, prefetch=3)
-    plan = check_data(counter_set.storage, counter_set.manifest, data=data, clip=clip, modalities=("rgb", "flow", "diff"), world_size=1)
+    plan = check_data(
+        counter_set.storage,
+        counter_set.manifest,
+        data=data,
+        clip=clip,
+        modalities=("rgb", "flow", "diff"),
+        world_size=1,
+    )
     with loader(counter_set, clip=clip, modalities=("rgb", "flow", "diff")) as part:
         batch = next(part.iter_epoch(0))
     assert plan.batch_bytes == (3 + 2) * sum(x.nbytes for x in batch.inputs.values())
@@ -71,9 +91,24 @@ def test_preflight_refuses(counter_set, tmp_path: Path) -> None:
         (ConfigError, r"data\.manifest_digest = 'beef'", DataConfig(batch_size=4, manifest_digest="beef"), {}),
         (ConfigError, r"data\.val_split = 'valid'.*train, val", DataConfig(batch_size=4, val_split="valid"), {}),
         (ConfigError, r"data\.train_split = 'tr'", DataConfig(batch_size=4, train_split="tr"), {}),
-        (ConfigError, r"data\.cache_dir = .*file'.*not a folder", DataConfig(batch_size=4, cache_dir=str(tmp_path / "file")), {}),
-        (ConfigError, r"clip\.crop = 112.*stored 48 px.*at most 84", DataConfig(batch_size=4), {"clip": ClipConfig(crop=112)}),
-        (ManifestError, "1 of 4 classes have no sample in split 'train': x", DataConfig(batch_size=4), {"classes": ("a", "b", "c", "x")}),
+        (
+            ConfigError,
+            r"data\.cache_dir = .*file'.*not a folder",
+            DataConfig(batch_size=4, cache_dir=str(tmp_path / "file")),
+            {},
+        ),
+        (
+            ConfigError,
+            r"clip\.crop = 112.*stored 48 px.*at most 84",
+            DataConfig(batch_size=4),
+            {"clip": ClipConfig(crop=112)},
+        ),
+        (
+            ManifestError,
+            "1 of 4 classes have no sample in split 'train': x",
+            DataConfig(batch_size=4),
+            {"classes": ("a", "b", "c", "x")},
+        ),
         (ManifestError, "asked for rgb, pose", DataConfig(batch_size=4), {"modalities": ("rgb", "pose")}),
     ]
     for kind, message, data, changes in cases:
@@ -85,7 +120,9 @@ def test_preflight_refuses(counter_set, tmp_path: Path) -> None:
             DataConfig(**change)  # type: ignore[arg-type]
 
 
-def test_a_disk_without_room_for_the_cache_is_refused(counter_set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_for_the_cache_is_refused(
+    counter_set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = namedtuple("usage", "total used free")
     data = DataConfig(batch_size=4, cache_dir=str(tmp_path))
     needed = sum(preflight(counter_set, data).bytes.values())
@@ -109,13 +146,19 @@ class Flipping(LocalStorage):
         return bytes(data)
 
 
-def test_a_sample_of_each_split_is_read_and_checked(counter_set, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sample_of_each_split_is_read_and_checked(
+    counter_set, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     storage = Flipping(str(counter_set.root))
     storage.bad = frozenset({"train/shard-000001.tar"})
     preflight(counter_set, DataConfig(batch_size=4), storage=storage)
-    assert sum("train/shard-000001.tar" in r.getMessage() for r in caplog.records) == 1, "one damaged sample is what a run survives"
+    assert sum("train/shard-000001.tar" in r.getMessage() for r in caplog.records) == 1, (
+        "one damaged sample is what a run survives"
+    )
     storage.bad = frozenset({"val/shard-000000.tar", "val/shard-000001.tar"})
-    with pytest.raises(ManifestError, match=r"not what their records say: clip-\S+ in val/shard-000000\.tar .*val/shard-000001\.tar"):
+    with pytest.raises(
+        ManifestError, match=r"not what their records say: clip-\S+ in val/shard-000000\.tar .*val/shard-000001\.tar"
+    ):
         preflight(counter_set, DataConfig(batch_size=4), storage=storage)
     root = tmp_path / "copy"
     shutil.copytree(counter_set.root, root)

@@ -30,8 +30,12 @@ def test_three_crops_of_each_view_are_contiguous(loader, texture_set, backend) -
             assert set(batch.keys[6 * sample : 6 * sample + 6]) == {index.key(i)}
             num_frames, height, width = (int(x) for x in index.sizes[i])
             member = index.record(i).member("flow.mp4")
-            codes = decode_frames(texture_set.storage.read_range(index.tar(i), member.offset, member.size), "flow", range(num_frames - 1))
-            plans = sample_plans("", num_frames, height, width, clip, train=False, seed=0, epoch=0, num_views=2, num_crops=3)
+            codes = decode_frames(
+                texture_set.storage.read_range(index.tar(i), member.offset, member.size), "flow", range(num_frames - 1)
+            )
+            plans = sample_plans(
+                "", num_frames, height, width, clip, train=False, seed=0, epoch=0, num_views=2, num_crops=3
+            )
             assert len({(p.rgb_frames, p.box) for p in plans}) == 6
             for row, plan in enumerate(plans):
                 wanted = prepare_clip({"flow": codes}, plan, clip)["flow"][..., 2:-2, 2:-2]
@@ -57,7 +61,10 @@ def test_diff_online_needs_rgb_alone(loader, stored_set_of, pictures, tmp_path, 
         (batch,) = part.iter_epoch(0)
         index = part.index
         fetched = part.metrics()["bytes"]
-    assert {m: tuple(x.shape) for m, x in batch.inputs.items()} == {"rgb": (4, 3, 3, 32, 32), "diff-online": (4, 3, 6, 32, 32)}
+    assert {m: tuple(x.shape) for m, x in batch.inputs.items()} == {
+        "rgb": (4, 3, 3, 32, 32),
+        "diff-online": (4, 3, 6, 32, 32),
+    }
     assert fetched == sum(index.record(i).member("rgb.mp4").size for i in range(4))
     for row, key in enumerate(batch.keys):
         (i,) = [n for n in range(4) if index.key(n) == key]
@@ -65,7 +72,9 @@ def test_diff_online_needs_rgb_alone(loader, stored_set_of, pictures, tmp_path, 
         record = index.record(i)
         video = lean.storage.read_range(index.tar(i), record.offset, record.size)
         (plan,) = sample_plans(key, num_frames, height, width, clip, train=True, seed=11, epoch=0)
-        wanted = prepare_clip({"rgb": decode_frames(video, "rgb", range(num_frames))}, plan, clip, modalities=("rgb", "diff-online"))
+        wanted = prepare_clip(
+            {"rgb": decode_frames(video, "rgb", range(num_frames))}, plan, clip, modalities=("rgb", "diff-online")
+        )
         for m, expected in wanted.items():
             off = np.abs(batch.inputs[m][row].numpy() - expected)[..., 2:-2, 2:-2] * 255 * 0.225
             assert off.mean() < 0.6, f"{m}: {off.mean():.3f} levels"

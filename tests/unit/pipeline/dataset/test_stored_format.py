@@ -16,18 +16,41 @@ from hypothesis.extra import numpy as hnp
 
 from pipeline.dataset.manifest import MANIFEST, Manifest, entry_of, read_manifest, read_records
 from pipeline.dataset.sample import check_key, dequantise_flow, quantise_diff, quantise_flow, sample_key
-from pipeline.dataset.shards import SampleRecord, ShardRecord, dali_index, file_sha256, scan_tar, split_members, write_tar
+from pipeline.dataset.shards import (
+    SampleRecord,
+    ShardRecord,
+    dali_index,
+    file_sha256,
+    scan_tar,
+    split_members,
+    write_tar,
+)
 from pipeline.errors import ConfigError, ManifestError, RejectedSource
 from pipeline.storage import open_storage
 
-SAMPLES = [("one", {"rgb.mp4": b"r" * 700, "json": b"{}"}), ("two", {"rgb.mp4": b"s" * 512, "flow.mp4": b"", "json": b'{"a": 1}'})]
+SAMPLES = [
+    ("one", {"rgb.mp4": b"r" * 700, "json": b"{}"}),
+    ("two", {"rgb.mp4": b"s" * 512, "flow.mp4": b"", "json": b'{"a": 1}'}),
+]
 
 
 def record_of(tar: Path) -> ShardRecord:
     samples = tuple(
-        SampleRecord(key=k, label=i, source=f"{k}.avi", num_frames=3, fps=25.0, width=8, height=8, offset=o, size=s, members=m) for i, (k, o, s, m) in enumerate(scan_tar(tar))
+        SampleRecord(
+            key=k, label=i, source=f"{k}.avi", num_frames=3, fps=25.0, width=8, height=8, offset=o, size=s, members=m
+        )
+        for i, (k, o, s, m) in enumerate(scan_tar(tar))
     )
-    return ShardRecord(split="train", name="shard-000000", parameter_hash="h", sources_sha256="s", size=tar.stat().st_size, sha256=file_sha256(tar), samples=samples, rejects=())
+    return ShardRecord(
+        split="train",
+        name="shard-000000",
+        parameter_hash="h",
+        sources_sha256="s",
+        size=tar.stat().st_size,
+        sha256=file_sha256(tar),
+        samples=samples,
+        rejects=(),
+    )
 
 
 def test_same_samples_same_bytes(tmp_path: Path) -> None:
@@ -43,7 +66,14 @@ def test_bytes_are_those_of_webdatasets_own_writer(tmp_path: Path) -> None:
             (tmp_path / f"{key}.{name}").write_bytes(data)
         files.append((key, {n: (tmp_path / f"{key}.{n}") if n.endswith("mp4") else d for n, d in members.items()}))
     write_tar(tmp_path / "ours.tar", files)
-    options = {"encoder": False, "user": "reciprocal", "group": "reciprocal", "mode": 0o444, "mtime": 0, "compress": False}
+    options = {
+        "encoder": False,
+        "user": "reciprocal",
+        "group": "reciprocal",
+        "mode": 0o444,
+        "mtime": 0,
+        "compress": False,
+    }
     with webdataset.TarWriter(str(tmp_path / "theirs.tar"), **options) as writer:
         for key, members in SAMPLES:
             writer.write({"__key__": key, **dict(sorted(members.items()))})
@@ -52,7 +82,10 @@ def test_bytes_are_those_of_webdatasets_own_writer(tmp_path: Path) -> None:
 
 def test_webdataset_reads_what_we_wrote(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", SAMPLES)
-    read = [{k: v for k, v in s.items() if not k.startswith("__")} | {"key": s["__key__"]} for s in webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False)]
+    read = [
+        {k: v for k, v in s.items() if not k.startswith("__")} | {"key": s["__key__"]}
+        for s in webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False)
+    ]
     assert read == [{**m, "key": k} for k, m in SAMPLES]
 
 
@@ -126,7 +159,15 @@ def stored(tmp_path: Path):
     record = record_of(tmp_path / "a.tar")
     storage.write_file("train/shard-000000.tar", tmp_path / "a.tar")
     storage.write("train/shard-000000.json", record.to_json())
-    manifest = Manifest(dataset="d", classes=("x", "y"), modalities=("rgb",), parameters={}, parameter_hash="h", code_version="c", shards=(entry_of(record),))
+    manifest = Manifest(
+        dataset="d",
+        classes=("x", "y"),
+        modalities=("rgb",),
+        parameters={},
+        parameter_hash="h",
+        code_version="c",
+        shards=(entry_of(record),),
+    )
     storage.write(MANIFEST, manifest.to_json())
     return storage, manifest, record
 
@@ -135,7 +176,12 @@ def test_manifest_round_trip(stored) -> None:
     storage, manifest, record = stored
     assert read_manifest(storage) == manifest
     assert read_records(storage, manifest, "train") == [record]
-    assert json.loads(storage.read(MANIFEST))["totals"] == {"inputs": 2, "samples": 2, "rejects": 0, "splits": {"train": 2}}
+    assert json.loads(storage.read(MANIFEST))["totals"] == {
+        "inputs": 2,
+        "samples": 2,
+        "rejects": 0,
+        "splits": {"train": 2},
+    }
 
 
 def test_manifest_faults_are_named(stored) -> None:
@@ -158,6 +204,8 @@ def test_manifest_faults_are_named(stored) -> None:
         read_manifest(storage)
 
 
-@pytest.mark.parametrize("error", [ConfigError("a.b", 3, "use 4"), RejectedSource("empty", "0 bytes"), ManifestError("m")])
+@pytest.mark.parametrize(
+    "error", [ConfigError("a.b", 3, "use 4"), RejectedSource("empty", "0 bytes"), ManifestError("m")]
+)
 def test_errors_pickle(error: Exception) -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

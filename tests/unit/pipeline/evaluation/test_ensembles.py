@@ -27,7 +27,11 @@ def made(seed: int, *branches: str, order: np.ndarray | None = None) -> Predicti
     rng = np.random.default_rng(seed)
     whole = {b: rng.dirichlet(np.ones(N), V) * 0.6 + 0.4 * np.eye(N)[LABELS] * rng.random((V, 1)) for b in branches}
     rows = np.arange(V) if order is None else order
-    return Predictions(tuple(KEYS[i] for i in rows), LABELS[rows], {b: (p / p.sum(1, keepdims=True)).astype(np.float32)[rows] for b, p in whole.items()})
+    return Predictions(
+        tuple(KEYS[i] for i in rows),
+        LABELS[rows],
+        {b: (p / p.sum(1, keepdims=True)).astype(np.float32)[rows] for b, p in whole.items()},
+    )
 
 
 def test_an_ensemble_is_the_mean_of_its_nets_joined_by_key() -> None:
@@ -41,7 +45,9 @@ def test_an_ensemble_is_the_mean_of_its_nets_joined_by_key() -> None:
     assert (both.labels == LABELS).all()
     for stream, p in {"a:rgb": a.branches["rgb"], "b:rgb": b_sorted.branches["rgb"], "fused": by_hand}.items():
         for k in (1, 5):
-            assert both.scores()[stream][f"top{k}"] == pytest.approx(top_k_accuracy_score(LABELS, p, k=k, labels=np.arange(N)))
+            assert both.scores()[stream][f"top{k}"] == pytest.approx(
+                top_k_accuracy_score(LABELS, p, k=k, labels=np.arange(N))
+            )
     assert (both.confusion() == sk_confusion(LABELS, by_hand.argmax(1), labels=np.arange(N))).all()
     assert len({s["top1"] for s in both.scores().values()}) > 2, "all nets score the same: this test would see nothing"
 
@@ -50,7 +56,9 @@ def test_two_branches_of_one_run_are_its_own_fused_prediction() -> None:
     run = made(3, "rgb", "flow")
     both = average([Net("x", "rgb", run), Net("y", "flow", run)])
     assert (both.streams["fused"] == run.streams["fused"]).all()
-    np.testing.assert_allclose(run.streams["fused"], (run.branches["rgb"].astype(float) + run.branches["flow"]) / 2, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(
+        run.streams["fused"], (run.branches["rgb"].astype(float) + run.branches["flow"]) / 2, rtol=0, atol=1e-15
+    )
 
 
 def test_a_video_that_one_net_could_not_read_is_wrong_for_all() -> None:
@@ -105,7 +113,11 @@ def test_stored_and_read_again(tmp_path: Path) -> None:
 
 def test_size_is_that_of_the_numbers(tmp_path: Path) -> None:
     videos, classes = 1000, 339
-    big = Predictions(tuple(f"{i:096}" for i in range(videos)), np.zeros(videos, np.int64), {b: np.full((videos, classes), 1 / classes, np.float32) for b in ("rgb", "flow")})
+    big = Predictions(
+        tuple(f"{i:096}" for i in range(videos)),
+        np.zeros(videos, np.int64),
+        {b: np.full((videos, classes), 1 / classes, np.float32) for b in ("rgb", "flow")},
+    )
     write_predictions(big, tmp_path / "p.npz")
     numbers = 2 * videos * classes * 4
     assert numbers < (tmp_path / "p.npz").stat().st_size < 1.2 * numbers  # even with the longest keys there are
@@ -118,7 +130,10 @@ def test_refused_averages() -> None:
     with pytest.raises(ConfigError, match="name each net once"):
         average([Net("a", "rgb", a), Net("a", "rgb", b)])
     fewer = dataclasses.replace(b, keys=("other", *b.keys[1:]))
-    with pytest.raises(ConfigError, match=r"keys = \['other', 'video-000'\]: a and b were evaluated on different videos, 2 are in one alone"):
+    with pytest.raises(
+        ConfigError,
+        match=r"keys = \['other', 'video-000'\]: a and b were evaluated on different videos, 2 are in one alone",
+    ):
         average([Net("a", "rgb", a), Net("b", "rgb", fewer)])
     labels = b.labels.copy()
     labels[5] = (labels[5] + 1) % N
@@ -128,18 +143,38 @@ def test_refused_averages() -> None:
 
 def report(**changes: object) -> EvalReport:
     base = EvalReport(
-        run_id="r", model="m", modalities=("rgb", "flow"), dataset="d", manifest_digest="x" * 64, split="test", protocol="4x1", num_videos=4, num_damaged=0, classes=("a", "b"),
-        scores={s: {"top1": 0.5, "top5": 1.0} for s in ("rgb", "flow", "fused")}, per_class=(0.5, None), confusion=((1, 1), (0, 2)), checkpoint="c", code_version="v", seconds=1.0,
-    )  # fmt: skip
+        run_id="r",
+        model="m",
+        modalities=("rgb", "flow"),
+        dataset="d",
+        manifest_digest="x" * 64,
+        split="test",
+        protocol="4x1",
+        num_videos=4,
+        num_damaged=0,
+        classes=("a", "b"),
+        scores={s: {"top1": 0.5, "top5": 1.0} for s in ("rgb", "flow", "fused")},
+        per_class=(0.5, None),
+        confusion=((1, 1), (0, 2)),
+        checkpoint="c",
+        code_version="v",
+        seconds=1.0,
+    )
     return dataclasses.replace(base, **changes)
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"manifest_digest": "y" * 64}, "manifest_digest = 'yyyyyyyyyyyy': that is B, but A has 'xxxxxxxxxxxx': average runs of one version"),
+        (
+            {"manifest_digest": "y" * 64},
+            "manifest_digest = 'yyyyyyyyyyyy': that is B, but A has 'xxxxxxxxxxxx': average runs of one version",
+        ),
         ({"split": "val"}, "split = 'val': that is B, but A has 'test': average evaluations of one split"),
-        ({"protocol": "20x1"}, "protocol = '20x1': that is B, but A has '4x1': evaluate all runs with the same --num-views"),
+        (
+            {"protocol": "20x1"},
+            "protocol = '20x1': that is B, but A has '4x1': evaluate all runs with the same --num-views",
+        ),
         ({"classes": ("b", "a")}, "classes = '2 classes b, a, ...': that is B"),
     ],
 )
@@ -157,7 +192,8 @@ def test_reports_of_ensembles_and_of_older_code() -> None:
     assert whole.branches == ("r:rgb",)
     assert report().branches == ("rgb", "flow")
     assert report(scores={"fused": {"top1": 0.5, "top5": 1.0}}).branches == ("fused",)
-    # Older reports have neither field; written again they keep their bytes, on which the registry's identity of a version rests.
+    # Older reports have neither field; written again they keep their bytes, on which the registry's identity of a
+    # version rests.
     assert "predictions" not in report().to_json()
     assert "members" not in report().to_json()
     assert EvalReport.from_json(report().to_json()).predictions == ""

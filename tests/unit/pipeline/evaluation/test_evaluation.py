@@ -44,7 +44,9 @@ class Echo(torch.nn.Module):
 
 def batch(values: dict[str, list[list[float]]], keys: list[str], weights: list[float]) -> Batch:
     inputs = {name: torch.tensor(v).view(len(keys), 1, 2, 1, 1) for name, v in values.items()}
-    return Batch(inputs, torch.zeros(len(keys), dtype=torch.int64), torch.tensor(weights, dtype=torch.float32), tuple(keys), 0, 0)
+    return Batch(
+        inputs, torch.zeros(len(keys), dtype=torch.int64), torch.tensor(weights, dtype=torch.float32), tuple(keys), 0, 0
+    )
 
 
 def softmax(*x: float) -> np.ndarray:
@@ -54,7 +56,9 @@ def softmax(*x: float) -> np.ndarray:
 
 def test_views_and_branches_are_averaged_as_probabilities() -> None:
     rgb, flow = [[2.0, 0.0], [0.0, 1.0], [5.0, 5.0]], [[1.0, 0.0], [3.0, 0.0], [0.0, 0.0]]
-    part = predict_part(Echo(), [batch({"rgb": rgb, "flow": flow}, ["a", "a", ""], [1, 1, 0])], device=torch.device("cpu"))  # type: ignore[arg-type]
+    part = predict_part(
+        Echo(), [batch({"rgb": rgb, "flow": flow}, ["a", "a", ""], [1, 1, 0])], device=torch.device("cpu")
+    )  # type: ignore[arg-type]
     predictions = join_parts([part], {"a": 0})
     expected_rgb = (softmax(2, 0) + softmax(0, 1)) / 2
     expected_flow = (softmax(1, 0) + softmax(3, 0)) / 2
@@ -83,9 +87,23 @@ def test_exactly_once_or_not_at_all() -> None:
 
 def report(top1: float = 0.5, **changes: object) -> EvalReport:
     base = EvalReport(
-        run_id="r", model="m", modalities=("rgb",), dataset="d", manifest_digest="x" * 64, split="test", protocol="4x1", num_videos=4, num_damaged=0, classes=("a", "b"),
-        scores={"rgb": {"top1": top1, "top5": 1.0}, "fused": {"top1": top1, "top5": 1.0}}, per_class=(0.5, None), confusion=((1, 1), (0, 2)), checkpoint="c", code_version="v", seconds=1.0,
-    )  # fmt: skip
+        run_id="r",
+        model="m",
+        modalities=("rgb",),
+        dataset="d",
+        manifest_digest="x" * 64,
+        split="test",
+        protocol="4x1",
+        num_videos=4,
+        num_damaged=0,
+        classes=("a", "b"),
+        scores={"rgb": {"top1": top1, "top5": 1.0}, "fused": {"top1": top1, "top5": 1.0}},
+        per_class=(0.5, None),
+        confusion=((1, 1), (0, 2)),
+        checkpoint="c",
+        code_version="v",
+        seconds=1.0,
+    )
     return dataclasses.replace(base, **changes)
 
 

@@ -34,13 +34,18 @@ def test_build_model_gives_the_whole_interface(config: CRNConfig | MRSTConfig) -
     out = model({m: torch.randn(2, 2, model.channels[m], 32, 32) for m in model.modalities})
     assert {m: tuple(q.shape) for m, q in out.items()} == {m: (2, 1, 5) for m in model.modalities}
     assert count_parameters(model) == sum(p.numel() for group in model.parameter_groups().values() for p in group)
-    for field, options in (("num_classes", {"num_classes": 0, "crop": 32}), ("clip.crop", {"num_classes": 5, "crop": 0})):
+    for field, options in (
+        ("num_classes", {"num_classes": 0, "crop": 32}),
+        ("clip.crop", {"num_classes": 5, "crop": 0}),
+    ):
         with pytest.raises(ConfigError, match=f"{field} = 0"):
             build_model(config, **options)
 
 
 def test_frozen_batchnorm_neither_learns_nor_follows() -> None:
-    model = build_model(CRNConfig(hidden=4, adapted=4, width=0.05, num_steps=2, backbone_stages=3), num_classes=5, crop=32).train()
+    model = build_model(
+        CRNConfig(hidden=4, adapted=4, width=0.05, num_steps=2, backbone_stages=3), num_classes=5, crop=32
+    ).train()
     layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
     assert freeze_batchnorm(model, keep=1) == len(layers) - 1
     before = {n: m.running_mean.clone() for n, m in layers.items() if m.running_mean is not None}

@@ -21,7 +21,10 @@ HEAD = ("fc.weight", "fc.bias")
 NETWORKS: dict[str, tuple[ModelConfig, set[str]]] = {
     "crn": (CRNConfig(**SMALL), {f"branches.{m}.head.{n}" for m in ("rgb", "flow") for n in HEAD}),
     "each": (CRNConfig(**SMALL, coupling="each"), {f"branches.{m}.head.{n}" for m in ("rgb", "flow") for n in HEAD}),
-    "single": (CRNConfig(**SMALL, modalities=("diff",), partner="self", rib="none"), {f"branches.diff.head.{n}" for n in HEAD}),
+    "single": (
+        CRNConfig(**SMALL, modalities=("diff",), partner="self", rib="none"),
+        {f"branches.diff.head.{n}" for n in HEAD},
+    ),
     "early": (CRNConfig(**SMALL, partner="off", fusion="early"), {f"joint.head.{n}" for n in HEAD}),
     "late": (CRNConfig(**SMALL, partner="off", fusion="late"), {f"late.head.{n}" for n in HEAD}),
     "mrst": (MRSTConfig(**TINY), set(HEAD)),
@@ -50,7 +53,9 @@ def test_all_but_the_classifier_come_along(name: str) -> None:
     assert set(report.loaded) == set(before) - classifier
     assert set(report.left_out) == classifier
     for tensor_name, value in target.state_dict().items():
-        assert torch.equal(value, before[tensor_name] if tensor_name in classifier else theirs[tensor_name]), tensor_name
+        assert torch.equal(value, before[tensor_name] if tensor_name in classifier else theirs[tensor_name]), (
+            tensor_name
+        )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -68,11 +73,26 @@ def test_the_same_model_comes_along_whole(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("stages.0.0.reduce.weight"), r"stages\.0\.0\.reduce\.weight has shape \(3, 4, 1, 1\) here and is missing there"),
-        (lambda s: s.update({"extra.weight": torch.zeros(7, 2)}), r"extra\.weight has shape \(7, 2\) there and is missing here"),
-        (lambda s: s.update({"lstm.bias_ih_l0": torch.zeros(24)}), r"lstm\.bias_ih_l0 has shape \(20,\) here and \(24,\) there"),
-        (lambda s: s.update({"stem.tube.spatial_bn.bias": torch.full((4,), float("inf"))}), r"stem\.tube\.spatial_bn\.bias holds a value that is not finite"),
-        (lambda s: s.update({"fc.weight": torch.zeros(9, 5)}), r"fc\.weight has shape \(3, 5\) here and \(9, 5\) there"),
+        (
+            lambda s: s.pop("stages.0.0.reduce.weight"),
+            r"stages\.0\.0\.reduce\.weight has shape \(3, 4, 1, 1\) here and is missing there",
+        ),
+        (
+            lambda s: s.update({"extra.weight": torch.zeros(7, 2)}),
+            r"extra\.weight has shape \(7, 2\) there and is missing here",
+        ),
+        (
+            lambda s: s.update({"lstm.bias_ih_l0": torch.zeros(24)}),
+            r"lstm\.bias_ih_l0 has shape \(20,\) here and \(24,\) there",
+        ),
+        (
+            lambda s: s.update({"stem.tube.spatial_bn.bias": torch.full((4,), float("inf"))}),
+            r"stem\.tube\.spatial_bn\.bias holds a value that is not finite",
+        ),
+        (
+            lambda s: s.update({"fc.weight": torch.zeros(9, 5)}),
+            r"fc\.weight has shape \(3, 5\) here and \(9, 5\) there",
+        ),
     ],
 )
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -59,10 +59,21 @@ def built(config: TrainConfig, classes: Sequence[str] = CLASSES, seed: int = 0) 
 def store_run(run: Storage, config: TrainConfig, classes: Sequence[str] = CLASSES, seed: int = 7) -> dict[str, Tensor]:
     """A finished run, written by hand; returns its weights."""
     state = built(config, classes, seed).state_dict()
-    run.write("run.json", json.dumps({"config": as_dict(config), "identity": config.identity(), "manifest_digest": "d" * 64, "code_version": "v"}).encode())
-    run.write("checkpoint_9/model.safetensors", safetensors.torch.save({name: value.contiguous() for name, value in state.items()}))
+    run.write(
+        "run.json",
+        json.dumps(
+            {"config": as_dict(config), "identity": config.identity(), "manifest_digest": "d" * 64, "code_version": "v"}
+        ).encode(),
+    )
+    run.write(
+        "checkpoint_9/model.safetensors",
+        safetensors.torch.save({name: value.contiguous() for name, value in state.items()}),
+    )
     run.write("checkpoint_9/state.json", json.dumps({"version": 1, "classes": list(classes)}).encode())
-    run.write("result.json", json.dumps({"checkpoint": "checkpoint_9", "metrics": {}, "seconds": 1.0, "tracking_run_id": "t"}).encode())
+    run.write(
+        "result.json",
+        json.dumps({"checkpoint": "checkpoint_9", "metrics": {}, "seconds": 1.0, "tracking_run_id": "t"}).encode(),
+    )
     return state
 
 
@@ -89,7 +100,12 @@ def twin(tmp_path: Path) -> Path:
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryS3]:
     server = MemoryS3()
-    for name, value in {"AWS_ENDPOINT_URL": server.endpoint, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}.items():
+    for name, value in {
+        "AWS_ENDPOINT_URL": server.endpoint,
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_REGION": "us-east-1",
+    }.items():
         monkeypatch.setenv(name, value)
     yield server
     server.close()
@@ -108,7 +124,16 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def command(tiny_set: str, tmp_path: Path, *args: str) -> list[str]:
-    return ["mrst_demo", "--data.uri", tiny_set, "--run.output", f"file://{tmp_path}/out", "--data.batch-size", "2", *args]
+    return [
+        "mrst_demo",
+        "--data.uri",
+        tiny_set,
+        "--run.output",
+        f"file://{tmp_path}/out",
+        "--data.batch-size",
+        "2",
+        *args,
+    ]
 
 
 def test_a_missing_file_is_refused_before_anything_is_started(tiny_set: str, tmp_path: Path, no_ray: None) -> None:
@@ -119,7 +144,9 @@ def test_a_missing_file_is_refused_before_anything_is_started(tiny_set: str, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_does_not_fit_is_refused_before_anything_is_started(tiny_set: str, tmp_path: Path, no_ray: None, twin: Path) -> None:
+def test_a_file_that_does_not_fit_is_refused_before_anything_is_started(
+    tiny_set: str, tmp_path: Path, no_ray: None, twin: Path
+) -> None:
     with pytest.raises(ConfigError, match=r"model\.pretrained = 'file://.*twin\.pt': \S+ .*shape"):
         train_job.main(command(tiny_set, tmp_path, "--model.pretrained", str(twin)))  # of a smaller net than the demo's
     twin.write_bytes(b"<html>404</html>")
@@ -128,7 +155,9 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_is_started(tiny_set
     assert not (tmp_path / "out").exists()
 
 
-def test_the_driver_says_what_it_starts_from_and_prepare_says_nothing(tiny_set: str, tmp_path: Path, no_ray: None, run: Storage, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_driver_says_what_it_starts_from_and_prepare_says_nothing(
+    tiny_set: str, tmp_path: Path, no_ray: None, run: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
     def lines() -> str:
         text = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("jobs"))
         caplog.clear()
@@ -149,19 +178,32 @@ def test_the_driver_says_what_it_starts_from_and_prepare_says_nothing(tiny_set: 
         train_job.main(command(tiny_set, tmp_path, "--start-from", run.uri))
     assert f"weights of {run.uri}/checkpoint_9/model.safetensors (sha256 " in (said := lines())
     assert "classifier fresh: that run's classes are other ones" in said
-    config = dataclasses.replace(config, recipe="mrst_t4_ucf", run=dataclasses.replace(config.run, output=f"file://{tmp_path}/out"))
+    config = dataclasses.replace(
+        config, recipe="mrst_t4_ucf", run=dataclasses.replace(config.run, output=f"file://{tmp_path}/out")
+    )
     with pytest.raises(Reached):
         train_job.train(config)
-    assert "this run starts from fresh weights; the paper's from a finished run of mrst_t3_k400, classifier fresh: --start-from RUN" in lines()
+    assert (
+        "this run starts from fresh weights; the paper's from a finished run of mrst_t3_k400, classifier fresh:"
+        " --start-from RUN" in lines()
+    )
 
 
-def test_the_bytes_tell_files_apart_and_not_their_places(twin: Path, s3: MemoryS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_tell_files_apart_and_not_their_places(
+    twin: Path, s3: MemoryS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     s3.objects["weights/twin.pt"] = twin.read_bytes()
     monkeypatch.chdir(twin.parent)
-    found = {place: start_of(pretrained(mrst(), place)) for place in (str(twin), f"file://{twin}", "twin.pt", "s3://bucket/weights/twin.pt")}
+    found = {
+        place: start_of(pretrained(mrst(), place))
+        for place in (str(twin), f"file://{twin}", "twin.pt", "s3://bucket/weights/twin.pt")
+    }
     digest = hashlib.sha256(twin.read_bytes()).hexdigest()
     assert {config.start_digest for config, _ in found.values()} == {digest}
-    assert {config.model.pretrained for config, _ in found.values()} == {f"file://{twin}", "s3://bucket/weights/twin.pt"}
+    assert {config.model.pretrained for config, _ in found.values()} == {
+        f"file://{twin}",
+        "s3://bucket/weights/twin.pt",
+    }
     assert len({default_run_id(config, "d") for config, _ in found.values()}) == 1
     monkeypatch.chdir("/")  # where workers are is not where the command was
     for config, start in found.values():
@@ -178,12 +220,27 @@ def test_another_file_is_another_run(twin: Path, tmp_path: Path) -> None:
     torch.save(built(mrst(unit="2D"), seed=1).state_dict(), twin)
     changed, _ = start_of(pretrained(mrst(), twin))
     assert default_run_id(changed, "d") != default_run_id(config, "d")
-    with pytest.raises(ConfigError, match=rf"model\.pretrained = 'sha256:{changed.start_digest}': run .* was started with 'sha256:{config.start_digest}'; give another --run.run-id"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            rf"model\.pretrained = 'sha256:{changed.start_digest}': run .* was started with"
+            rf" 'sha256:{config.start_digest}'; give another --run.run-id"
+        ),
+    ):
         claim(folder, dataclasses.replace(first, identity=changed.identity()))
-    with pytest.raises(ConfigError, match=rf"model\.pretrained = 'file://{twin}': the file was {config.start_digest[:12]} .* when the run began and is {changed.start_digest[:12]} now"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            rf"model\.pretrained = 'file://{twin}': the file was {config.start_digest[:12]} .* when the run began and"
+            rf" is {changed.start_digest[:12]} now"
+        ),
+    ):
         first_model(config, 3, start)
     twin.unlink()
-    with pytest.raises(ConfigError, match=rf"model\.pretrained = 'file://{twin}': node \S+ cannot read it; put it where every node does"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"model\.pretrained = 'file://{twin}': node \S+ cannot read it; put it where every node does",
+    ):
         first_model(config, 3, start)
 
 
@@ -207,7 +264,10 @@ def test_places_that_hold_no_file(place: str, message: str, tmp_path: Path, s3: 
 def test_a_digest_can_be_insisted_on(twin: Path) -> None:
     config, _ = start_of(pretrained(mrst(), twin))
     assert start_of(dataclasses.replace(pretrained(mrst(), twin), start_digest=config.start_digest))[0] == config
-    with pytest.raises(ConfigError, match=rf"start_digest = '00': the file of model.pretrained = 'file://{twin}' has {config.start_digest}"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"start_digest = '00': the file of model.pretrained = 'file://{twin}' has {config.start_digest}",
+    ):
         find_start(dataclasses.replace(pretrained(mrst(), twin), start_digest="00"), CLASSES)
     with pytest.raises(ConfigError, match=r"start_digest = '00': name the weights"):
         dataclasses.replace(mrst(), start_digest="00")
@@ -215,9 +275,13 @@ def test_a_digest_can_be_insisted_on(twin: Path) -> None:
         dataclasses.replace(pretrained(mrst(), twin), start_from="r")
 
 
-@pytest.mark.parametrize("classes", [CLASSES, ("walk", "run", "jump"), ("run", "walk", "sit"), ("a", "b", "c", "d", "e")])
+@pytest.mark.parametrize(
+    "classes", [CLASSES, ("walk", "run", "jump"), ("run", "walk", "sit"), ("a", "b", "c", "d", "e")]
+)
 @pytest.mark.parametrize("family", [mrst, crn])
-def test_the_classifier_is_kept_for_the_same_list_of_classes_alone(family: Any, classes: Sequence[str], run: Storage) -> None:
+def test_the_classifier_is_kept_for_the_same_list_of_classes_alone(
+    family: Any, classes: Sequence[str], run: Storage
+) -> None:
     theirs = store_run(run, family())
     config, start = start_of(from_run(family(), run), classes)
     torch.manual_seed(3)
@@ -253,8 +317,15 @@ def test_runs_to_start_from_that_cannot(run: Storage, s3: MemoryS3) -> None:
     refused("bucket 'absent' does not exist", name="s3://absent/runs/x")
     refused("is no run", name="s3://bucket/runs/x")
     store_run(run, mrst())
-    refused(r"stem\.spatial\.weight has shape \(8, 3, 7, 7\) here and \(4, 3, 7, 7\) there; give a run of the same model, or make this one alike: .*model.stem 8 here and 4 there", mrst(stem=8, out=(8, 8)))
-    refused(r"lstm\.weight_ih_l0 has shape \(20, 96\) here and \(20, 24\) there; .* clip.crop 64 here and 32 there", dataclasses.replace(mrst(), clip=ClipConfig(num_frames=4, crop=64)))
+    refused(
+        r"stem\.spatial\.weight has shape \(8, 3, 7, 7\) here and \(4, 3, 7, 7\) there; give a run of the same model,"
+        r" or make this one alike: .*model.stem 8 here and 4 there",
+        mrst(stem=8, out=(8, 8)),
+    )
+    refused(
+        r"lstm\.weight_ih_l0 has shape \(20, 96\) here and \(20, 24\) there; .* clip.crop 64 here and 32 there",
+        dataclasses.replace(mrst(), clip=ClipConfig(num_frames=4, crop=64)),
+    )
     refused("give a run of a crn model; that one is of mrst", crn())
     store_run(run, mrst(unit="2D"))
     refused("that run is a 2D twin: give its checkpoint's model.safetensors as model.pretrained")
@@ -263,7 +334,10 @@ def test_runs_to_start_from_that_cannot(run: Storage, s3: MemoryS3) -> None:
     store_run(run, crn({"norm": "caffe"}))
     refused("learned from rgb with clip.norm caffe: use that", crn())
     store_run(run, crn(modalities=("flow",), partner="off"))
-    refused(r"branches\.flow\.\S+ has shape \(.*\) here and is missing there; .*model.partner self here and off there", crn(modalities=("flow",), partner="self"))
+    refused(
+        r"branches\.flow\.\S+ has shape \(.*\) here and is missing there; .*model.partner self here and off there",
+        crn(modalities=("flow",), partner="self"),
+    )
     run.delete("checkpoint_9/model.safetensors")
     refused("the run's last checkpoint lacks its weights")
     run.delete("result.json")
@@ -280,9 +354,14 @@ def test_runs_of_older_code_stay_readable(run: Storage) -> None:
     config = pretrained(mrst(), "w.pt")
     fields = {name: value for name, value in as_dict(config).items() if name not in ("start_from", "start_digest")}
     identity = {**fields, "run": {"seed": 0}}
-    run.write("run.json", json.dumps({"config": fields, "identity": identity, "manifest_digest": "d", "code_version": "old"}).encode())
+    run.write(
+        "run.json",
+        json.dumps({"config": fields, "identity": identity, "manifest_digest": "d", "code_version": "old"}).encode(),
+    )
     assert read_run(run).train_config() == config == config_from_dict(fields)
-    assert not {"start_from", "start_digest"} & mrst().identity().keys()  # so that the default id of a run from fresh weights stays
+    assert (
+        not {"start_from", "start_digest"} & mrst().identity().keys()
+    )  # so that the default id of a run from fresh weights stays
 
 
 def test_who_is_told_that_weights_are_missing(run: Storage) -> None:
@@ -291,5 +370,7 @@ def test_who_is_told_that_weights_are_missing(run: Storage) -> None:
     assert "public ImageNet weights of BN-Inception" in missing_start(row)
     assert "--model.pretrained FILE; model.backbone_norm partial never learns" in missing_start(row)
     assert missing_start(pretrained(row, "w.pth")) == missing_start(from_run(row, run)) == ""
-    assert "a finished run of mrst_t2_k400_stf, classifier fresh: --start-from RUN" in missing_start(find_recipe("mrst_t2_hmdb_stf"))
+    assert "a finished run of mrst_t2_k400_stf, classifier fresh: --start-from RUN" in missing_start(
+        find_recipe("mrst_t2_hmdb_stf")
+    )
     assert "2D twin" in missing_start(find_recipe("mrst_t3_k400"))

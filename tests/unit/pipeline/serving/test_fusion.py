@@ -1,4 +1,6 @@
-"""Models with one head for several modalities: their only stream is "fused", from evaluation to the registered model."""
+"""Models with one head for several modalities: their only stream is "fused", from evaluation to the registered
+model.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,24 @@ from pipeline.storage import open_storage
 
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
-def test_a_fused_score_goes_the_whole_way(fusion: Any, tiny_set: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fused_score_goes_the_whole_way(
+    fusion: Any, tiny_set: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.set_num_threads(1)
     storage = open_storage(tiny_set)
     manifest = read_manifest(storage)
     config = TrainConfig(
-        model=CRNConfig(width=0.125, backbone_stages=3, hidden=8, adapted=8, num_steps=4, modalities=("rgb", "flow"), partner="off", rib="none", fusion=fusion),
+        model=CRNConfig(
+            width=0.125,
+            backbone_stages=3,
+            hidden=8,
+            adapted=8,
+            num_steps=4,
+            modalities=("rgb", "flow"),
+            partner="off",
+            rib="none",
+            fusion=fusion,
+        ),
         clip=ClipConfig(num_frames=4, crop=32, resize=32, flow_std=2.0),
         data=DataConfig(uri=tiny_set, batch_size=4, loader="reference"),
     )
@@ -42,7 +56,17 @@ def test_a_fused_score_goes_the_whole_way(fusion: Any, tiny_set: str, tmp_path: 
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(60)
-    with make_loader(storage, manifest, "test", data=config.data, clip=config.clip, modalities=("rgb", "flow"), train=False, seed=0, num_views=2) as loader:
+    with make_loader(
+        storage,
+        manifest,
+        "test",
+        data=config.data,
+        clip=config.clip,
+        modalities=("rgb", "flow"),
+        train=False,
+        seed=0,
+        num_views=2,
+    ) as loader:
         records = [loader.index.record(i) for i in range(len(loader.index))]
         batches = list(loader.iter_epoch(0))
     found = join_parts([predict_part(model, batches, device=torch.device("cpu"))], {r.key: r.label for r in records})
@@ -63,10 +87,24 @@ def test_a_fused_score_goes_the_whole_way(fusion: Any, tiny_set: str, tmp_path: 
     digest = write_predictions(found, tmp_path / "p.npz")
     assert read_predictions((tmp_path / "p.npz").read_bytes(), digest).scores() == found.scores()
     report = EvalReport(
-        run_id="r", model=fusion, modalities=("rgb", "flow"), dataset="d", manifest_digest=manifest.digest, split="test", protocol="2x1", num_videos=len(found.keys), num_damaged=0,
-        classes=manifest.classes, scores=found.scores(), per_class=tuple(found.per_class()), confusion=tuple(tuple(map(int, row)) for row in found.confusion()),
-        checkpoint="c", code_version="v", seconds=1.0, predictions=digest,
-    )  # fmt: skip
+        run_id="r",
+        model=fusion,
+        modalities=("rgb", "flow"),
+        dataset="d",
+        manifest_digest=manifest.digest,
+        split="test",
+        protocol="2x1",
+        num_videos=len(found.keys),
+        num_damaged=0,
+        classes=manifest.classes,
+        scores=found.scores(),
+        per_class=tuple(found.per_class()),
+        confusion=tuple(tuple(map(int, row)) for row in found.confusion()),
+        checkpoint="c",
+        code_version="v",
+        seconds=1.0,
+        predictions=digest,
+    )
     assert EvalReport.from_json(report.to_json()) == report
     assert report.branches == ("fused",)
     assert set(report.metrics()) == {"test/top1_2x1", "test/top5_2x1"}
@@ -76,10 +114,18 @@ def test_a_fused_score_goes_the_whole_way(fusion: Any, tiny_set: str, tmp_path: 
     assert capsys.readouterr().out.count("fused") == 1
 
     safetensors.torch.save_file(model.state_dict(), tmp_path / "raw.safetensors")
-    state = {"config": as_dict(config), "classes": list(manifest.classes), "stored": manifest.parameters, "manifest_digest": manifest.digest, "run_id": "r"}
+    state = {
+        "config": as_dict(config),
+        "classes": list(manifest.classes),
+        "stored": manifest.parameters,
+        "manifest_digest": manifest.digest,
+        "run_id": "r",
+    }
     pack(tmp_path, tmp_path / "raw.safetensors", state, num_views=2)
     predictor = load_predictor(tmp_path)
     raw = Path(tiny_set.removeprefix("file://")).parent / "raw" / "videos"
     fused = dict(zip(found.keys, found.streams["fused"], strict=True))
     differences = [np.abs(predictor.probabilities((raw / r.source).read_bytes()) - fused[r.key]).max() for r in records]
-    assert max(differences) < np.std(list(fused.values()), axis=0).max()  # VP9 is lossy; another frame, crop or head is not
+    assert (
+        max(differences) < np.std(list(fused.values()), axis=0).max()
+    )  # VP9 is lossy; another frame, crop or head is not

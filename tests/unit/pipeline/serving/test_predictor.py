@@ -45,7 +45,13 @@ def packed(tiny_set: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
                 parameter.mul_(60)
     folder = tmp_path_factory.mktemp("packed")
     safetensors.torch.save_file(model.state_dict(), folder / "raw.safetensors")
-    state = {"config": as_dict(config), "classes": list(manifest.classes), "stored": manifest.parameters, "manifest_digest": manifest.digest, "run_id": "r"}
+    state = {
+        "config": as_dict(config),
+        "classes": list(manifest.classes),
+        "stored": manifest.parameters,
+        "manifest_digest": manifest.digest,
+        "run_id": "r",
+    }
     pack(folder, folder / "raw.safetensors", state, num_views=2)
     return folder, config, manifest
 
@@ -54,12 +60,27 @@ def raw_video(tiny_set: str, source: str) -> bytes:
     return (Path(tiny_set.removeprefix("file://")).parent / "raw" / "videos" / source).read_bytes()
 
 
-def test_raw_video_agrees_with_evaluation_of_the_stored_one(packed: tuple[Path, TrainConfig, Manifest], tiny_set: str) -> None:
+def test_raw_video_agrees_with_evaluation_of_the_stored_one(
+    packed: tuple[Path, TrainConfig, Manifest], tiny_set: str
+) -> None:
     folder, config, manifest = packed
     predictor = load_predictor(folder)
-    with make_loader(open_storage(tiny_set), manifest, "test", data=config.data, clip=config.clip, modalities=("rgb", "flow"), train=False, seed=0, num_views=2) as loader:
+    with make_loader(
+        open_storage(tiny_set),
+        manifest,
+        "test",
+        data=config.data,
+        clip=config.clip,
+        modalities=("rgb", "flow"),
+        train=False,
+        seed=0,
+        num_views=2,
+    ) as loader:
         records = [loader.index.record(i) for i in range(len(loader.index))]
-        stored = join_parts([predict_part(predictor.model, loader.iter_epoch(0), device=torch.device("cpu"))], {r.key: r.label for r in records})
+        stored = join_parts(
+            [predict_part(predictor.model, loader.iter_epoch(0), device=torch.device("cpu"))],
+            {r.key: r.label for r in records},
+        )
     fused = dict(zip(stored.keys, stored.streams["fused"], strict=True))
     differences = [np.abs(predictor.probabilities(raw_video(tiny_set, r.source)) - fused[r.key]).max() for r in records]
     spread = np.std(np.stack(list(fused.values())), axis=0).max()
@@ -86,27 +107,66 @@ def test_a_file_that_is_no_video_is_named(packed: tuple[Path, TrainConfig, Manif
 
 
 @pytest.mark.parametrize("motion", ["diff", "diff-online"])
-def test_diff_models_predict_too(packed: tuple[Path, TrainConfig, Manifest], tiny_set: str, tmp_path: Path, motion) -> None:
+def test_diff_models_predict_too(
+    packed: tuple[Path, TrainConfig, Manifest], tiny_set: str, tmp_path: Path, motion
+) -> None:
     _, config, manifest = packed
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, modalities=("rgb", motion)))
     model = build_model(config.model, num_classes=4, crop=32)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "raw.safetensors")
-    pack(tmp_path, tmp_path / "raw.safetensors", {"config": as_dict(config), "classes": list(manifest.classes), "stored": manifest.parameters, "manifest_digest": "", "run_id": ""}, 1)
+    pack(
+        tmp_path,
+        tmp_path / "raw.safetensors",
+        {
+            "config": as_dict(config),
+            "classes": list(manifest.classes),
+            "stored": manifest.parameters,
+            "manifest_digest": "",
+            "run_id": "",
+        },
+        1,
+    )
     source = next(p for p in (Path(tiny_set.removeprefix("file://")).parent / "raw" / "videos").rglob("*.mp4"))
     assert Predictor(tmp_path).probabilities(source.read_bytes()).sum() == pytest.approx(1, abs=1e-6)
 
 
-def test_three_crops_are_those_of_evaluation(packed: tuple[Path, TrainConfig, Manifest], tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_crops_are_those_of_evaluation(
+    packed: tuple[Path, TrainConfig, Manifest], tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With diff-online, whose inputs on both roads come from RGB frames; the two differ by VP9 alone."""
     _, config, manifest = packed
-    config = dataclasses.replace(config, clip=dataclasses.replace(config.clip, resize=40), model=dataclasses.replace(config.model, modalities=("rgb", "diff-online")))
+    config = dataclasses.replace(
+        config,
+        clip=dataclasses.replace(config.clip, resize=40),
+        model=dataclasses.replace(config.model, modalities=("rgb", "diff-online")),
+    )
     model = build_model(config.model, num_classes=4, crop=32)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "raw.safetensors")
-    state = {"config": as_dict(config), "classes": list(manifest.classes), "stored": manifest.parameters, "manifest_digest": "", "run_id": ""}
+    state = {
+        "config": as_dict(config),
+        "classes": list(manifest.classes),
+        "stored": manifest.parameters,
+        "manifest_digest": "",
+        "run_id": "",
+    }
     pack(tmp_path, tmp_path / "raw.safetensors", state, num_views=2, num_crops=3)
     predictor, seen = load_predictor(tmp_path), []
-    monkeypatch.setattr("pipeline.serving.predictor.predict_part", lambda model, batches, **rest: seen.extend(batches) or predict_part(model, batches, **rest))
-    with make_loader(open_storage(tiny_set), manifest, "test", data=config.data, clip=config.clip, modalities=config.model.modalities, train=False, seed=0, num_views=2, num_crops=3) as loader:
+    monkeypatch.setattr(
+        "pipeline.serving.predictor.predict_part",
+        lambda model, batches, **rest: seen.extend(batches) or predict_part(model, batches, **rest),
+    )
+    with make_loader(
+        open_storage(tiny_set),
+        manifest,
+        "test",
+        data=config.data,
+        clip=config.clip,
+        modalities=config.model.modalities,
+        train=False,
+        seed=0,
+        num_views=2,
+        num_crops=3,
+    ) as loader:
         stored = next(iter(loader.iter_epoch(0)))
         source = loader.index.record(0).source
     predictor.probabilities(raw_video(tiny_set, source))
@@ -126,12 +186,13 @@ def test_a_model_packed_before_crops_takes_one(packed: tuple[Path, TrainConfig, 
 
 def test_prediction_needs_neither_dali_nor_ray_nor_storage(packed: tuple[Path, TrainConfig, Manifest]) -> None:
     code = (
-        "import sys\n"
-        "for name in ('nvidia', 'ray', 'boto3', 'webdataset', 'mlflow', 'tyro', 'matplotlib'): sys.modules[name] = None\n"
-        "from pathlib import Path\nfrom pipeline.serving.predictor import load_predictor\n"
-        f"print(load_predictor(Path({str(packed[0])!r})).num_views)"
+        "import sys\nfor name in ('nvidia', 'ray', 'boto3', 'webdataset', 'mlflow', 'tyro', 'matplotlib'):"
+        " sys.modules[name] = None\nfrom pathlib import Path\nfrom pipeline.serving.predictor import"
+        f" load_predictor\nprint(load_predictor(Path({str(packed[0])!r})).num_views)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+    )
     assert done.stdout.strip() == "2", done.stderr
 
 

@@ -88,10 +88,16 @@ def test_join() -> None:
 def test_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
     """Neither under the object's name nor under another: a file without a name goes with its process."""
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom pipeline.storage import open_storage\nsource = Path(sys.argv[2])\nos.mkfifo(source)\n"
-        "print('ready', flush=True)\nopen_storage(f'file://{sys.argv[1]}').write_file('a/x', source)"
+        "import os, sys\nfrom pathlib import Path\nfrom pipeline.storage import open_storage\nsource ="
+        " Path(sys.argv[2])\nos.mkfifo(source)\nprint('ready',"
+        " flush=True)\nopen_storage(f'file://{sys.argv[1]}').write_file('a/x', source)"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "root"), str(tmp_path / "pipe")], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "root"), str(tmp_path / "pipe")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert child.stdout is not None
     child.stdout.readline()
     with (tmp_path / "pipe").open("wb") as pipe:

@@ -26,7 +26,12 @@ def server() -> Iterator[MemoryS3]:
 @pytest.fixture
 def proxy(server: MemoryS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     with FaultProxy(server.endpoint) as made:
-        for name, value in {"AWS_ENDPOINT_URL": made.endpoint, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}.items():
+        for name, value in {
+            "AWS_ENDPOINT_URL": made.endpoint,
+            "AWS_ACCESS_KEY_ID": "k",
+            "AWS_SECRET_ACCESS_KEY": "s",
+            "AWS_REGION": "us-east-1",
+        }.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("RECIPROCAL_S3_DEADLINE_S", "10")
         monkeypatch.setattr(s3_retry, "_FIRST_PAUSE_S", 0.02)
@@ -39,7 +44,9 @@ def storage(proxy: FaultProxy) -> S3Storage:
 
 
 @pytest.mark.parametrize("fault", ["reset", "slow_down", "cut_answer", "lose_answer", "cut_upload"])
-def test_every_operation_outlives_every_fault(storage: S3Storage, proxy: FaultProxy, server: MemoryS3, fault: str, tmp_path: Path) -> None:
+def test_every_operation_outlives_every_fault(
+    storage: S3Storage, proxy: FaultProxy, server: MemoryS3, fault: str, tmp_path: Path
+) -> None:
     data = random.Random(0).randbytes(200_000)
     server.objects |= {"p/a": data, "p/b": b"b", "p/c": b""}
     (tmp_path / "file").write_bytes(data)
@@ -67,7 +74,9 @@ def test_every_operation_outlives_every_fault(storage: S3Storage, proxy: FaultPr
 
 
 def test_random_faults_from_many_threads_lose_nothing(storage: S3Storage, proxy: FaultProxy, server: MemoryS3) -> None:
-    proxy.faults = Faults(reset=0.05, slow_down=0.1, cut_answer=0.05, lose_answer=0.05, cut_upload=0.05, delay=0.05, delay_s=(0.0, 0.1))
+    proxy.faults = Faults(
+        reset=0.05, slow_down=0.1, cut_answer=0.05, lose_answer=0.05, cut_upload=0.05, delay=0.05, delay_s=(0.0, 0.1)
+    )
     wrong: list[str] = []
 
     def work(worker: int) -> None:
@@ -87,7 +96,9 @@ def test_random_faults_from_many_threads_lose_nothing(storage: S3Storage, proxy:
     assert sum(proxy.counts[kind] for kind in Faults.KINDS) > 15
 
 
-def test_large_files_go_up_in_parts_and_a_lost_part_costs_a_part(storage: S3Storage, proxy: FaultProxy, server: MemoryS3, tmp_path: Path, monkeypatch) -> None:
+def test_large_files_go_up_in_parts_and_a_lost_part_costs_a_part(
+    storage: S3Storage, proxy: FaultProxy, server: MemoryS3, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(s3, "_PART_BYTES", 100_000)
     data = random.Random(1).randbytes(950_001)
     (tmp_path / "file").write_bytes(data)
@@ -99,7 +110,9 @@ def test_large_files_go_up_in_parts_and_a_lost_part_costs_a_part(storage: S3Stor
     assert sum("?uploads" in line for line in server.requests) == 1
 
 
-def test_a_completion_whose_answer_is_lost_is_not_an_error(storage: S3Storage, proxy: FaultProxy, server: MemoryS3, tmp_path: Path, monkeypatch) -> None:
+def test_a_completion_whose_answer_is_lost_is_not_an_error(
+    storage: S3Storage, proxy: FaultProxy, server: MemoryS3, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(s3, "_PART_BYTES", 100_000)
     (tmp_path / "file").write_bytes(bytes(150_000))
     proxy.faults = Faults(path=r"\?uploadId=\w+$", methods=frozenset({"POST"}))
@@ -110,7 +123,9 @@ def test_a_completion_whose_answer_is_lost_is_not_an_error(storage: S3Storage, p
     assert proxy.counts["lose_answer"] == 1
 
 
-def test_parts_of_an_upload_that_fails_are_removed(storage: S3Storage, proxy: FaultProxy, server: MemoryS3, tmp_path: Path, monkeypatch) -> None:
+def test_parts_of_an_upload_that_fails_are_removed(
+    storage: S3Storage, proxy: FaultProxy, server: MemoryS3, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(s3, "_PART_BYTES", 100_000)
     monkeypatch.setenv("RECIPROCAL_S3_DEADLINE_S", "0.5")
     (tmp_path / "file").write_bytes(bytes(350_000))
@@ -133,7 +148,9 @@ def test_an_upload_that_arrived_short_is_seen(storage: S3Storage, server: Memory
         storage.write("x", bytes(10))
 
 
-def test_a_server_that_is_restarted_costs_time_and_no_work(storage: S3Storage, proxy: FaultProxy, server: MemoryS3) -> None:
+def test_a_server_that_is_restarted_costs_time_and_no_work(
+    storage: S3Storage, proxy: FaultProxy, server: MemoryS3
+) -> None:
     server.objects["p/a"] = b"1"
     assert storage.read("a") == b"1"
     proxy.down()
@@ -143,11 +160,15 @@ def test_a_server_that_is_restarted_costs_time_and_no_work(storage: S3Storage, p
     assert time.monotonic() - began > 0.9
 
 
-def test_after_the_deadline_it_is_an_error_that_says_what_happened(storage: S3Storage, proxy: FaultProxy, monkeypatch) -> None:
+def test_after_the_deadline_it_is_an_error_that_says_what_happened(
+    storage: S3Storage, proxy: FaultProxy, monkeypatch
+) -> None:
     monkeypatch.setenv("RECIPROCAL_S3_DEADLINE_S", "1")
     proxy.down()
     began = time.monotonic()
-    with pytest.raises(StorageError, match=r"s3://bucket/p/a: given up after \d+ tries in \d s; the last: .*Could not connect") as caught:
+    with pytest.raises(
+        StorageError, match=r"s3://bucket/p/a: given up after \d+ tries in \d s; the last: .*Could not connect"
+    ) as caught:
         storage.read("a")
     assert not isinstance(caught.value, StorageSetupError), "in mid-work this is no refusal"
     assert time.monotonic() - began < 3
@@ -158,7 +179,9 @@ def test_after_the_deadline_it_is_an_error_that_says_what_happened(storage: S3St
     assert proxy.counts["slow_down"] >= 3
 
 
-def test_a_trickle_does_not_pass_for_an_answer(storage: S3Storage, proxy: FaultProxy, server: MemoryS3, monkeypatch) -> None:
+def test_a_trickle_does_not_pass_for_an_answer(
+    storage: S3Storage, proxy: FaultProxy, server: MemoryS3, monkeypatch
+) -> None:
     """A byte now and then never runs into a socket's timeout."""
     monkeypatch.setenv("RECIPROCAL_S3_DEADLINE_S", "1")
     server.objects["p/a"] = bytes(100_000)
@@ -169,14 +192,20 @@ def test_a_trickle_does_not_pass_for_an_answer(storage: S3Storage, proxy: FaultP
     assert time.monotonic() - began < 4
 
 
-@pytest.mark.parametrize(("name", "bucket", "error"), [("absent", "bucket", NotFoundError), ("a", "other", StorageSetupError)])
-def test_refusals_are_not_repeated(storage: S3Storage, server: MemoryS3, name: str, bucket: str, error: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    ("name", "bucket", "error"), [("absent", "bucket", NotFoundError), ("a", "other", StorageSetupError)]
+)
+def test_refusals_are_not_repeated(
+    storage: S3Storage, server: MemoryS3, name: str, bucket: str, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         S3Storage(bucket, "p").read(name)
     assert len(server.requests) == 1
 
 
-def test_the_probe_does_not_wait_for_a_server_that_is_not_there(storage: S3Storage, proxy: FaultProxy, monkeypatch) -> None:
+def test_the_probe_does_not_wait_for_a_server_that_is_not_there(
+    storage: S3Storage, proxy: FaultProxy, monkeypatch
+) -> None:
     monkeypatch.setenv("RECIPROCAL_S3_DEADLINE_S", "60")
     proxy.down()
     began = time.monotonic()

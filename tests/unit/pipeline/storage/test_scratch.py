@@ -34,8 +34,13 @@ def test_it_is_there_and_then_it_is_not(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(tmp_path: Path) -> None:
-    code = "import time\nfrom pipeline.storage.scratch import scratch_folder\nwith scratch_folder() as f:\n  (f / 'x').write_text('1')\n  print(f, flush=True)\n  time.sleep(60)"
-    children = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    code = (
+        "import time\nfrom pipeline.storage.scratch import scratch_folder\nwith scratch_folder() as f:\n  (f /"
+        " 'x').write_text('1')\n  print(f, flush=True)\n  time.sleep(60)"
+    )
+    children = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     try:
         folders = [Path(child.stdout.readline().strip()) for child in children if child.stdout]
         assert all((f / "x").exists() for f in folders)
@@ -61,4 +66,9 @@ def test_folders_in_the_making_and_foreign_things_are_left_alone(tmp_path: Path)
     (tmp_path / "reciprocal-scratch-file").write_text("not a folder")
     (tmp_path / "reciprocal-scratch-link").symlink_to(tmp_path / "other")
     assert remove_abandoned() == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "reciprocal-new-a", "reciprocal-scratch-file", "reciprocal-scratch-link"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "other",
+        "reciprocal-new-a",
+        "reciprocal-scratch-file",
+        "reciprocal-scratch-link",
+    ]

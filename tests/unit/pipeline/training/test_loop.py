@@ -39,7 +39,11 @@ def final_state(reporter: LocalReporter) -> tuple[dict[str, torch.Tensor], list[
         assert folder is not None
         import safetensors.torch
 
-        return safetensors.torch.load_file(folder / "model.safetensors"), [json.loads(line) for line in read_samples(folder)], read_state(folder)
+        return (
+            safetensors.torch.load_file(folder / "model.safetensors"),
+            [json.loads(line) for line in read_samples(folder)],
+            read_state(folder),
+        )
 
 
 def test_stopped_anywhere_and_resumed_equals_undisturbed(tiny_set: str, tmp_path: Path) -> None:
@@ -119,27 +123,36 @@ def test_two_ranks_equal_one_process(tiny_set: str, tmp_path: Path) -> None:
     train_here(config, reporter_in(tmp_path / "single"))
     single, lines, _ = final_state(reporter_in(tmp_path / "single"))
     both, _, _ = final_state(reporter_in(tmp_path / "rank0"))
-    worst = max((single[k].double() - both[k].double()).abs().max().item() for k in single if single[k].is_floating_point())
+    worst = max(
+        (single[k].double() - both[k].double()).abs().max().item() for k in single if single[k].is_floating_point()
+    )
     print(f"two ranks against one process: largest weight difference {worst:.2e}")
     assert worst < 1e-5  # sums over 4 clips in another order, through 10 steps of SGD
     with reporter_in(tmp_path / "rank1").latest() as folder:
         other = [json.loads(line) for line in read_samples(folder)]
     with reporter_in(tmp_path / "rank0").latest() as folder:
         first = [json.loads(line) for line in read_samples(folder)]
-    assert [sorted(a["keys"] + b["keys"]) for a, b in zip(first, other, strict=True)] == [sorted(line["keys"]) for line in lines]
+    assert [sorted(a["keys"] + b["keys"]) for a, b in zip(first, other, strict=True)] == [
+        sorted(line["keys"]) for line in lines
+    ]
 
 
 def test_weights_of_another_model_are_refused(tiny_set: str, tmp_path: Path) -> None:
     config = tiny_config(tiny_set)
     train_here(dataclasses.replace(config, optim=dataclasses.replace(config.optim, epochs=1)), reporter_in(tmp_path))
     other = build_model(dataclasses.replace(config.model, hidden=16), num_classes=4, crop=32)
-    with reporter_in(tmp_path).latest() as folder, pytest.raises(UserError, match=r"do not fit the model: missing or of another shape \["):
+    with (
+        reporter_in(tmp_path).latest() as folder,
+        pytest.raises(UserError, match=r"do not fit the model: missing or of another shape \["),
+    ):
         load_weights(folder, other)
 
 
 def test_a_loss_that_explodes_names_step_and_samples(tiny_set: str, tmp_path: Path) -> None:
     config = tiny_config(tiny_set)
-    wild = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=1e30, backbone_lr=1e30, clip_norm=0, warmup_steps=0))
+    wild = dataclasses.replace(
+        config, optim=dataclasses.replace(config.optim, lr=1e30, backbone_lr=1e30, clip_norm=0, warmup_steps=0)
+    )
     with pytest.raises(ReciprocalError, match=r"not finite at step \d+, samples \S+"):
         train_here(wild, reporter_in(tmp_path))
 

@@ -19,7 +19,9 @@ def test_loss_is_the_sum_over_branches_and_steps_of_the_weighted_mean() -> None:
         for b in range(3):
             for s in range(2):
                 scores = logits[b, s].double()
-                expected += weights[b].item() * (math.log(sum(math.exp(x) for x in scores.tolist())) - scores[labels[b]].item())
+                expected += weights[b].item() * (
+                    math.log(sum(math.exp(x) for x in scores.tolist())) - scores[labels[b]].item()
+                )
     loss = supervised_loss(outputs, labels, weights, weights.sum())
     assert loss.item() == pytest.approx(expected / 2, rel=1e-6)
 

@@ -54,7 +54,8 @@ def difference(a: Weights, b: Weights) -> float:
 def _rank(rank: int, world_size: int, port: int, config: TrainConfig, folder: str, stop_after: int) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     try:
-        # Every rank reads and writes a folder of its own, as if each node had a copy of the checkpoint; rank 0's holds the weights.
+        # Every rank reads and writes a folder of its own, as if each node had a copy of the checkpoint; rank 0's holds
+        # the weights.
         run(config, Path(folder) / f"rank{rank}", rank, world_size, stop_after)
     except Stop:
         pass
@@ -73,7 +74,9 @@ def on_ranks(world_size: int, config: TrainConfig, folder: Path, stop_after: int
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(("micro_batch", "dropout"), [(0, 0.0), (1, 0.5)])
 def test_four_ranks_then_two_equal_one(tiny_set: str, tmp_path: Path, micro_batch: int, dropout: float) -> None:
-    """Stopped after step 2 of 5 on four ranks, resumed on two. Pieces as large as a rank's part of the four have the same dropout, too."""
+    """Stopped after step 2 of 5 on four ranks, resumed on two. Pieces as large as a rank's part of the four have
+    the same dropout, too.
+    """
     config = tiny_config(tiny_set, micro_batch=micro_batch, dropout=dropout, checkpoint_steps=1)
     run(config, tmp_path / "single")
     on_ranks(4, config, tmp_path / "broken", stop_after=2)
@@ -88,7 +91,10 @@ def test_four_ranks_then_two_equal_one(tiny_set: str, tmp_path: Path, micro_batc
     on_ranks(2, config, tmp_path / "broken")
     end, whole = weights(tmp_path / "broken/rank0"), weights(tmp_path / "single")
     worst, way = difference(end, whole), difference(stopped, whole)
-    print(f"4 ranks, then 2, against 1 (micro_batch {micro_batch}, dropout {dropout}): largest weight difference {worst:.2e}; from step 2 to the end {way:.2e}")
+    print(
+        f"4 ranks, then 2, against 1 (micro_batch {micro_batch}, dropout {dropout}): largest weight difference"
+        f" {worst:.2e}; from step 2 to the end {way:.2e}"
+    )
     # Sums over four clips in another order, through five steps of SGD in float32.
     assert worst < 1e-6 < way
 
@@ -122,13 +128,22 @@ def test_a_clip_of_weight_0_takes_nothing_from_the_others(tiny_set: str) -> None
                 module.eval()
         optimizer = build_optimizer(model.parameter_groups(), config.optim)
         whole = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=batch_size))
-        stepper = Stepper(model, model, optimizer, build_scheduler(optimizer, config.optim, 10), whole, torch.device("cpu"))
+        stepper = Stepper(
+            model, model, optimizer, build_scheduler(optimizer, config.optim, 10), whole, torch.device("cpu")
+        )
         offset = 0
         for number, rows in enumerate(pieces):
             batch = Batch(
-                {m: x[rows] for m, x in inputs.items()}, labels[rows], torch.tensor([0.0 if r == 2 else 1.0 for r in rows]),
-                tuple("abc"[r] for r in rows), 0, 0, number, len(pieces), offset,
-            )  # fmt: skip
+                {m: x[rows] for m, x in inputs.items()},
+                labels[rows],
+                torch.tensor([0.0 if r == 2 else 1.0 for r in rows]),
+                tuple("abc"[r] for r in rows),
+                0,
+                0,
+                number,
+                len(pieces),
+                offset,
+            )
             assert stepper(batch, 0) == (number == len(pieces) - 1)
             offset += len(rows)
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]

@@ -13,7 +13,9 @@ from preprocessing.shard.plan import plan_shards
 from preprocessing.sources import open_sources
 
 
-def ucf(tmp_path: Path, classes: str = "1 A\n2 B\n", train: str = "A/v_A_g01_c01.avi 1\nB/v_B_g01_c01.avi 2\n", **lists: str) -> Path:
+def ucf(
+    tmp_path: Path, classes: str = "1 A\n2 B\n", train: str = "A/v_A_g01_c01.avi 1\nB/v_B_g01_c01.avi 2\n", **lists: str
+) -> Path:
     (tmp_path / "classInd.txt").write_text(classes)
     (tmp_path / "trainlist01.txt").write_text(train)
     for name, text in lists.items():
@@ -22,11 +24,22 @@ def ucf(tmp_path: Path, classes: str = "1 A\n2 B\n", train: str = "A/v_A_g01_c01
 
 
 def test_ucf101(tmp_path):
-    found = read_ucf101(ucf(tmp_path, "2 B C\r\n1 A\r\n", "\ufeffA/one two.avi 1\nB C/x.avi 2\n\n", testlist01="B C/y.avi\n", vallist01="A/z.avi 1\n"))
+    found = read_ucf101(
+        ucf(
+            tmp_path,
+            "2 B C\r\n1 A\r\n",
+            "\ufeffA/one two.avi 1\nB C/x.avi 2\n\n",
+            testlist01="B C/y.avi\n",
+            vallist01="A/z.avi 1\n",
+        )
+    )
     assert found.classes == ("A", "B C")
     assert [(s.path, s.label, s.split) for s in found.sources] == [
-        ("A/one two.avi", 0, "train"), ("B C/x.avi", 1, "train"), ("A/z.avi", 0, "val"), ("B C/y.avi", 1, "test"),
-    ]  # fmt: skip
+        ("A/one two.avi", 0, "train"),
+        ("B C/x.avi", 1, "train"),
+        ("A/z.avi", 0, "val"),
+        ("B C/y.avi", 1, "test"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +52,10 @@ def test_ucf101(tmp_path):
         ({"train": "A/x.avi 2\n"}, r"trainlist01.txt:1: .* folder of another class than its label 2"),
         ({"train": "A/x.avi 1\nC/y.avi\n"}, r"trainlist01.txt:2: 'C' .* is not a class"),
         ({"train": "A/x.avi 1\n"}, r"no sample of the train split for 1 of 2 classes: B"),
-        ({"testlist01": "A/v_A_g01_c01.avi\n"}, r"testlist01.txt:1: A/v_A_g01_c01.avi stands already in .*trainlist01.txt:1"),
+        (
+            {"testlist01": "A/v_A_g01_c01.avi\n"},
+            r"testlist01.txt:1: A/v_A_g01_c01.avi stands already in .*trainlist01.txt:1",
+        ),
     ],
 )
 def test_ucf101_mistakes_name_file_and_line(tmp_path, files, message):
@@ -66,7 +82,17 @@ def test_names_are_unambiguous():
     assert name("a/b.mp4", 12345.67) == "a/b.mp4#12345.67-"
     assert name("a/b.mp4", None, 1e-3) == "a/b.mp4#0-0.001"
     assert name("elsewhere.mkv", 3.0, 4.0, "a/b.mp4") == "a/b.mp4"
-    names = [name("x"), name("x#1-2"), name("x", 1, 2), name("x#1-2", 1, 2), name("x#"), name("x#", 1, 2), name("x##"), name("x", 12345.67), name("x", 12345.68)]
+    names = [
+        name("x"),
+        name("x#1-2"),
+        name("x", 1, 2),
+        name("x#1-2", 1, 2),
+        name("x#"),
+        name("x#", 1, 2),
+        name("x##"),
+        name("x", 12345.67),
+        name("x", 12345.68),
+    ]
     assert len(set(names)) == len(names)
     assert name("cafe\u0301.mp4") == name("caf\u00e9.mp4")  # one name, as two file systems store it
 
@@ -84,13 +110,19 @@ def test_folder(tmp_path):
         (tmp_path / "flat" / name).touch()
     found = read_folder(tmp_path / "flat")
     assert found.classes == ("run", "walk")
-    assert [(s.path, s.label, s.split) for s in found.sources] == [("run/c.mp4", 0, "train"), ("walk/b.mp4", 1, "train"), ("walk/deep/a.mp4", 1, "train")]
+    assert [(s.path, s.label, s.split) for s in found.sources] == [
+        ("run/c.mp4", 0, "train"),
+        ("walk/b.mp4", 1, "train"),
+        ("walk/deep/a.mp4", 1, "train"),
+    ]
     for name in ("train/run/a.mp4", "train/walk/a.mp4", "test/run/a.mp4"):
         (tmp_path / "split" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "split" / name).touch()
     assert [(s.path, s.label, s.split) for s in read_folder(tmp_path / "split").sources] == [
-        ("train/run/a.mp4", 0, "train"), ("train/walk/a.mp4", 1, "train"), ("test/run/a.mp4", 0, "test"),
-    ]  # fmt: skip
+        ("train/run/a.mp4", 0, "train"),
+        ("train/walk/a.mp4", 1, "train"),
+        ("test/run/a.mp4", 0, "test"),
+    ]
     (tmp_path / "split" / "extra").mkdir()
     with pytest.raises(UserError, match=r"split folders \(train, test\) and others \(extra\)"):
         read_folder(tmp_path / "split")
@@ -120,13 +152,23 @@ def test_published_lists(real_data):
     found = read_ucf101(real_data / "ut_interaction", split_index=2)
     assert Counter(s.split for s in found.sources) == {"train": 60, "test": 60}
     check_source_root(real_data / "ut_interaction" / "videos", found)
-    assert read_folder(real_data / "clips" / "ucf101").classes == ("ApplyEyeMakeup", "BaseballPitch", "BenchPress", "Diving")
+    assert read_folder(real_data / "clips" / "ucf101").classes == (
+        "ApplyEyeMakeup",
+        "BaseballPitch",
+        "BenchPress",
+        "Diving",
+    )
 
 
 def some(count: int, num_classes: int = 4) -> Annotations:
     return Annotations(
         classes=tuple("abcdefgh"[:num_classes]),
-        sources=tuple(Source(path=f"{'abcdefgh'[i * num_classes // count]}/{i}.mp4", label=i * num_classes // count, split="train") for i in range(count)),
+        sources=tuple(
+            Source(
+                path=f"{'abcdefgh'[i * num_classes // count]}/{i}.mp4", label=i * num_classes // count, split="train"
+            )
+            for i in range(count)
+        ),
     )
 
 
@@ -144,7 +186,9 @@ def test_plan_notices_changed_inputs(tmp_path):
     (tmp_path / "a").mkdir()
 
     def fingerprint(annotations: Annotations) -> str:
-        return plan_shards(annotations, open_sources(str(tmp_path)).sizes([s.path for s in annotations.sources]), 4)[0].sources_sha256
+        return plan_shards(annotations, open_sources(str(tmp_path)).sizes([s.path for s in annotations.sources]), 4)[
+            0
+        ].sources_sha256
 
     before = fingerprint(some(4))
     assert fingerprint(some(4)) == before

@@ -60,14 +60,23 @@ def rows(found: Annotations) -> list[tuple]:
 @pytest.mark.parametrize(
     ("file", "part"),
     [
-        ("abseiling/{cut}.mp4", (None, 10.0)), ("val/abseiling/{cut}.mkv", (None, 10.0)), ("{cut}.WEBM", (None, 10.0)), ("x/y/{cut}.mp4", (None, 10.0)),
-        ("{id}.mp4", (417.0, 427.0)), ("val/{id}.avi", (417.0, 427.0)), ("{cut}.txt", None), ("{id}_000418_000427.mp4", None), ("x{id}.mp4", None),
+        ("abseiling/{cut}.mp4", (None, 10.0)),
+        ("val/abseiling/{cut}.mkv", (None, 10.0)),
+        ("{cut}.WEBM", (None, 10.0)),
+        ("x/y/{cut}.mp4", (None, 10.0)),
+        ("{id}.mp4", (417.0, 427.0)),
+        ("val/{id}.avi", (417.0, 427.0)),
+        ("{cut}.txt", None),
+        ("{id}_000418_000427.mp4", None),
+        ("x{id}.mp4", None),
     ],
-)  # fmt: skip
+)
 def test_kinetics_finds_a_video_by_its_name(root, file, part):
     cut = f"{ID}_000417_000427"
     touch(root, path := file.format(cut=cut, id=ID), "other/other_____1.mp4")
-    lists = write(root, val__csv=f"\ufeff{HEADER}abseiling,{ID},417,427,val,0\r\n\r\n\"abseiling\",other_____1,0,5,val,1\r\n")
+    lists = write(
+        root, val__csv=f'\ufeff{HEADER}abseiling,{ID},417,427,val,0\r\n\r\n"abseiling",other_____1,0,5,val,1\r\n'
+    )
     first, second = rows(read("kinetics", root, lists))
     assert second == ("other/other_____1.mp4", "abseiling", "val", 0.0, 5.0, "abseiling/other_____1_000000_000005.mp4")
     name = f"abseiling/{cut}.mp4"
@@ -77,7 +86,14 @@ def test_kinetics_finds_a_video_by_its_name(root, file, part):
 def test_kinetics_takes_the_file_that_fits_best(root):
     cut = f"{ID}_000000_000010"
     lists = write(root, train__csv=f"{HEADER}air drumming,{ID},0,10,train,0\n")
-    worst_first = (f"{ID}.mp4", f"val/{cut}.webm", f"val/{cut}.mp4", f"train/{cut}.mkv", f"air_drumming/{cut}.mkv", f"train/air drumming/{cut}.mkv")
+    worst_first = (
+        f"{ID}.mp4",
+        f"val/{cut}.webm",
+        f"val/{cut}.mp4",
+        f"train/{cut}.mkv",
+        f"air_drumming/{cut}.mkv",
+        f"train/air drumming/{cut}.mkv",
+    )
     for name in worst_first:
         touch(root, name)
         assert read("kinetics", root, lists).sources[0].path == name
@@ -87,14 +103,25 @@ def test_kinetics_lists_of_all_splits(root, caplog):
     lists = write(
         root,
         **{
-            "train.csv": f"{HEADER}zzz quidditch,a0000000001,0,10,train,0\nabseiling,a0000000002,0,10,train,0\nair drumming,a0000000009,0,10,train,0\n",
+            "train.csv": (
+                f"{HEADER}zzz quidditch,a0000000001,0,10,train,0\nabseiling,a0000000002,0,10,train,0\nair"
+                " drumming,a0000000009,0,10,train,0\n"
+            ),
             "validate.csv": f"{HEADER}abseiling,a0000000003,0,10,validate,0\nabseiling,a0000000002,0,10,validate,0\n",
-            "kinetics-400_test.csv": "youtube_id,time_start,time_end,split\na0000000004,0,10,test\na0000000005,0,10,test\n",
+            "kinetics-400_test.csv": (
+                "youtube_id,time_start,time_end,split\na0000000004,0,10,test\na0000000005,0,10,test\n"
+            ),
             "notes.csv": "not a list",
         },
     )
     touch(root, "a0000000001.mp4")
-    with pytest.raises(UserError, match=r"train.csv:2: class 'zzz quidditch' is not one of the 400 of Kinetics-400: correct it, or accept .*--any-classes"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"train.csv:2: class 'zzz quidditch' is not one of the 400 of Kinetics-400: correct it, or accept"
+            r" .*--any-classes"
+        ),
+    ):
         read("kinetics", root, lists)
     with pytest.raises(UserError, match="no sample of the train split for 1 of 3 classes: abseiling"):
         read("kinetics", root, lists, any_classes=True)  # its one training video is in the validation list as well
@@ -102,7 +129,12 @@ def test_kinetics_lists_of_all_splits(root, caplog):
         file.write("abseiling,a0000000006,3,13,train,0\nabseiling,a0000000006,3,13,train,0\n")
     found = read("kinetics", root, lists, any_classes=True)
     assert found.classes == ("abseiling", "air drumming", "zzz quidditch")
-    assert Counter((s.split, s.label) for s in found.sources) == {("train", 0): 1, ("train", 1): 1, ("train", 2): 1, ("val", 0): 2}
+    assert Counter((s.split, s.label) for s in found.sources) == {
+        ("train", 0): 1,
+        ("train", 1): 1,
+        ("train", 2): 1,
+        ("val", 0): 2,
+    }
     assert "2 rows without a label are left out" in caplog.text
     assert "2 listed videos stand more than once" in caplog.text
     assert "a0000000002_000000_000010 in " in caplog.text
@@ -122,8 +154,14 @@ def test_kinetics_lists_of_all_splits(root, caplog):
         ("abseiling,abc,1,10,dev,0", r"val.csv:3: split 'dev': use train, val or test"),
         ("abseiling,abc,1,10,val,0,0", r"val.csv:3: 7 fields where the header has 6"),
         ('abseiling,"abc,1,10,val,0', r"val.csv:3: unexpected end of data: quote fields"),
-        ("abselling,abc,1,10,val,0", r"val.csv:3: class 'abselling' is not one of the 400 .*; did you mean 'abseiling'\?"),
-        ("air drumming,first______,0,10,val,0", r"val.csv:3: first_______000000_000010 is 'air drumming' here and 'abseiling' in .*val.csv:2"),
+        (
+            "abselling,abc,1,10,val,0",
+            r"val.csv:3: class 'abselling' is not one of the 400 .*; did you mean 'abseiling'\?",
+        ),
+        (
+            "air drumming,first______,0,10,val,0",
+            r"val.csv:3: first_______000000_000010 is 'air drumming' here and 'abseiling' in .*val.csv:2",
+        ),
         ("Abseiling,abc,0,10,val,0", r"val.csv:3: class 'Abseiling' is spelled 'abseiling' in .*val.csv:2"),
     ],
 )
@@ -157,7 +195,11 @@ def test_kinetics_official_validation_list_against_two_videos(root, real_data, c
     with file.open(newline="") as lines:
         official = list(csv.DictReader(lines))
     one, two = official[900], official[17_000]
-    touch(root, f"{one['label']}/{one['youtube_id']}_{int(one['time_start']):06d}_{int(one['time_end']):06d}.mp4", f"{two['youtube_id']}.mkv")
+    touch(
+        root,
+        f"{one['label']}/{one['youtube_id']}_{int(one['time_start']):06d}_{int(one['time_end']):06d}.mp4",
+        f"{two['youtube_id']}.mkv",
+    )
     before_kb, start_s = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     store = open_sources(str(root))
     found = read_annotations("kinetics", store, str(file))
@@ -170,8 +212,9 @@ def test_kinetics_official_validation_list_against_two_videos(root, real_data, c
     assert Counter(found.classes[s.label] for s in found.sources) == Counter(row["label"] for row in official)
     assert sum(len(p.present) for p in plans) == 2
     assert {(s.start_s, s.end_s) for p in plans for s in p.present} == {
-        (None, float(one["time_end"]) - float(one["time_start"])), (float(two["time_start"]), float(two["time_end"])),
-    }  # fmt: skip
+        (None, float(one["time_end"]) - float(one["time_start"])),
+        (float(two["time_start"]), float(two["time_end"])),
+    }
     assert "there is no train split" in caplog.text
     with pytest.raises(UserError, match="no row with a label"):
         read_annotations("kinetics", store, str(file.with_name("kinetics-400_test.head500.csv")))
@@ -181,13 +224,21 @@ def test_kinetics_official_validation_list_against_two_videos(root, real_data, c
 
 @pytest.mark.parametrize("number", [600, 700])
 def test_kinetics_600_and_700_need_any_classes(root, real_data, number):
-    names = [name for name in (real_data / "annotations" / "kinetics" / f"label_map_k{number}.txt").read_text().split("\n") if name]
+    names = [
+        name
+        for name in (real_data / "annotations" / "kinetics" / f"label_map_k{number}.txt").read_text().split("\n")
+        if name
+    ]
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerows([HEADER.strip().split(","), *([name, f"id{i:09d}", 0, 10, "train", 0] for i, name in enumerate(names))])
+    writer.writerows(
+        [HEADER.strip().split(","), *([name, f"id{i:09d}", 0, 10, "train", 0] for i, name in enumerate(names))]
+    )
     touch(root, "id000000000.mp4")
     lists = write(root, train__csv=out.getvalue())
-    with pytest.raises(UserError, match=r"train.csv:\d+: class '.*' is not one of the 400 of Kinetics-400 \(nor \d+ more\)"):
+    with pytest.raises(
+        UserError, match=r"train.csv:\d+: class '.*' is not one of the 400 of Kinetics-400 \(nor \d+ more\)"
+    ):
         read("kinetics", root, lists)
     assert list(read("kinetics", root, lists, any_classes=True).classes) == sorted(names)
 
@@ -195,9 +246,15 @@ def test_kinetics_600_and_700_need_any_classes(root, real_data, number):
 # Moments in Time
 
 
-def moments(root: Path, categories: str = "clapping,0\nadult+male+singing,1\n", training: str = "", validation: str = "") -> Path:
+def moments(
+    root: Path, categories: str = "clapping,0\nadult+male+singing,1\n", training: str = "", validation: str = ""
+) -> Path:
     training = training or "clapping/a b.mp4,clapping,3,0\nadult+male+singing/b.mp4,adult+male+singing,2,1\n"
-    lists = {"moments_categories.txt": categories, "trainingSet.csv": training, "validationSet.csv": validation or "clapping/a b.mp4,clapping,3,0\n"}
+    lists = {
+        "moments_categories.txt": categories,
+        "trainingSet.csv": training,
+        "validationSet.csv": validation or "clapping/a b.mp4,clapping,3,0\n",
+    }
     return write(root, **lists)
 
 
@@ -206,14 +263,18 @@ def test_moments(root, caplog):
     found = read("moments", root, moments(root))
     assert found.classes == ("clapping", "adult+male+singing")
     assert [(s.path, s.label, s.split) for s in found.sources] == [
-        ("training/clapping/a b.mp4", 0, "train"), ("training/adult+male+singing/b.mp4", 1, "train"), ("validation/clapping/a b.mp4", 0, "val"),
-    ]  # fmt: skip
+        ("training/clapping/a b.mp4", 0, "train"),
+        ("training/adult+male+singing/b.mp4", 1, "train"),
+        ("validation/clapping/a b.mp4", 0, "val"),
+    ]
     assert "337 of the 339 classes of Moments in Time are absent; labels count the 2" in caplog.text
     with pytest.raises(UserError, match=r"none of the 3 listed videos .*did you mean --source .*/videos\?"):
         read("moments", root / "training", moments(root))  # a video of the same name in validation is another one
     (root.parent / "lists" / "trainingSet.csv").unlink()
     for source in (root, root / "validation"):
-        assert [(s.name, s.split) for s in read("moments", source, root.parent / "lists").sources] == [("validation/clapping/a b.mp4", "val")]
+        assert [(s.name, s.split) for s in read("moments", source, root.parent / "lists").sources] == [
+            ("validation/clapping/a b.mp4", "val")
+        ]
 
 
 def test_moments_in_an_archive_with_a_top_folder(root):
@@ -234,15 +295,30 @@ def test_moments_in_an_archive_with_a_top_folder(root):
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        ({"categories": "clapping,0\nclaping,1\n"}, r"moments_categories.txt:2: class 'claping' is not one of the 339 of Moments in Time; did you mean 'clapping'\?"),
-        ({"categories": "clapping,0\nadult+male+singing,2\n"}, r"moments_categories.txt: the indices of its 2 classes must be 0 to 1"),
+        (
+            {"categories": "clapping,0\nclaping,1\n"},
+            (
+                r"moments_categories.txt:2: class 'claping' is not one of the 339 of Moments in Time; did you mean"
+                r" 'clapping'\?"
+            ),
+        ),
+        (
+            {"categories": "clapping,0\nadult+male+singing,2\n"},
+            r"moments_categories.txt: the indices of its 2 classes must be 0 to 1",
+        ),
         ({"categories": "clapping,0\nclapping,1\n"}, r"moments_categories.txt:2: class 'clapping' stands already"),
         ({"categories": "clapping,zero\n"}, r"moments_categories.txt:1: expected 'NAME,INDEX'"),
         ({"categories": "\n"}, r"moments_categories.txt is empty"),
-        ({"training": "filename,label,r1,r2\n"}, r"trainingSet.csv:1: class 'label' is not in moments_categories.txt \(the lists have no header\)"),
+        (
+            {"training": "filename,label,r1,r2\n"},
+            r"trainingSet.csv:1: class 'label' is not in moments_categories.txt \(the lists have no header\)",
+        ),
         ({"training": "clapping/a.mp4\n"}, r"trainingSet.csv:1: expected 'CLASS/FILE,CLASS,POSITIVE,NEGATIVE'"),
         ({"training": "clapping/a.mp4,clapping,3,many\n"}, r"trainingSet.csv:1: '3,many'"),
-        ({"training": "clapping/a.mp4,clapping,3,0\nclapping/a.mp4,adult+male+singing,3,0\n"}, r"trainingSet.csv:2: training/clapping/a.mp4 is 'adult.*' here and 'clapping' in .*:1"),
+        (
+            {"training": "clapping/a.mp4,clapping,3,0\nclapping/a.mp4,adult+male+singing,3,0\n"},
+            r"trainingSet.csv:2: training/clapping/a.mp4 is 'adult.*' here and 'clapping' in .*:1",
+        ),
         ({"validation": "praying/a.mp4,praying,3,0\n"}, r"validationSet.csv:1: class 'praying' is not in"),
     ],
 )
@@ -257,9 +333,14 @@ def test_moments_official_names_and_files(root, real_data, caplog):
     names = (folder / "mmaction2_mit_label_map_339.txt").read_text().split()
     with (folder / "AVMIT_train.head300.csv").open(newline="") as lines:
         files = {row["filename"]: row["filename"].split("/")[0] for row in csv.DictReader(lines)}
-    training = "".join(f"{file},{name},3,0\n" for file, name in files.items()) + "".join(f"{name}/x.mp4,{name},3,0\n" for name in names)
+    training = "".join(f"{file},{name},3,0\n" for file, name in files.items()) + "".join(
+        f"{name}/x.mp4,{name},3,0\n" for name in names
+    )
     touch(root, f"training/{next(iter(files))}")
-    for categories in ("derived_moments_categories.txt", "mmaction2_mit_label_map_339.txt"):  # with indices, and names alone
+    for categories in (
+        "derived_moments_categories.txt",
+        "mmaction2_mit_label_map_339.txt",
+    ):  # with indices, and names alone
         found = read("moments", root, moments(root, (folder / categories).read_text(), training))
         assert list(found.classes) == names
         assert sum(s.split == "train" for s in found.sources) == len(files) + 339
@@ -267,12 +348,20 @@ def test_moments_official_names_and_files(root, real_data, caplog):
     caplog.clear()
     names_305 = (folder / "category_momentsv2_305.txt").read_text().split()
     training = "".join(f"{name}/x.mp4,{name},3,0\n" for name in names_305)
-    lists = moments(root, "\n".join(names_305), training + "/etc/passwd,clapping,1,1\n../../x.mp4,clapping,1,1\n", "clapping/x.mp4,clapping,3,0\n")
+    lists = moments(
+        root,
+        "\n".join(names_305),
+        training + "/etc/passwd,clapping,1,1\n../../x.mp4,clapping,1,1\n",
+        "clapping/x.mp4,clapping,3,0\n",
+    )
     touch(root, "training/clapping/x.mp4")
     found = read("moments", root, lists, any_classes=True)
     assert len(found.classes) == 305
     store = open_sources(str(root))
-    assert [store.refusal(s.path).reason for s in found.sources if "passwd" in s.path or ".." in s.path] == ["unsafe_path", "unsafe_path"]
+    assert [store.refusal(s.path).reason for s in found.sources if "passwd" in s.path or ".." in s.path] == [
+        "unsafe_path",
+        "unsafe_path",
+    ]
 
 
 # HMDB-51
@@ -302,11 +391,18 @@ def test_hmdb51_published_lists(root, real_data):
 
 
 def test_hmdb51_flat_and_in_archives(root):
-    lists = write(root, walk_test_split1__txt="a#1 b.avi 1 \nc.avi 2 \nd.avi 0 \n", walk_test_split2__txt="x", ride_bike_test_split1__txt="e.avi 1\n")
+    lists = write(
+        root,
+        walk_test_split1__txt="a#1 b.avi 1 \nc.avi 2 \nd.avi 0 \n",
+        walk_test_split2__txt="x",
+        ride_bike_test_split1__txt="e.avi 1\n",
+    )
     touch(root, "a#1 b.avi", "e.avi")
     assert [(s.path, s.name) for s in read("hmdb51", root, lists).sources] == [
-        ("e.avi", "ride_bike/e.avi"), ("a#1 b.avi", "walk/a#1 b.avi#"), ("walk/c.avi", "walk/c.avi"),
-    ]  # fmt: skip
+        ("e.avi", "ride_bike/e.avi"),
+        ("a#1 b.avi", "walk/a#1 b.avi#"),
+        ("walk/c.avi", "walk/c.avi"),
+    ]
     with tarfile.open(root / "walk.tar", "w") as archive:
         archive.add(root / "a#1 b.avi", "walk/a#1 b.avi")
     (root / "a#1 b.avi").unlink()
@@ -319,7 +415,11 @@ def test_hmdb51_flat_and_in_archives(root):
     both = write(root, ride_bike_test_split1__txt="c.avi 1\n", walk_test_split1__txt="c.avi 1\n")
     with pytest.raises(UserError, match=r"ride_bike/c.avi and walk/c.avi are both found at c.avi"):
         read("hmdb51", root.parent / "flat", both)
-    for line, message in {"a.avi 3": "expected 'FILE NUMBER'", "a.avi": "expected 'FILE NUMBER'", "a#1 b.avi 2": "stands already in .*split1.txt:1"}.items():
+    for line, message in {
+        "a.avi 3": "expected 'FILE NUMBER'",
+        "a.avi": "expected 'FILE NUMBER'",
+        "a#1 b.avi 2": "stands already in .*split1.txt:1",
+    }.items():
         with pytest.raises(UserError, match=rf"walk_test_split1.txt:2: .*{message}"):
             read("hmdb51", root, write(root, walk_test_split1__txt=f"a#1 b.avi 1\n{line}\n"))
 
@@ -329,7 +429,13 @@ def test_hmdb51_flat_and_in_archives(root):
 
 def test_csv(root):
     touch(root, "walk/one.mp4", "long, very.mp4", "caf\u0065\u0301.mp4")
-    lists = write(root, mine__csv='\ufeffpath,label,split,start_s,end_s\r\nwalk/one.mp4,walk\r\n"long, very.mp4",run,val,12.5,20\r\n"long, very.mp4",run,training,,5\r\ncaf\u00e9.mp4,run,,,\r\n')
+    lists = write(
+        root,
+        mine__csv=(
+            '\ufeffpath,label,split,start_s,end_s\r\nwalk/one.mp4,walk\r\n"long, very.mp4",run,val,12.5,20\r\n"long,'
+            ' very.mp4",run,training,,5\r\ncaf\u00e9.mp4,run,,,\r\n'
+        ),
+    )
     expected = [
         ("walk/one.mp4", "walk", "train", None, None, "walk/one.mp4"),
         ("long, very.mp4", "run", "val", 12.5, 20.0, "long, very.mp4#12.5-20"),
@@ -342,7 +448,11 @@ def test_csv(root):
         assert rows(found) == expected
     write(root, classes__txt="walk\nrun\njump\n", mine__csv="label,path\n0,walk/one.mp4\nrun,x.mp4\n2,y.mp4\n")
     found = read("csv", root, lists)
-    assert [(s.path, found.classes[s.label]) for s in found.sources] == [("walk/one.mp4", "walk"), ("x.mp4", "run"), ("y.mp4", "jump")]
+    assert [(s.path, found.classes[s.label]) for s in found.sources] == [
+        ("walk/one.mp4", "walk"),
+        ("x.mp4", "run"),
+        ("y.mp4", "jump"),
+    ]
     assert found.classes == ("walk", "run", "jump")
 
 
@@ -371,7 +481,9 @@ def test_csv_mistakes_name_file_and_line(root, text, message):
 def test_csv_label_outside_classes(root):
     touch(root, "x.mp4")
     for label in ("3", "-1", "b"):
-        with pytest.raises(UserError, match=rf"mine.csv:2: label '{label}' is neither a class in classes.txt nor an index from 0 to 0"):
+        with pytest.raises(
+            UserError, match=rf"mine.csv:2: label '{label}' is neither a class in classes.txt nor an index from 0 to 0"
+        ):
             read("csv", root, write(root, classes__txt="a\n", mine__csv=f"path,label\nx.mp4,{label}\n"))
 
 
@@ -387,7 +499,10 @@ def test_folder_in_an_archive_gives_the_names_of_the_unpacked_folder(root):
 
 
 def test_ucf101_in_an_archive_and_several_places(root, real_data):
-    listed = [line.split()[0] for line in (real_data / "annotations" / "ucf101" / "trainlist01.txt").read_text().splitlines()[:3]]
+    listed = [
+        line.split()[0]
+        for line in (real_data / "annotations" / "ucf101" / "trainlist01.txt").read_text().splitlines()[:3]
+    ]
     with zipfile.ZipFile(root / "UCF-101.zip", "w") as archive:
         for name in listed:
             archive.writestr(f"UCF-101/{name}", b"x")
@@ -408,7 +523,11 @@ def test_unknown_format(root):
 
 def test_no_official_name_is_in_the_project(real_data):
     source = ROOT / "preprocessing" / "annotations" / "names.py"
-    names = [n for n in (real_data / "annotations" / "kinetics" / "label_map_k400.txt").read_text().split("\n") if n and n != "air drumming"]
+    names = [
+        n
+        for n in (real_data / "annotations" / "kinetics" / "label_map_k400.txt").read_text().split("\n")
+        if n and n != "air drumming"
+    ]
     assert [name for name in names if re.search(rf"\b{re.escape(name)}\b", source.read_text())] == []
 
 

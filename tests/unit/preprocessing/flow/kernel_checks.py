@@ -1,5 +1,7 @@
-"""Checks of the Triton kernels, one by one and together. Not collected by name: test_tvl1_torch.py runs this file under Triton's
-interpreter, and test_tvl1_gpu.py on CUDA, each in a process of its own, because Triton decides at import which it is."""
+"""Checks of the Triton kernels, one by one and together. Not collected by name: test_tvl1_torch.py runs this file under
+Triton's interpreter, and test_tvl1_gpu.py on CUDA, each in a process of its own, because Triton decides at import which
+it is.
+"""
 
 from __future__ import annotations
 
@@ -63,11 +65,24 @@ def test_median_is_opencv_s():
 def test_linearisation_is_opencv_s_remap():
     height, width = 19, 67
     solver = level(height, width)
-    first, second, flow = frames(2, height, width), frames(2, height, width, seed=1), noise(2, height, width, 2, scale=6.0)
+    first, second, flow = (
+        frames(2, height, width),
+        frames(2, height, width, seed=1),
+        noise(2, height, width, 2, scale=6.0),
+    )
     flow[0, 0, 0] = torch.tensor([-1e7, 1e7])
-    gradient = torch.stack([
-        torch.stack([torch.from_numpy(cv2.filter2D(f.cpu().numpy(), -1, k, borderType=cv2.BORDER_REPLICATE)) for k in central()], -1) for f in second
-    ])  # fmt: skip
+    gradient = torch.stack(
+        [
+            torch.stack(
+                [
+                    torch.from_numpy(cv2.filter2D(f.cpu().numpy(), -1, k, borderType=cv2.BORDER_REPLICATE))
+                    for k in central()
+                ],
+                -1,
+            )
+            for f in second
+        ]
+    )
     solver.params = TVL1Params(warps=1, outer_iterations=0)
     solver.solve(first, second, flow.clone())
     assert torch.equal(solver._gradient.cpu(), gradient)
@@ -85,7 +100,9 @@ def test_linearisation_is_opencv_s_remap():
         rest = data[n, 2] + data[n, 0] * u + data[n, 1] * v + first[n].cpu().numpy()
         calm = np.abs(u) < 100
         np.testing.assert_allclose(rest[calm], warped[calm], atol=4e-3)
-        np.testing.assert_allclose(data[n, 3], 1 / np.maximum(data[n, 0] ** 2 + data[n, 1] ** 2, 1.1920929e-7), rtol=1e-6)
+        np.testing.assert_allclose(
+            data[n, 3], 1 / np.maximum(data[n, 0] ** 2 + data[n, 1] ** 2, 1.1920929e-7), rtol=1e-6
+        )
     assert np.isinf(solver._sums[0].cpu().numpy()).all()
 
 
@@ -120,7 +137,10 @@ def equations(flow: np.ndarray, dual: np.ndarray, data: np.ndarray, p: TVL1Param
         u_x, u_y = np.zeros((height, width)), np.zeros((height, width))
         u_x[:, :-1], u_y[:-1] = np.diff(new[c], axis=1), np.diff(new[c], axis=0)
         scale = 1 + p.tau / p.theta * np.hypot(u_x, u_y)
-        out[2 * c], out[2 * c + 1] = (dual[2 * c] + p.tau / p.theta * u_x) / scale, (dual[2 * c + 1] + p.tau / p.theta * u_y) / scale
+        out[2 * c], out[2 * c + 1] = (
+            (dual[2 * c] + p.tau / p.theta * u_x) / scale,
+            (dual[2 * c + 1] + p.tau / p.theta * u_y) / scale,
+        )
     return new, out
 
 
@@ -183,7 +203,9 @@ def test_resize_is_opencv_s(height, width):
     np.testing.assert_allclose(resize_pictures(flow, (height, width), gain=1.25)[1].cpu(), 1.25 * large, atol=1e-5)
 
 
-@pytest.mark.parametrize(("mode", "inner", "height", "width", "scales"), [("tvl1", 5, 20, 24, 2), ("tvl1-fast", 6, 16, 67, 1)])
+@pytest.mark.parametrize(
+    ("mode", "inner", "height", "width", "scales"), [("tvl1", 5, 20, 24, 2), ("tvl1-fast", 6, 16, 67, 1)]
+)
 def test_engine_agrees_with_plain_torch(mode, inner, height, width, scales):
     params = TVL1Params(scales=scales, warps=1, outer_iterations=2, inner_iterations=inner, epsilon=0.05)
     clip = np.stack([texture(height, width, 0.2), texture(height, width), texture(height, width, 1.3, -0.6)])

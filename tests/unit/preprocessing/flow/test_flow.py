@@ -13,7 +13,9 @@ from preprocessing.flow.opencv import OpenCVTVL1
 
 
 def texture(height: int, width: int, dx: float = 0.0, dy: float = 0.0) -> np.ndarray:
-    """A sum of waves, sampled analytically at (x - dx, y - dy): the picture moved by (dx, dy) without any interpolation."""
+    """A sum of waves, sampled analytically at (x - dx, y - dy): the picture moved by (dx, dy) without any
+    interpolation.
+    """
     rng = np.random.default_rng(7)
     y, x = np.mgrid[:height, :width].astype(np.float64)
     value = np.zeros((height, width))

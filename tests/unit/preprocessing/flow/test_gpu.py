@@ -34,7 +34,11 @@ def moving(height: int, width: int, count: int, dx: float = 0.7, dy: float = -0.
     frames = []
     for t in range(count):
         inside = np.hypot(x - width / 2 + 2 * t, y - height / 2) < height / 5
-        frames.append(np.where(inside, module.texture(height, width, -2.0 * t, 0.3 * t), module.texture(height, width, dx * t, dy * t)))
+        frames.append(
+            np.where(
+                inside, module.texture(height, width, -2.0 * t, 0.3 * t), module.texture(height, width, dx * t, dy * t)
+            )
+        )
     return np.stack(frames)
 
 
@@ -43,9 +47,13 @@ def test_kernels_one_by_one():
     checks = Path(__file__).with_name("kernel_checks.py")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)], cwd=ROOT, capture_output=True, text=True, timeout=280,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
         env=environment,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^(\d+) passed in", done.stdout, re.M), done.stdout
 
@@ -65,7 +73,10 @@ def test_default_parameters_stay_with_opencv(mode, mean_px, within):
     clip = moving(128, 170, 5)
     ours, reference = TorchTVL1(mode=mode, device="cuda").flow(clip), OpenCVTVL1().flow(clip)
     distance = np.hypot(*(ours - reference).transpose(1, 0, 2, 3))
-    print(f"{mode}: mean {distance.mean():.4f} px, within 0.1 px {(distance <= 0.1).mean():.4f}, over 1 px {(distance > 1).mean():.5f}")
+    print(
+        f"{mode}: mean {distance.mean():.4f} px, within 0.1 px {(distance <= 0.1).mean():.4f}, over 1 px"
+        f" {(distance > 1).mean():.5f}"
+    )
     assert distance.mean() <= mean_px
     assert (distance <= 0.1).mean() >= within
     if mode == "tvl1":
@@ -115,5 +126,8 @@ def test_pairs_per_second(mode):
         engine.flow_pairs(first, second)
         torch.cuda.synchronize()
         rate = len(first) / (time.perf_counter() - start)
-        print(f"{torch.cuda.get_device_name()}: {mode}, chunk {chunk or engine.chunk_pairs(256, 340)}: {rate:.0f} pairs/s at 340x256")
+        print(
+            f"{torch.cuda.get_device_name()}: {mode}, chunk {chunk or engine.chunk_pairs(256, 340)}: {rate:.0f} pairs/s"
+            " at 340x256"
+        )
     assert rate > 0

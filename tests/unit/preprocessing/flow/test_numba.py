@@ -52,13 +52,19 @@ def padded(plane: np.ndarray, pitch: int = 16) -> np.ndarray:
 
 def unpadded(flat: np.ndarray, height: int, width: int, pitch: int = 16, component: int = 0) -> np.ndarray:
     blocks = -(-width // 16)
-    return flat[: height * blocks * pitch].reshape(height, blocks, pitch)[:, :, 16 * component :][:, :, :16].reshape(height, -1)[:, :width]
+    return (
+        flat[: height * blocks * pitch]
+        .reshape(height, blocks, pitch)[:, :, 16 * component :][:, :, :16]
+        .reshape(height, -1)[:, :width]
+    )
 
 
 # --- the algorithm
 
 
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 40), (20, 20), (31, 33), (40, 17), (48, 64), (105, 139), (171, 227)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(16, 16), (17, 40), (20, 20), (31, 33), (40, 17), (48, 64), (105, 139), (171, 227)]
+)
 def test_iterations_are_opencvs(height, width):
     pair = np.stack([texture(height, width), texture(height, width, 1.5, -0.8)])
     found = exactness(NumbaTVL1, [pair])
@@ -72,7 +78,16 @@ def test_iterations_are_opencvs(height, width):
 @pytest.mark.parametrize("median", [True, False])
 def test_other_parameters_are_opencvs(median):
     params = TVL1Params(
-        tau=0.2, lambda_=0.1, theta=0.25, epsilon=0.0, scales=3, scale_step=0.6, warps=2, outer_iterations=2, inner_iterations=4, median=median
+        tau=0.2,
+        lambda_=0.1,
+        theta=0.25,
+        epsilon=0.0,
+        scales=3,
+        scale_step=0.6,
+        warps=2,
+        outer_iterations=2,
+        inner_iterations=4,
+        median=median,
     )
     pair = np.stack([texture(70, 90), texture(70, 90, 0.7, 0.4)])
     difference = np.abs(NumbaTVL1(params).flow(pair) - OpenCVTVL1(params).flow(pair))
@@ -89,7 +104,9 @@ def test_whole_algorithm_with_its_stop_test(height, width):
 @pytest.mark.parametrize(("dx", "dy"), [(0.4, -0.3), (-1.5, 0.75), (2.0, 1.0), (0.0, -3.0)])
 def test_known_translations(dx, dy):
     pair = np.stack([texture(64, 80), texture(64, 80, dx, dy)])
-    ours, reference = (np.hypot(*(e.flow(pair)[0] - np.array([dx, dy])[:, None, None])).mean() for e in (NumbaTVL1(), OpenCVTVL1()))
+    ours, reference = (
+        np.hypot(*(e.flow(pair)[0] - np.array([dx, dy])[:, None, None])).mean() for e in (NumbaTVL1(), OpenCVTVL1())
+    )
     assert ours <= reference + 0.02
     assert ours < 0.2
 
@@ -143,7 +160,12 @@ def test_bits_do_not_depend_on_the_instruction_set(tmp_path):
     )
     plain = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2", "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "clip.npy")], cwd=ROOT, env=os.environ | plain, capture_output=True, text=True, timeout=250
+        [sys.executable, "-c", script, str(tmp_path / "clip.npy")],
+        cwd=ROOT,
+        env=os.environ | plain,
+        capture_output=True,
+        text=True,
+        timeout=250,
     )
     assert done.stdout.strip() == hashlib.sha256(NumbaTVL1().flow(clip).tobytes()).hexdigest(), done.stderr[-2000:]
 
@@ -151,9 +173,20 @@ def test_bits_do_not_depend_on_the_instruction_set(tmp_path):
 @pytest.mark.parametrize("name", ["black", "white", "noise", "flash", "static", "edge"])
 def test_degenerate_pairs_end_and_stay_finite(name):
     rng = np.random.default_rng(0)
-    black, white, noise = np.zeros((37, 43), np.uint8), np.full((37, 43), 255, np.uint8), rng.integers(0, 256, (2, 37, 43)).astype(np.uint8)
+    black, white, noise = (
+        np.zeros((37, 43), np.uint8),
+        np.full((37, 43), 255, np.uint8),
+        rng.integers(0, 256, (2, 37, 43)).astype(np.uint8),
+    )
     edge = np.where(np.arange(43) < 20, black, white)
-    pair = {"black": [black, black], "white": [white, white], "noise": noise, "flash": [black, white], "static": [noise[0]] * 2, "edge": [edge, np.roll(edge, 9, axis=1)]}[name]
+    pair = {
+        "black": [black, black],
+        "white": [white, white],
+        "noise": noise,
+        "flash": [black, white],
+        "static": [noise[0]] * 2,
+        "edge": [edge, np.roll(edge, 9, axis=1)],
+    }[name]
     engine = NumbaTVL1()
     flow, p = engine.flow(np.stack(pair)), engine.params
     assert np.isfinite(flow).all()
@@ -203,13 +236,27 @@ def test_median_is_opencvs(height, width):
     assert not past.any()
 
 
-@pytest.mark.parametrize(("size", "target"), [((40, 50), (32, 40)), ((17, 33), (14, 26)), ((21, 26), (26, 33)), ((13, 16), (16, 20))])
+@pytest.mark.parametrize(
+    ("size", "target"), [((40, 50), (32, 40)), ((17, 33), (14, 26)), ((21, 26), (26, 33)), ((13, 16), (16, 20))]
+)
 def test_resize_is_opencvs(size, target):
     plane = np.random.default_rng(1).uniform(0, 255, size).astype(np.float32)
     source = padded(plane)
     stride = 16 * -(-target[1] // 16)
     w = np.concatenate([source, np.zeros(target[0] * stride + 5 * stride, np.float32)])
-    resize(w, 0, *size, 16, source.size, *target, 16, size[0] / target[0], size[1] / target[1], 2.0, source.size + target[0] * stride)
+    resize(
+        w,
+        0,
+        *size,
+        16,
+        source.size,
+        *target,
+        16,
+        size[0] / target[0],
+        size[1] / target[1],
+        2.0,
+        source.size + target[0] * stride,
+    )
     expected = 2 * cv2.resize(plane, target[::-1], interpolation=cv2.INTER_LINEAR)
     assert np.abs(unpadded(w[source.size :], *target) - expected).max() < 1e-3
 
@@ -223,9 +270,15 @@ def test_warp_is_opencvs(height, width):
     row, blocks = 16 * -(-width // 16), -(-width // 16)
     at, parts = {}, []
     for name, part in {
-        "table": cubic_table().ravel(), "first": padded(first), "second": padded(second), "flow": np.zeros(2 * row * height), "data": np.zeros(4 * row * height),
-        "ramp": np.concatenate([np.arange(row), np.zeros(row)]), "scratch": np.zeros(12 * row), "inter": np.zeros((height + 2 * MARGIN) * (width + 2 * MARGIN) * 4 + 64),
-    }.items():  # fmt: skip
+        "table": cubic_table().ravel(),
+        "first": padded(first),
+        "second": padded(second),
+        "flow": np.zeros(2 * row * height),
+        "data": np.zeros(4 * row * height),
+        "ramp": np.concatenate([np.arange(row), np.zeros(row)]),
+        "scratch": np.zeros(12 * row),
+        "inter": np.zeros((height + 2 * MARGIN) * (width + 2 * MARGIN) * 4 + 64),
+    }.items():
         at[name] = sum(len(p) for p in parts)
         parts.append(np.pad(part, (0, -len(part) % 16)).astype(np.float32))
     w = np.concatenate(parts)
@@ -233,7 +286,9 @@ def test_warp_is_opencvs(height, width):
     for c in range(2):
         flow[:, :, c] = padded(u[c]).reshape(height, blocks, 16)
     interleave(w, at["second"], height, width, at["inter"])
-    linearise(w, at["first"], at["inter"], at["flow"], at["data"], height, width, at["table"], at["ramp"], at["scratch"])
+    linearise(
+        w, at["first"], at["inter"], at["flow"], at["data"], height, width, at["table"], at["ramp"], at["scratch"]
+    )
     border = cv2.copyMakeBorder(second, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     gradients = [(border[1:-1, 2:] - border[1:-1, :-2]) / 2, (border[2:, 1:-1] - border[:-2, 1:-1]) / 2]
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -252,7 +307,11 @@ def test_warp_is_opencvs(height, width):
 def test_records_name_mode_and_parameters():
     exact, fast = flow_engine("numba"), flow_engine("numba", "tvl1-fast")
     assert exact.describe()["parameters"] == OpenCVTVL1().describe()["parameters"]
-    assert (exact.describe()["engine"], exact.describe()["mode"], fast.describe()["mode"]) == ("numba", "tvl1", "tvl1-fast")
+    assert (exact.describe()["engine"], exact.describe()["mode"], fast.describe()["mode"]) == (
+        "numba",
+        "tvl1",
+        "tvl1-fast",
+    )
     assert fast.describe()["parameters"] != exact.describe()["parameters"]
     pair = np.stack([texture(64, 80), texture(64, 80, 1.0, 0.5)])
     fast.flow(pair), exact.flow(pair)
@@ -264,7 +323,9 @@ def test_wrong_input_is_named():
         NumbaTVL1().flow(np.zeros((2, 16, 16, 3), np.uint8))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no locator available"), OSError(28, "No space left on device"), EOFError()])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no locator available"), OSError(28, "No space left on device"), EOFError()]
+)
 def test_a_cache_that_fails_does_not_fail_the_flow(monkeypatch, error):
     def entry(digest, cache):
         if cache:
@@ -276,7 +337,9 @@ def test_a_cache_that_fails_does_not_fail_the_flow(monkeypatch, error):
 
 
 def real_agreement(engine, real_data: Path, count: int, size: tuple[int, int]) -> Agreement:
-    pairs = [pick_pairs(real_data / folder, count // 2, size).gray_N2HW for folder in ("clips", "ut_interaction/videos")]
+    pairs = [
+        pick_pairs(real_data / folder, count // 2, size).gray_N2HW for folder in ("clips", "ut_interaction/videos")
+    ]
     gray, reference = np.concatenate(pairs), OpenCVTVL1()
     return Agreement.of(*(np.concatenate([e.flow(pair) for pair in gray]) for e in (engine, reference)))
 

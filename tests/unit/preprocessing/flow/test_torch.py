@@ -1,4 +1,6 @@
-"""TV-L1 in plain torch against OpenCV, the engine around it, and the Triton kernels as far as a machine without a GPU can tell."""
+"""TV-L1 in plain torch against OpenCV, the engine around it, and the Triton kernels as far as a machine without a
+GPU can tell.
+"""
 
 from __future__ import annotations
 
@@ -56,11 +58,19 @@ def difference(params: TVL1Params, height: int, width: int, dx: float, dy: float
 
 
 def test_one_warp_is_opencv_s_to_the_last_digits():
-    assert difference(TVL1Params(epsilon=0, scales=1, warps=1, outer_iterations=1, inner_iterations=10), 64, 81, 1.3, -0.6).max() <= 1e-5
+    assert (
+        difference(
+            TVL1Params(epsilon=0, scales=1, warps=1, outer_iterations=1, inner_iterations=10), 64, 81, 1.3, -0.6
+        ).max()
+        <= 1e-5
+    )
 
 
 def test_the_pyramid_is_opencv_s():
-    assert difference(TVL1Params(epsilon=0, warps=1, outer_iterations=1, inner_iterations=10), 83, 97, 1.3, -0.6).mean() <= 1e-4
+    assert (
+        difference(TVL1Params(epsilon=0, warps=1, outer_iterations=1, inner_iterations=10), 83, 97, 1.3, -0.6).mean()
+        <= 1e-4
+    )
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(0.4, -0.3), (2.3, 1.1)])
@@ -84,7 +94,13 @@ def test_building_blocks_are_opencv_s():
 
 
 def test_a_pair_has_the_same_bits_in_every_batch(engine):
-    moved = [texture(40, 33), texture(40, 33), texture(40, 33, 0.2), texture(40, 33, 1.4, -0.7), texture(40, 33, 1.4, 1.0)]
+    moved = [
+        texture(40, 33),
+        texture(40, 33),
+        texture(40, 33, 0.2),
+        texture(40, 33, 1.4, -0.7),
+        texture(40, 33, 1.4, 1.0),
+    ]
     clip = np.stack(moved)
     flow = engine.flow(clip)
     assert flow.shape == (4, 2, 40, 33)
@@ -177,9 +193,13 @@ def test_triton_kernels_under_the_interpreter():
     """Kernel by kernel and as a whole, in a process that has TRITON_INTERPRET set before anything imports Triton."""
     checks = Path(__file__).with_name("kernel_checks.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)], cwd=ROOT, capture_output=True, text=True, timeout=280,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
         env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^(\d+) passed in", done.stdout, re.M), done.stdout
 
@@ -188,7 +208,9 @@ def test_triton_kernels_under_the_interpreter():
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="TRITON_INTERPRET=1: nothing is compiled")
 @pytest.mark.parametrize("name", ["iterate", "settle", "median", "linearise", "gradient", "resize"])
 def test_triton_kernels_compile_for_hopper(name, monkeypatch, tmp_path):
-    """Without a GPU: the kernel compiles, its fields stay in one layout, and no multiply and add is fused but where written."""
+    """Without a GPU: the kernel compiles, its fields stay in one layout, and no multiply and add is fused but where
+    written.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -205,10 +227,13 @@ def test_triton_kernels_compile_for_hopper(name, monkeypatch, tmp_path):
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n].startswith("*")}
     given = {(i,): constants[n] for i, n in enumerate(kernel.arg_names) if n in constants}
     source = ASTSource(fn=kernel, signature=signature, constexprs=given, attrs=aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": torch_level.WARPS, "enable_fp_fusion": False})
+    compiled = triton.compile(
+        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": torch_level.WARPS, "enable_fp_fusion": False}
+    )
     ptx = compiled.asm["ptx"]
     assert compiled.asm["cubin"]
-    # A mask or an index may change its layout (newer Tritons do so); a field that did would travel through shared memory.
+    # A mask or an index may change its layout (newer Tritons do so); a field that did would travel through shared
+    # memory.
     moved = re.findall(r"convert_layout .*: tensor<[\dx]*f32", compiled.asm["ttgir"])
     assert not moved
     pixels_a_thread = torch_level.TILE_H * torch_level.TILE_W // (32 * torch_level.WARPS)

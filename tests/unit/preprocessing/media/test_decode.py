@@ -29,7 +29,9 @@ def test_every_frame_once_and_exact(make_video, gray_levels):
     frames = gray_levels(40)
     decoded = decode_video(make_video("a.mkv", frames, rate=Fraction(30000, 1001)), short_side=48)
     assert np.array_equal(decoded.frames_rgb_THWC, frames)
-    assert decoded.fps == pytest.approx(30000 / 1001, rel=1e-6)  # Matroska rounds times to 1 ms: no frame may be dropped for it
+    assert decoded.fps == pytest.approx(
+        30000 / 1001, rel=1e-6
+    )  # Matroska rounds times to 1 ms: no frame may be dropped for it
 
 
 def test_bytes_decode_as_the_file_does(make_video, gray_levels):
@@ -63,7 +65,9 @@ def test_a_dropped_frame_is_filled_by_its_predecessor(make_video, gray_levels):
     assert levels(decoded.frames_rgb_THWC) == [*range(11), 10, *range(11, 29)]
 
 
-@pytest.mark.parametrize(("fps", "expected"), [(12.5, list(range(0, 20, 2))), (50, [i // 2 for i in range(40)]), (25, list(range(20)))])
+@pytest.mark.parametrize(
+    ("fps", "expected"), [(12.5, list(range(0, 20, 2))), (50, [i // 2 for i in range(40)]), (25, list(range(20)))]
+)
 def test_requested_rate(make_video, gray_levels, fps, expected):
     decoded = decode_video(make_video("r.mkv", gray_levels(20)), short_side=48, fps=fps)
     assert levels(decoded.frames_rgb_THWC) == expected
@@ -114,7 +118,11 @@ def test_max_frames_counts_returned_frames(make_video, gray_levels):
 
 @pytest.mark.parametrize(
     ("matrix", "turns"),
-    [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)],  # (a, b, c, d) of ISO 14496-12: x' = a x + c y, y' = b x + d y; y grows downwards
+    [
+        ((0, 1, -1, 0), -1),
+        ((-1, 0, 0, -1), 2),
+        ((0, -1, 1, 0), 1),
+    ],  # (a, b, c, d) of ISO 14496-12: x' = a x + c y, y' = b x + d y; y grows downwards
     ids=["clockwise", "upside_down", "counterclockwise"],
 )
 def test_display_matrix_is_applied(make_video, matrix, turns):
@@ -165,7 +173,7 @@ def test_constant_rate_against_its_definition(gaps, fps):
     times = np.cumsum([0, *gaps]) / 1000
     picks, rate = constant_rate(times, 0.0, fps)
     assert rate > 0
-    assert (fps == 0 or rate == fps)
+    assert fps == 0 or rate == fps
     if len(picks) == len(times) and np.array_equal(picks, np.arange(len(times))) and fps == 0:
         return
     slack = min(0.002, 0.1 / rate) + 1e-9
@@ -203,7 +211,10 @@ def test_rejects(make_video, gray_levels, tmp_path: Path):
 
 def test_a_file_cut_off_behind_its_index_is_truncated(make_video, gray_levels):
     path = make_video("cut.mp4", gray_levels(50))
-    with av.open(str(path)) as source, av.open(str(path.with_name("fast.mp4")), "w", options={"movflags": "faststart"}) as target:
+    with (
+        av.open(str(path)) as source,
+        av.open(str(path.with_name("fast.mp4")), "w", options={"movflags": "faststart"}) as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.dts is not None:
@@ -218,14 +229,20 @@ def test_a_file_cut_off_behind_its_index_is_truncated(make_video, gray_levels):
     with pytest.raises(RejectedSource) as caught:  # lists that name a part of every file must not hide it
         decode_video(half, short_side=32, start_s=0.0, end_s=10.0)
     assert caught.value.reason in {"truncated", "decode_error"}
-    assert len(decode_video(half, short_side=32, start_s=0.0, end_s=0.2).frames_rgb_THWC) == 5  # what is asked for is there
+    assert (
+        len(decode_video(half, short_side=32, start_s=0.0, end_s=0.2).frames_rgb_THWC) == 5
+    )  # what is asked for is there
     assert len(decode_video(data, short_side=32, start_s=1.0, end_s=10.0).frames_rgb_THWC) == 25
 
 
 def test_every_odd_file_ends_as_frames_or_as_its_reject(real_data: Path):
     """As many frames as FFmpeg counted, in the list that comes with the files."""
     header, *lines = [line.split("\t") for line in (real_data / "MANIFEST.tsv").read_text().splitlines()]
-    listed = {Path(row[0]).name: row[header.index("decoded_frames")] for row in lines if row[0].startswith("odd/") and len(row) == len(header)}
+    listed = {
+        Path(row[0]).name: row[header.index("decoded_frames")]
+        for row in lines
+        if row[0].startswith("odd/") and len(row) == len(header)
+    }
     files = sorted(p for p in (real_data / "odd").rglob("*") if p.is_file())
     assert len(files) >= 40
     wrong, compared = [], 0
@@ -244,7 +261,9 @@ def test_every_odd_file_ends_as_frames_or_as_its_reject(real_data: Path):
 
 
 def test_avi_with_pictures_out_of_order_shows_each_once(real_data: Path):
-    """AVI keeps decoding times alone. Taken for times of presentation they jump to and fro, and pictures would be shown twice."""
+    """AVI keeps decoding times alone. Taken for times of presentation they jump to and fro, and pictures would be
+    shown twice.
+    """
     clips = sorted((real_data / "clips/ucf101").rglob("*.avi"))
     assert len(clips) >= 5
     for path in clips[::3]:
@@ -253,7 +272,14 @@ def test_avi_with_pictures_out_of_order_shows_each_once(real_data: Path):
         assert len(decode_video(path, short_side=16).frames_rgb_THWC) == count, path.name
 
 
-@pytest.mark.parametrize("content", ["ffconcat version 1.0\nfile good.mp4\n", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\ngood.mp4\n#EXT-X-ENDLIST\n"], ids=["concat", "hls"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "ffconcat version 1.0\nfile good.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\ngood.mp4\n#EXT-X-ENDLIST\n",
+    ],
+    ids=["concat", "hls"],
+)
 def test_a_file_that_names_another_is_no_video(make_video, gray_levels, content):
     good = make_video("good.mp4", gray_levels(12))
     (good.parent / "list.mp4").write_text(content)

@@ -30,7 +30,9 @@ def by_dali(data: bytes) -> np.ndarray:
 
     @dali.pipeline_def(batch_size=1, num_threads=1, device_id=None)
     def graph():
-        return dali.fn.decoders.video(dali.fn.external_source(source=lambda: [np.frombuffer(data, np.uint8)], batch=True), device="cpu")
+        return dali.fn.decoders.video(
+            dali.fn.external_source(source=lambda: [np.frombuffer(data, np.uint8)], batch=True), device="cpu"
+        )
 
     pipe = graph()
     pipe.build()
@@ -64,7 +66,11 @@ def test_container_is_what_readers_rely_on():
         assert "vp9" in stream.codec_context.name
         assert stream.frames == 20
         assert stream.average_rate == Fraction(30000, 1001)
-        assert [i for i, p in enumerate(packets) if p.is_keyframe] == [0, 8, 16]  # every gop frames, and one packet a frame
+        assert [i for i, p in enumerate(packets) if p.is_keyframe] == [
+            0,
+            8,
+            16,
+        ]  # every gop frames, and one packet a frame
         assert len(packets) == 20
         assert "creation_time" not in container.metadata
 
@@ -118,7 +124,9 @@ def test_codes_come_back_over_the_whole_range():
 def test_flow_survives_storage():
     """Displacements of a rotating, zooming plane: quantiser and VP9 together, in pixels."""
     y, x = np.mgrid[-32:32, -48:48].astype(np.float32)
-    flow = np.stack([np.stack([0.03 * x - 0.05 * y * s, 0.05 * x * s + 0.03 * y]) for s in np.linspace(-1, 1, 16)]).astype(np.float32)
+    flow = np.stack(
+        [np.stack([0.03 * x - 0.05 * y * s, 0.05 * x * s + 0.03 * y]) for s in np.linspace(-1, 1, 16)]
+    ).astype(np.float32)
     codes = quantise_flow(flow)
     data = encode_gray(codes, 25, VideoCodec())
     step = 40 / 255
@@ -146,19 +154,25 @@ def test_rates_and_wrong_input():
 
 @pytest.mark.parametrize("limit", [0, 20_000], ids=["from the start", "on the way"])
 def test_a_full_disk_is_an_error_and_no_crash(tmp_path, limit):
-    """Blocks of pictures may follow the one that failed; FFmpeg's own writer takes the process down then, and a video would be blamed."""
+    """Blocks of pictures may follow the one that failed; FFmpeg's own writer takes the process down then, and a
+    video would be blamed.
+    """
     code = (
-        "import resource, signal, sys\nfrom pathlib import Path\nimport numpy as np\nfrom preprocessing.media.encode import VideoCodec, VideoWriter\n"
-        "target, limit = Path(sys.argv[1]), int(sys.argv[2])\n"
-        "if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
-        "else: target.symlink_to('/dev/full')\n"
-        "writer = VideoWriter(target, 'rgb', (64, 64), 25.0, VideoCodec())\n"
-        "pictures = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), dtype=np.uint8)\n"
-        "for step in [lambda: writer.write(pictures)] * 4 + [writer.close, writer.abandon]:\n"
-        "    try: step()\n"
-        "    except OSError as error: print(error.errno)\n"
+        "import resource, signal, sys\nfrom pathlib import Path\nimport numpy as np\nfrom preprocessing.media.encode"
+        " import VideoCodec, VideoWriter\ntarget, limit = Path(sys.argv[1]), int(sys.argv[2])\nif limit:"
+        " resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\nelse: target.symlink_to('/dev/full')\nwriter ="
+        " VideoWriter(target, 'rgb', (64, 64), 25.0, VideoCodec())\npictures = np.random.default_rng(0).integers(0,"
+        " 255, (40, 64, 64, 3), dtype=np.uint8)\nfor step in [lambda: writer.write(pictures)] * 4 + [writer.close,"
+        " writer.abandon]:\n    try: step()\n    except OSError as error: print(error.errno)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.mp4"), str(limit)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x.mp4"), str(limit)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) == {str(errno.EFBIG if limit else errno.ENOSPC)}
     assert len(done.stdout.split()) >= 3

@@ -1,4 +1,6 @@
-"""The report page: its numbers are the manifest's, it needs nothing else, and flow has the colours of the published wheel."""
+"""The report page: its numbers are the manifest's, it needs nothing else, and flow has the colours of the published
+wheel.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,17 @@ from preprocessing.report.page import make_report
 from preprocessing.report.pictures import flow_colours, flow_wheel, read_strips, wheel_legend
 from preprocessing.report.plots import bars, histogram
 from preprocessing.report.survey import survey
-from tests.support.stored_set import CLASSES, FPS, FRAMES, HEIGHT, WIDTH, clips_of, pictures, store_manifest, store_shard
+from tests.support.stored_set import (
+    CLASSES,
+    FPS,
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    clips_of,
+    pictures,
+    store_manifest,
+    store_shard,
+)
 
 
 class Parsed(HTMLParser):
@@ -99,8 +111,14 @@ def test_totals_are_the_manifests(made: tuple[LocalStorage, bytes]) -> None:
 
 def test_rejects_are_counted_by_reason_and_class(made: tuple[LocalStorage, bytes]) -> None:
     page = Parsed(made[1])
-    assert [row[:3] for row in page.tables["reasons-table"][1:]] == [["missing", "1,230", "99.11 %"], ["too_short", "4", "0.32 %"]]
-    assert page.tables["reject-classes-table"][1:] == [["walk", "1,230", "1,230", "99.8 %", ""], [CLASSES[1], "4", "0", "66.7 %", "too_short 4"]]
+    assert [row[:3] for row in page.tables["reasons-table"][1:]] == [
+        ["missing", "1,230", "99.11 %"],
+        ["too_short", "4", "0.32 %"],
+    ]
+    assert page.tables["reject-classes-table"][1:] == [
+        ["walk", "1,230", "1,230", "99.8 %", ""],
+        [CLASSES[1], "4", "0", "66.7 %", "too_short 4"],
+    ]
     classes = page.tables["classes-table"][1:]
     assert [row[:2] for row in classes] == [[name, str(i)] for i, name in enumerate(CLASSES)]
     assert [row[2:6] for row in classes] == [["2", "1", "1,230", "1,230"], ["2", "0", "4", "0"], ["1", "1", "0", "0"]]
@@ -114,7 +132,10 @@ def test_every_sample_of_a_small_set_is_shown(made: tuple[LocalStorage, bytes]) 
         pictures = page.with_class("img", modality)
         assert len(pictures) == 7
         for picture in pictures:
-            decoded = cv2.imdecode(np.frombuffer(base64.b64decode(picture["src"].removeprefix("data:image/jpeg;base64,")), np.uint8), cv2.IMREAD_COLOR)
+            decoded = cv2.imdecode(
+                np.frombuffer(base64.b64decode(picture["src"].removeprefix("data:image/jpeg;base64,")), np.uint8),
+                cv2.IMREAD_COLOR,
+            )
             assert decoded is not None
             assert decoded.shape == (HEIGHT, 4 * WIDTH + 3 * 2, 3)
             assert picture["alt"]
@@ -155,7 +176,9 @@ def test_fewer_samples_and_classes(made: tuple[LocalStorage, bytes]) -> None:
     assert make_report(made[0], samples_per_class=0).num_samples_shown == 0
 
 
-def test_pictures_stop_at_the_limit_of_the_page(made: tuple[LocalStorage, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_stop_at_the_limit_of_the_page(
+    made: tuple[LocalStorage, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = make_report(made[0])
     monkeypatch.setattr(report_module, "MAX_PICTURE_BYTES", 30_000)  # one class takes about 19,000, all three 45,000
     page = make_report(made[0])
@@ -167,7 +190,9 @@ def test_the_choice_of_samples_depends_on_the_keys_alone(made: tuple[LocalStorag
     found = survey(made[0], read_manifest(made[0]), 1)
     records = [ShardRecord.from_json(made[0].read(f"{s.path}.json"), s.path) for s in read_manifest(made[0]).shards]
     keys = [s.key for r in records for s in r.samples if s.label == 0]
-    assert [p.sample.key for p in found.picks(0)] == [min(keys, key=lambda key: hashlib.sha256(key.encode()).hexdigest())]
+    assert [p.sample.key for p in found.picks(0)] == [
+        min(keys, key=lambda key: hashlib.sha256(key.encode()).hexdigest())
+    ]
 
 
 def test_strips_show_the_moments_they_name(made: tuple[LocalStorage, bytes]) -> None:
@@ -177,7 +202,9 @@ def test_strips_show_the_moments_they_name(made: tuple[LocalStorage, bytes]) -> 
     strips = read_strips(storage, pick, ("rgb", "flow", "diff"), thumb_px=136)
     indexes = [round(t * FPS) for t in strips.moments_s]
     assert len(set(indexes)) == 4
-    shown = cv2.cvtColor(cv2.imdecode(np.frombuffer(strips.jpegs["rgb"], np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(float)
+    shown = cv2.cvtColor(
+        cv2.imdecode(np.frombuffer(strips.jpegs["rgb"], np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB
+    ).astype(float)
     frames = pictures(0).astype(float)
     for place, index in enumerate(indexes):
         seen = shown[:, place * (WIDTH + 2) :][:, :WIDTH]
@@ -211,7 +238,9 @@ def test_warnings_say_what_stands_out(tmp_path: Path) -> None:
     clips[2].quality["flow_mean_px"] = 0.001
     clips[3].quality["flow_mean_px"] = None
     rejects = [Reject(source="sit/x.avi", label=2, reason="not_video", detail="HTML")]
-    store_manifest(storage, [store_shard(storage, tmp_path, "train", "shard-000000", clips, rejects)], classes=(*CLASSES, "never"))
+    store_manifest(
+        storage, [store_shard(storage, tmp_path, "train", "shard-000000", clips, rejects)], classes=(*CLASSES, "never")
+    )
     notes = make_report(storage, samples_per_class=1).warnings
     for start in (
         "1 of 4 classes have no sample: never.",
@@ -254,7 +283,14 @@ def test_the_wheel_has_the_published_hues() -> None:
     wheel = flow_wheel()
     assert wheel.shape == (55, 3)
     # Red, yellow, green, cyan, blue and magenta stand where the segments of 15, 6, 4, 11, 13 and 6 hues begin.
-    assert wheel[[0, 15, 21, 25, 36, 49]].tolist() == [[255, 0, 0], [255, 255, 0], [0, 255, 0], [0, 255, 255], [0, 0, 255], [255, 0, 255]]
+    assert wheel[[0, 15, 21, 25, 36, 49]].tolist() == [
+        [255, 0, 0],
+        [255, 255, 0],
+        [0, 255, 0],
+        [0, 255, 255],
+        [0, 0, 255],
+        [255, 0, 255],
+    ]
     assert all(row.max() == 255 and row.min() == 0 for row in wheel)
     hues = np.array([hue_and_saturation(row)[0] for row in wheel])
     assert np.all(np.diff(hues) > 0)
@@ -275,7 +311,9 @@ def test_saturation_is_the_length(angle: float) -> None:
         assert saturation == pytest.approx(length / 10, abs=0.02)
     beyond = colour(30 * np.cos(angle), 30 * np.sin(angle))
     assert beyond.max() == int(0.75 * 255)
-    assert hue_and_saturation(beyond)[0] == pytest.approx(hue_and_saturation(colour(9.99 * np.cos(angle), 9.99 * np.sin(angle)))[0], abs=2)
+    assert hue_and_saturation(beyond)[0] == pytest.approx(
+        hue_and_saturation(colour(9.99 * np.cos(angle), 9.99 * np.sin(angle)))[0], abs=2
+    )
 
 
 def test_only_the_scaled_flow_counts() -> None:
@@ -288,7 +326,9 @@ def test_only_the_scaled_flow_counts() -> None:
 
 def test_legend_is_the_same_colours() -> None:
     legend = wheel_legend(101)
-    np.testing.assert_array_equal(legend[50, 75], flow_colours(np.array([0.5, 0], np.float32).reshape(2, 1, 1), 1.0)[0, 0])
+    np.testing.assert_array_equal(
+        legend[50, 75], flow_colours(np.array([0.5, 0], np.float32).reshape(2, 1, 1), 1.0)[0, 0]
+    )
     assert legend[0, 0].tolist() == [255, 255, 255]
 
 

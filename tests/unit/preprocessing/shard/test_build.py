@@ -58,7 +58,9 @@ def plan(videos: Path) -> ShardPlan:
 
 def planned(sources: tuple[Source, ...], videos: Path) -> ShardPlan:
     """The one shard of these sources."""
-    (plan,) = plan_shards(Annotations(classes=CLASSES, sources=sources), open_sources(str(videos)).sizes({s.path for s in sources}), 8)
+    (plan,) = plan_shards(
+        Annotations(classes=CLASSES, sources=sources), open_sources(str(videos)).sizes({s.path for s in sources}), 8
+    )
     return plan
 
 
@@ -78,15 +80,23 @@ class Watched(LocalStorage):
 
 
 def run(plan: ShardPlan, videos: Path, storage: LocalStorage, stored: StoredConfig = PLAIN, **kwargs):
-    return build_shard(plan, store=open_sources(str(videos)), recipe=Recipe.of(CLASSES, stored), storage=storage, **kwargs)
+    return build_shard(
+        plan, store=open_sources(str(videos)), recipe=Recipe.of(CLASSES, stored), storage=storage, **kwargs
+    )
 
 
-def make_one(source: Source, videos: Path, stored: StoredConfig, folder: Path) -> tuple[Sample, dict[str, bytes]] | RejectedSource:
+def make_one(
+    source: Source, videos: Path, stored: StoredConfig, folder: Path
+) -> tuple[Sample, dict[str, bytes]] | RejectedSource:
     """One source's sample and its members' bytes, or its reject."""
     out = []
 
     def take(_, made):
-        out.append(made if isinstance(made, RejectedSource) else (made, {n: m if isinstance(m, bytes) else m.read_bytes() for n, m in made.members.items()}))
+        out.append(
+            made
+            if isinstance(made, RejectedSource)
+            else (made, {n: m if isinstance(m, bytes) else m.read_bytes() for n, m in made.members.items()})
+        )
 
     make_samples([source], open_sources(str(videos)), CLASSES, stored, folder, take=take, times=StageTimes())
     assert not list(folder.iterdir())
@@ -97,7 +107,10 @@ def test_every_input_ends_as_sample_or_reject(plan, videos, tmp_path):
     storage = Watched(tmp_path / "out")
     record = run(plan, videos, storage)
     assert {s.source for s in record.samples} == {"A/one.mp4", "B/two.mp4"}
-    assert {(r.source, r.label, r.reason) for r in record.rejects} == {("A/page.mp4", 0, "not_video"), ("B/gone.mp4", 1, "missing")}
+    assert {(r.source, r.label, r.reason) for r in record.rejects} == {
+        ("A/page.mp4", 0, "not_video"),
+        ("B/gone.mp4", 1, "missing"),
+    }
     assert storage.written == ["train/shard-000000.tar", "train/shard-000000.idx", "train/shard-000000.json"]
     assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) == record
 
@@ -115,14 +128,20 @@ def test_the_tar_is_a_webdataset(plan, videos, tmp_path):
             members = split_members(sample, file.read(sample.size))  # one ranged read brings the sample
         assert all(found[name] == data for name, data in members.items())
         facts = json.loads(members["json"])
-        assert (facts["class"], facts["label"], facts["num_frames"]) == (CLASSES[sample.label], sample.label, sample.num_frames)
+        assert (facts["class"], facts["label"], facts["num_frames"]) == (
+            CLASSES[sample.label],
+            sample.label,
+            sample.num_frames,
+        )
         decoded = decode_video(videos / sample.source, short_side=32).frames_rgb_THWC
         for name, count in (("rgb.mp4", len(decoded)), ("diff.mp4", len(decoded) - 1)):
             with av.open(io.BytesIO(members[name])) as container:
                 frames = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
             assert frames.shape == (count, sample.height, sample.width, 3)
             truth = decoded if name == "rgb.mp4" else np.clip(np.diff(decoded.astype(int), axis=0), -127, 127) + 128
-            assert np.abs((frames - truth.astype(int)) @ [0.299, 0.587, 0.114]).mean() < 4  # brightness: colour is stored at half the size
+            assert (
+                np.abs((frames - truth.astype(int)) @ [0.299, 0.587, 0.114]).mean() < 4
+            )  # brightness: colour is stored at half the size
     index = (tmp_path / "out/train/shard-000000.idx").read_text().splitlines()
     assert index[0] == f"v1.2 {len(record.samples)}"
     with tarfile.open(tar) as archive:
@@ -141,17 +160,26 @@ def test_stored_flow_is_the_flow_of_the_stored_size(videos, tmp_path):
     assert sample.record.flow_mean_px == pytest.approx(float(np.hypot(flow[:, 0], flow[:, 1]).mean()), abs=1e-4)
     assert sample.record.flow_saturation == pytest.approx(float((np.abs(flow) > 10).mean()), abs=1e-6)
     step = 20 / 255
-    assert 0.15 * step < sample.record.flow_error_px < 0.35 * step  # rounding alone has a mean error of a quarter of a step
+    assert (
+        0.15 * step < sample.record.flow_error_px < 0.35 * step
+    )  # rounding alone has a mean error of a quarter of a step
 
 
 def members_by_key(records: list, root: Path) -> dict[str, dict[str, bytes]]:
-    return {s.key: split_members(s, (root / f"{r.path}.tar").read_bytes()[s.offset : s.offset + s.size]) for r in records for s in r.samples}
+    return {
+        s.key: split_members(s, (root / f"{r.path}.tar").read_bytes()[s.offset : s.offset + s.size])
+        for r in records
+        for s in r.samples
+    }
 
 
 def test_same_clip_same_bits_in_another_shard_batch_and_number_of_threads(videos, tmp_path, monkeypatch):
     """Alone in a shard or beside others, flow in blocks of 3 or 16 pairs, one shard at a time or three at once."""
     for number in range(3):
-        write_h264(videos / f"A/more{number}.mp4", *draw_clip(SyntheticConfig(out=videos, min_frames=9, max_frames=12), 0, "train", number + 1))
+        write_h264(
+            videos / f"A/more{number}.mp4",
+            *draw_clip(SyntheticConfig(out=videos, min_frames=9, max_frames=12), 0, "train", number + 1),
+        )
     names = ("A/one.mp4", "B/two.mp4", *(f"A/more{number}.mp4" for number in range(3)))
     sources = tuple(Source(path=n, label=int(n[0] == "B"), split="train") for n in names)
     stored = StoredConfig(short_side=32, modalities=("rgb", "flow", "diff"))
@@ -161,7 +189,9 @@ def test_same_clip_same_bits_in_another_shard_batch_and_number_of_threads(videos
         recipe = Recipe.of(CLASSES, stored)
         plans = plan_shards(Annotations(classes=CLASSES, sources=sources), sizes, samples_per_shard)
         with ThreadPoolExecutor(threads) as pool:
-            records = list(pool.map(lambda p: build_shard(p, store=store, recipe=recipe, storage=LocalStorage(str(root))), plans))
+            records = list(
+                pool.map(lambda p: build_shard(p, store=store, recipe=recipe, storage=LocalStorage(str(root))), plans)
+            )
         assert len(records) == -(-len(names) // samples_per_shard)
         return members_by_key(records, root)
 
@@ -190,13 +220,20 @@ def test_no_record_no_shard(plan, videos, tmp_path, ending):
         run(plan, videos, Watched(tmp_path / "out", fail_at=ending))
     storage = Watched(tmp_path / "out")
     assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) is None
-    assert run(plan, videos, storage) == committed_record(plan, Recipe.of(CLASSES, PLAIN), storage)  # and a second attempt mends it
+    assert run(plan, videos, storage) == committed_record(
+        plan, Recipe.of(CLASSES, PLAIN), storage
+    )  # and a second attempt mends it
 
 
 def test_a_record_counts_only_with_its_parameters_sources_and_tar(plan, videos, tmp_path):
     storage = Watched(tmp_path / "out")
     run(plan, videos, storage)
-    assert committed_record(plan, Recipe.of(CLASSES, StoredConfig(short_side=32, modalities=("rgb", "diff"), crf=30)), storage) is None
+    assert (
+        committed_record(
+            plan, Recipe.of(CLASSES, StoredConfig(short_side=32, modalities=("rgb", "diff"), crf=30)), storage
+        )
+        is None
+    )
     other = dataclasses.replace(plan, sources_sha256="0" * 64)
     assert committed_record(other, Recipe.of(CLASSES, PLAIN), storage) is None
     tar = tmp_path / "out/train/shard-000000.tar"
@@ -236,7 +273,9 @@ def test_a_fault_behind_the_decoder_names_the_source(plan, videos, tmp_path, mon
         run(plan, videos, Watched(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("where", [(clip.VideoWriter, "write"), (clip.VideoWriter, "close")], ids=["while encoding", "at the end"])
+@pytest.mark.parametrize(
+    "where", [(clip.VideoWriter, "write"), (clip.VideoWriter, "close")], ids=["while encoding", "at the end"]
+)
 def test_a_full_disk_is_the_storages_fault_and_not_the_videos(plan, videos, tmp_path, monkeypatch, where):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -262,13 +301,21 @@ def test_a_shard_of_rejects_alone_has_a_record_and_no_tar(videos, tmp_path):
     storage = Watched(tmp_path / "out")
     storage.write("train/shard-000000.tar", b"of an earlier attempt")
     record = run(plan, videos, storage)
-    assert (len(record.samples), len(record.rejects), record.size, record.sha256) == (0, 1, 0, hashlib.sha256(b"").hexdigest())
+    assert (len(record.samples), len(record.rejects), record.size, record.sha256) == (
+        0,
+        1,
+        0,
+        hashlib.sha256(b"").hexdigest(),
+    )
     assert list(storage.list("train/")) == ["train/shard-000000.json"]
     assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) == record
 
 
 def test_parts_of_one_file_are_different_samples(videos, tmp_path):
-    parts = tuple(Source(path="A/one.mp4", label=0, split="train", start_s=s, end_s=e) for s, e in ((0.0, 0.15), (0.15, 0.35), (5.0, 6.0)))
+    parts = tuple(
+        Source(path="A/one.mp4", label=0, split="train", start_s=s, end_s=e)
+        for s, e in ((0.0, 0.15), (0.15, 0.35), (5.0, 6.0))
+    )
     record = run(planned(parts, videos), videos, Watched(tmp_path / "out"))
     assert {s.key for s in record.samples} == {sample_key("A/one.mp4#0-0.15"), sample_key("A/one.mp4#0.15-0.35")}
     assert [(r.source, r.reason) for r in record.rejects] == [("A/one.mp4#5-6", "no_frames")]
@@ -285,7 +332,11 @@ def test_the_record_tells_where_a_sample_came_from(plan, videos, tmp_path):
     for sample in record.samples:
         with av.open(str(videos / sample.source)) as source:
             stream = source.streams.video[0]
-            assert (sample.source_width, sample.source_height, sample.decoded_frames) == (stream.width, stream.height, sum(1 for _ in source.decode(stream)))
+            assert (sample.source_width, sample.source_height, sample.decoded_frames) == (
+                stream.width,
+                stream.height,
+                sum(1 for _ in source.decode(stream)),
+            )
     assert record.flow == flow_engine("numba").describe()
     assert record.parameter_hash != Recipe.of(CLASSES, StoredConfig(short_side=32, flow_engine="opencv")).parameter_hash
 
@@ -294,7 +345,9 @@ def test_a_node_with_another_engine_stores_nothing(plan, videos, tmp_path):
     stored = StoredConfig(short_side=32)
     other = Recipe.of(CLASSES, stored, {**flow_engine("numba").describe(), "version": "0"})
     storage = Watched(tmp_path / "out")
-    with pytest.raises(ReciprocalError, match=r"the flow engine of this machine is .*install the same versions on all nodes"):
+    with pytest.raises(
+        ReciprocalError, match=r"the flow engine of this machine is .*install the same versions on all nodes"
+    ):
         build_shard(plan, store=open_sources(str(videos)), recipe=other, storage=storage)
     assert storage.written == []
 

@@ -40,7 +40,12 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RECIPROCAL_HOME", str(tmp_path / "home"))
 
 
-def make(file: Path, files: dict[str, bytes] = FILES, edit: Callable[[tarfile.TarFile], object] = lambda tar: None, **options: object) -> Path:
+def make(
+    file: Path,
+    files: dict[str, bytes] = FILES,
+    edit: Callable[[tarfile.TarFile], object] = lambda tar: None,
+    **options: object,
+) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".zip":
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -103,7 +108,10 @@ def test_an_archive_itself_is_a_source(tmp_path, name):
     assert why(open_sources(str(tmp_path / "set" / name)), f"other-{name}") == "missing"
 
 
-@pytest.mark.parametrize("options", [{"compresslevel": 1}, {"compresslevel": 9}, {"format": tarfile.PAX_FORMAT}, {"format": tarfile.GNU_FORMAT}])
+@pytest.mark.parametrize(
+    "options",
+    [{"compresslevel": 1}, {"compresslevel": 9}, {"format": tarfile.PAX_FORMAT}, {"format": tarfile.GNU_FORMAT}],
+)
 def test_gzip_random_access_equals_the_plain_stream(tmp_path, monkeypatch, options):
     monkeypatch.setattr(gzip_access, "_SPACING_BYTES", 1 << 17)
     archive = make(tmp_path / "x.tar.gz", **options)
@@ -111,7 +119,14 @@ def test_gzip_random_access_equals_the_plain_stream(tmp_path, monkeypatch, optio
     points = tmp_path / "points"
     with archive.open("rb") as file:
         assert gzip_access.index_gzip(file, archive.stat().st_size, points, lambda stream: stream.read(3)) == stream[:3]
-    for offset, size in ((0, 1), (1_234_567, 100_000), (len(stream) - 10, 100), (0, len(stream)), (77, 2_000_000), (len(stream) + 5, 1)):
+    for offset, size in (
+        (0, 1),
+        (1_234_567, 100_000),
+        (len(stream) - 10, 100),
+        (0, len(stream)),
+        (77, 2_000_000),
+        (len(stream) + 5, 1),
+    ):
         parts: list[bytes] = []
         done = gzip_access.read_gzip(points, lambda: archive.open("rb"), offset, size, parts.append)
         assert b"".join(parts) == stream[offset : offset + size]
@@ -146,14 +161,29 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.T
 def test_hostile_tar(tmp_path, caplog, name):
     def edit(tar: tarfile.TarFile) -> None:
         for info in (
-            entry("../evil.mp4"), entry("a/../../evil.mp4"), entry("/abs.mp4"), entry("a/sym.mp4", tarfile.SYMTYPE, "/etc/passwd"), entry("a/hard.mp4", tarfile.LNKTYPE, "one.mp4"),
-            entry("a/dev.mp4", tarfile.BLKTYPE), entry("a/pipe.mp4", tarfile.FIFOTYPE), entry("a", tarfile.DIRTYPE), entry("a/.hidden.mp4"), entry("./a//dotted.mp4"), entry("a/x.mp4\n"), entry("a/caf\udce9.mp4"),
-        ):  # fmt: skip
+            entry("../evil.mp4"),
+            entry("a/../../evil.mp4"),
+            entry("/abs.mp4"),
+            entry("a/sym.mp4", tarfile.SYMTYPE, "/etc/passwd"),
+            entry("a/hard.mp4", tarfile.LNKTYPE, "one.mp4"),
+            entry("a/dev.mp4", tarfile.BLKTYPE),
+            entry("a/pipe.mp4", tarfile.FIFOTYPE),
+            entry("a", tarfile.DIRTYPE),
+            entry("a/.hidden.mp4"),
+            entry("./a//dotted.mp4"),
+            entry("a/x.mp4\n"),
+            entry("a/caf\udce9.mp4"),
+        ):
             tar.addfile(info)
 
     make(tmp_path / "videos" / "deep" / name, {"a/one.mp4": b"1"}, edit)
     store = open_sources(str(tmp_path / "videos"))
-    assert dict(store.walk()) == {"deep/a/one.mp4": 1, "deep/a/dotted.mp4": 0, "deep/a/x.mp4\n": 0, "deep/a/caf\udce9.mp4": 0}
+    assert dict(store.walk()) == {
+        "deep/a/one.mp4": 1,
+        "deep/a/dotted.mp4": 0,
+        "deep/a/x.mp4\n": 0,
+        "deep/a/caf\udce9.mp4": 0,
+    }
     for path in ("a/sym.mp4", "a/hard.mp4", "a/dev.mp4", "a/pipe.mp4"):
         assert why(store, f"deep/{path}") == "unsafe_path"
         assert store.refusal(f"deep/{path}").reason == "unsafe_path"
@@ -190,8 +220,12 @@ def test_odd_zip_members(tmp_path):
     store = open_sources(str(file))
     assert bytes_of(store) == {"stored.mp4": b"s" * 1000, "bz2.mp4": b"b" * 9_000_000, "deflate.mp4": b"d" * 9_000_000}
     assert {path: why(store, path) for path in ("lzma.mp4", "link.mp4", "secret.mp4", "abs.mp4", "evil.mp4")} == {
-        "lzma.mp4": "unreadable", "link.mp4": "unsafe_path", "secret.mp4": "unreadable", "abs.mp4": "missing", "evil.mp4": "missing",
-    }  # fmt: skip
+        "lzma.mp4": "unreadable",
+        "link.mp4": "unsafe_path",
+        "secret.mp4": "unreadable",
+        "abs.mp4": "missing",
+        "evil.mp4": "missing",
+    }
 
 
 def test_zip_names_without_the_utf8_flag(tmp_path):
@@ -240,7 +274,13 @@ def test_a_damaged_archive_is_named_and_nothing_is_kept(tmp_path, name, damage):
     if damage == "flipped" and name == "x.tar":
         pytest.skip("a plain tar has no checksum of its data")
     cut = {"x.tar": 10240, "x.tar.gz": 6, "x.zip": 30}[name]  # tar: the whole end mark, at a member's border
-    bad = {"half": data[: len(data) // 2], "end": data[:-cut], "empty": b"", "text": b"<html>not found</html>" * 100, "flipped": bytearray(data)}[damage]
+    bad = {
+        "half": data[: len(data) // 2],
+        "end": data[:-cut],
+        "empty": b"",
+        "text": b"<html>not found</html>" * 100,
+        "flipped": bytearray(data),
+    }[damage]
     if damage == "end" and name == "x.tar":
         with tarfile.open(file) as tar:
             bad = data[: tar.getmembers()[-1].offset]
@@ -271,7 +311,12 @@ def test_the_same_path_twice(tmp_path, caplog):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.mp4").write_bytes(b"34")
     store = open_sources(str(tmp_path))
-    assert bytes_of(store) == {"a/x.mp4": b"34", "a/y.mp4": b"12", "b.mp4": b"b", "README.txt": b"1"}  # the loose file, and the first
+    assert bytes_of(store) == {
+        "a/x.mp4": b"34",
+        "a/y.mp4": b"12",
+        "b.mp4": b"b",
+        "README.txt": b"1",
+    }  # the loose file, and the first
     assert not store.packed("a/x.mp4")
     (tmp_path / "a" / "x.mp4").write_bytes(b"345")
     with pytest.raises(UserError, match=r"a/x.mp4 is a file of 3 bytes, and one of 2 bytes in 1.tar"):
@@ -295,7 +340,10 @@ def test_a_changed_archive_gets_a_new_index_and_stops_those_who_knew_the_old(tmp
     make(tmp_path / "v" / "x.tar", {"b.mp4": b"2", "a.mp4": b"11"})
     os.utime(tmp_path / "v" / "x.tar", ns=(5, 5))
     assert bytes_of(open_sources(str(tmp_path / "v"))) == {"a.mp4": b"11", "b.mp4": b"2"}
-    with multiprocessing.get_context("spawn").Pool(1) as pool, pytest.raises(UserError, match=r"x.tar changed while the job ran"):
+    with (
+        multiprocessing.get_context("spawn").Pool(1) as pool,
+        pytest.raises(UserError, match=r"x.tar changed while the job ran"),
+    ):
         pool.apply(_read, (travelled, "a.mp4"))
 
 
@@ -310,7 +358,11 @@ def test_processes_and_threads_share_one_index(tmp_path):
     with multiprocessing.get_context("spawn").Pool(2) as pool:  # nobody has indexed it yet
         found = pool.starmap(_read, [(pickle.dumps(store), name) for name in [*FILES, *FILES]])
     assert found == [*FILES.values(), *FILES.values()]
-    assert sorted(p.suffix for p in (home() / "cache" / "archives").iterdir() if p.suffix != ".lock") == [".catalogue", ".members", ".points"]
+    assert sorted(p.suffix for p in (home() / "cache" / "archives").iterdir() if p.suffix != ".lock") == [
+        ".catalogue",
+        ".members",
+        ".points",
+    ]
     results: dict[int, bool] = {}
 
     def work(number: int) -> None:

@@ -15,7 +15,17 @@ from pipeline.errors import ConfigError, NotFoundError, RejectedSource, StorageE
 from pipeline.storage import open_storage
 from preprocessing.sources import BucketStore, FolderStore, SourceStore, open_sources
 
-NAMES = ("a/x.mp4", "a/ two words.mp4", "-dash.mp4", "q'\"&;$(x)[1].avi", "ünï/日本.mkv", "a.b.c/d.e.mp4", "b#1-2.mp4", "c%20d.mp4", "new\nline.mp4")
+NAMES = (
+    "a/x.mp4",
+    "a/ two words.mp4",
+    "-dash.mp4",
+    "q'\"&;$(x)[1].avi",
+    "ünï/日本.mkv",
+    "a.b.c/d.e.mp4",
+    "b#1-2.mp4",
+    "c%20d.mp4",
+    "new\nline.mp4",
+)
 
 
 def fill(root: Path, files: dict[str, bytes]) -> Path:
@@ -34,7 +44,10 @@ def reason(store: SourceStore, path: str) -> str:
 
 @pytest.fixture(params=["folder", "file uri", "storage"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> SourceStore:
-    root = fill(tmp_path / "videos", {name: name.encode() for name in NAMES} | {".hidden/x.mp4": b"", "a/.DS_Store": b"", "a/empty.mp4": b""})
+    root = fill(
+        tmp_path / "videos",
+        {name: name.encode() for name in NAMES} | {".hidden/x.mp4": b"", "a/.DS_Store": b"", "a/empty.mp4": b""},
+    )
     if request.param == "storage":
         return BucketStore(open_storage(f"file://{root}"))
     return open_sources(str(root) if request.param == "folder" else f"file://{root}")
@@ -75,7 +88,13 @@ def test_folder_links_pipes_and_unreadable(tmp_path, caplog):
     store = open_sources(str(root))
     assert dict(store.walk()) == {"a/x.mp4": 2, "a/inside.mp4": 1, "b/y.mp4": 1, "folder/y.mp4": 1}
     assert "2 links that point outside are left out (first: evil)" in caplog.text
-    for path, why in {"evil.mp4": "unsafe_path", "evil/secret.mp4": "unsafe_path", "dangling.mp4": "missing", "pipe.mp4": "unreadable", "a": "unreadable"}.items():
+    for path, why in {
+        "evil.mp4": "unsafe_path",
+        "evil/secret.mp4": "unsafe_path",
+        "dangling.mp4": "missing",
+        "pipe.mp4": "unreadable",
+        "a": "unreadable",
+    }.items():
         assert reason(store, path) == why, path
     with store.local("a/inside.mp4") as file:
         assert file.read_bytes() == b"3"
@@ -106,7 +125,13 @@ def test_sizes_are_fast(tmp_path):
 
 def test_wrong_uris(tmp_path):
     (tmp_path / "x.mp4").touch()
-    for uri in (str(tmp_path / "none"), str(tmp_path / "x.mp4"), "https://host/x", "ftp://h/x", str(tmp_path / "none.zip")):
+    for uri in (
+        str(tmp_path / "none"),
+        str(tmp_path / "x.mp4"),
+        "https://host/x",
+        "ftp://h/x",
+        str(tmp_path / "none.zip"),
+    ):
         with pytest.raises(ConfigError, match=r"source = .* is not a folder on this machine"):
             open_sources(uri)
     with pytest.raises(ConfigError, match="annotations = "):
@@ -141,7 +166,10 @@ def test_large_objects_come_in_pieces_and_leave_nothing(tmp_path, monkeypatch):
         assert copy.suffix == ".MP4"
     assert max(length for _, length in storage.ranges) <= 16 << 20
     storage.cut_bytes = 5
-    with pytest.raises(StorageError, match="changed while it was read: 16777211 of"), BucketStore(storage).local("-rf x.MP4"):
+    with (
+        pytest.raises(StorageError, match="changed while it was read: 16777211 of"),
+        BucketStore(storage).local("-rf x.MP4"),
+    ):
         pass
     assert list((tmp_path / "tmp").iterdir()) == []
 

@@ -32,7 +32,10 @@ def test_same_seed_same_bytes(tmp_path):
 
 
 def test_a_clip_does_not_depend_on_how_many_there_are(tmp_path):
-    few, many = SyntheticConfig(out=tmp_path, train=1), SyntheticConfig(out=tmp_path, train=50, appearances=4, motions=4)
+    few, many = (
+        SyntheticConfig(out=tmp_path, train=1),
+        SyntheticConfig(out=tmp_path, train=50, appearances=4, motions=4),
+    )
     assert few.classes[4] == many.classes[5] == ("dots", "sink")
     assert np.array_equal(draw_clip(few, 4, "train", 0)[0], draw_clip(many, 5, "train", 0)[0])
 
@@ -70,7 +73,15 @@ def test_wrong_arguments(tmp_path):
 
 
 def scenes(appearance: str, motion: str, count: int, num_frames: int = 24) -> list[Scene]:
-    return [Scene.draw(np.random.default_rng([APPEARANCES.index(appearance), MOTIONS.index(motion), i]), appearance, motion, num_frames) for i in range(count)]
+    return [
+        Scene.draw(
+            np.random.default_rng([APPEARANCES.index(appearance), MOTIONS.index(motion), i]),
+            appearance,
+            motion,
+            num_frames,
+        )
+        for i in range(count)
+    ]
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
@@ -90,7 +101,9 @@ def test_motion_shows_in_any_eight_frames_and_only_that_motion(motion):
 
 
 def test_one_frame_has_the_same_law_whatever_the_motion():
-    """Two-sample Kolmogorov-Smirnov distances of place and size in a random frame; the 0.1 % bound at 500 x 500 is 0.123."""
+    """Two-sample Kolmogorov-Smirnov distances of place and size in a random frame; the 0.1 % bound at 500 x 500 is
+    0.123.
+    """
     rng = np.random.default_rng(0)
     values = {}
     for motion in MOTIONS:
@@ -98,13 +111,25 @@ def test_one_frame_has_the_same_law_whatever_the_motion():
         for scene in scenes("rings", motion, 500):
             t = rng.integers(len(scene.radius_T))
             unit = min(scene.height, scene.width) / 64
-            rows.append((scene.center_T2[t, 1] / scene.height, (scene.center_T2[t, 0] - scene.width / 2) / unit, scene.radius_T[t] / scene.height))
+            rows.append(
+                (
+                    scene.center_T2[t, 1] / scene.height,
+                    (scene.center_T2[t, 0] - scene.width / 2) / unit,
+                    scene.radius_T[t] / scene.height,
+                )
+            )
         values[motion] = np.array(rows)
     for a in MOTIONS:
         for b in MOTIONS:
             for k in range(3):
                 both = np.sort(np.concatenate([values[a][:, k], values[b][:, k]]))
-                distance = np.abs(np.searchsorted(np.sort(values[a][:, k]), both, "right") - np.searchsorted(np.sort(values[b][:, k]), both, "right")).max() / 500
+                distance = (
+                    np.abs(
+                        np.searchsorted(np.sort(values[a][:, k]), both, "right")
+                        - np.searchsorted(np.sort(values[b][:, k]), both, "right")
+                    ).max()
+                    / 500
+                )
                 assert distance < 0.123, (a, b, ("y", "x", "radius")[k], distance)
 
 
@@ -126,7 +151,9 @@ def test_colour_of_one_frame_is_at_chance(tmp_path):
 
 
 def test_what_is_drawn_is_what_the_scene_says():
-    """The brightness-weighted centre of the drawn object, found by comparing with the empty background, follows the scene."""
+    """The brightness-weighted centre of the drawn object, found by comparing with the empty background, follows the
+    scene.
+    """
     scene = next(s for s in scenes("stripes", "sway", 50) if 0.35 < s.center_T2[0, 1] / s.height < 0.65)
     frames = render(scene, np.random.default_rng(5)).astype(np.int16)
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)

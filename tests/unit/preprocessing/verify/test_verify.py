@@ -88,7 +88,9 @@ def edit(storage: Storage, path: str, change: Callable[[bytearray], None]) -> No
     storage.write(path, bytes(data))
 
 
-def rewrite_record(storage: Storage, path: str, change: Callable[[ShardRecord], ShardRecord], relist: bool = True) -> None:
+def rewrite_record(
+    storage: Storage, path: str, change: Callable[[ShardRecord], ShardRecord], relist: bool = True
+) -> None:
     """Change a record; with ``relist`` the manifest lists the changed one."""
     record = change(ShardRecord.from_json(storage.read(f"{path}.json"), path))
     storage.write(f"{path}.json", record.to_json())
@@ -102,7 +104,11 @@ def test_a_sound_set_has_no_fault(storage: LocalStorage, tmp_path: Path) -> None
     manifest = store(storage, tmp_path, clips())
     assert faults_of(storage) == []
     check = verify_shard_at(storage, manifest.shards[0], manifest)
-    assert (check.num_bytes, check.num_decoded, check.num_frames) == (manifest.shards[0].size, 2, 2 * (FRAMES + 2 * (FRAMES - 1)))
+    assert (check.num_bytes, check.num_decoded, check.num_frames) == (
+        manifest.shards[0].size,
+        2,
+        2 * (FRAMES + 2 * (FRAMES - 1)),
+    )
     assert verify_shard_at(storage, manifest.shards[0], manifest, 1).num_frames == FRAMES + 2 * (FRAMES - 1)
     assert verify_shard_at(storage, manifest.shards[0], manifest, "none").num_frames == 0
     # The shard without a sample has a record, and no tar and no index.
@@ -121,7 +127,9 @@ def test_empty_tars_of_earlier_versions_are_sound(storage: LocalStorage, tmp_pat
     storage.write(f"{EMPTY}.tar", data)
     storage.write(f"{EMPTY}.idx", b"v1.2 0\n")
     assert named(faults_of(storage)) == {("stray", f"{EMPTY}.tar"), ("stray", f"{EMPTY}.idx")}
-    rewrite_record(storage, EMPTY, lambda r: dataclasses.replace(r, size=len(data), sha256=hashlib.sha256(data).hexdigest()))
+    rewrite_record(
+        storage, EMPTY, lambda r: dataclasses.replace(r, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    )
     assert faults_of(storage) == []
 
 
@@ -191,20 +199,30 @@ def relist_wrong_totals(storage: Storage) -> set[tuple[str, str]]:
 
 
 def other_parameters(storage: Storage) -> set[tuple[str, str]]:
-    rewrite_record(storage, B, lambda r: dataclasses.replace(r, parameter_hash="q" * 12, flow={**FLOW, "version": "4.9.0"}))
+    rewrite_record(
+        storage, B, lambda r: dataclasses.replace(r, parameter_hash="q" * 12, flow={**FLOW, "version": "4.9.0"})
+    )
     return {("record", f"{B}/json"), ("flow", f"{B}/json")}
 
 
 def wrong_offset(storage: Storage) -> set[tuple[str, str]]:
     sample = first(storage).samples[0]
     members = tuple(dataclasses.replace(m, offset=m.offset + 512) if m.name == "rgb.mp4" else m for m in sample.members)
-    rewrite_record(storage, A, lambda r: dataclasses.replace(r, samples=(dataclasses.replace(sample, members=members), r.samples[1])))
+    rewrite_record(
+        storage,
+        A,
+        lambda r: dataclasses.replace(r, samples=(dataclasses.replace(sample, members=members), r.samples[1])),
+    )
     return {("record", f"{A}/{sample.key}.rgb.mp4"), ("index", f"{A}/idx")}
 
 
 def wrong_range(storage: Storage) -> set[tuple[str, str]]:
     sample = first(storage).samples[0]
-    rewrite_record(storage, A, lambda r: dataclasses.replace(r, samples=(dataclasses.replace(sample, size=sample.size + 512), r.samples[1])))
+    rewrite_record(
+        storage,
+        A,
+        lambda r: dataclasses.replace(r, samples=(dataclasses.replace(sample, size=sample.size + 512), r.samples[1])),
+    )
     return {("record", f"{A}/{sample.key}")}
 
 
@@ -234,11 +252,31 @@ def list_twice(storage: Storage) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     "damage",
-    [damage_member, damage_header, damage_padding, cut_tar, remove("tar"), remove("idx"), remove("json"), spoil_index, spoil_record, edit_record, relist_wrong_totals,
-     other_parameters, wrong_offset, wrong_range, add_strays, edit_manifest, cut_manifest, list_twice],
+    [
+        damage_member,
+        damage_header,
+        damage_padding,
+        cut_tar,
+        remove("tar"),
+        remove("idx"),
+        remove("json"),
+        spoil_index,
+        spoil_record,
+        edit_record,
+        relist_wrong_totals,
+        other_parameters,
+        wrong_offset,
+        wrong_range,
+        add_strays,
+        edit_manifest,
+        cut_manifest,
+        list_twice,
+    ],
     ids=lambda f: f.__qualname__.split(".")[0],
-)  # fmt: skip
-def test_damaged_objects_are_named(damage: Callable[[Storage], set[tuple[str, str]]], storage: LocalStorage, tmp_path: Path) -> None:
+)
+def test_damaged_objects_are_named(
+    damage: Callable[[Storage], set[tuple[str, str]]], storage: LocalStorage, tmp_path: Path
+) -> None:
     store(storage, tmp_path, clips())
     expected = damage(storage)
     assert named(faults_of(storage, "none")) == named(faults_of(storage)) == expected
@@ -290,7 +328,9 @@ def late_start(clip: Clip) -> set[tuple[str, str]]:
 
 
 def uneven(clip: Clip) -> set[tuple[str, str]]:
-    clip.members["rgb.mp4"] = retimed(clip.members["rgb.mp4"], lambda i: Fraction(i) + (Fraction(1, 2) if i == 4 else 0))
+    clip.members["rgb.mp4"] = retimed(
+        clip.members["rgb.mp4"], lambda i: Fraction(i) + (Fraction(1, 2) if i == 4 else 0)
+    )
     return {("clock", "rgb.mp4"), ("misaligned", "flow.mp4"), ("misaligned", "diff.mp4")}
 
 
@@ -360,10 +400,31 @@ def rate_in_record_wrong(clip: Clip) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     "damage",
-    [one_frame_less, one_flow_more, flow_of_another_size, rgb_of_another_size, another_rate, late_start, uneven, difference_one_late, difference_of_another_clip,
-     flow_too_long, no_video, cut_video, other_label_in_json, other_class_in_json, json_is_none, label_without_class, member_missing, frames_in_record_wrong, rate_in_record_wrong],
-)  # fmt: skip
-def test_wrong_samples_are_named(damage: Callable[[Clip], set[tuple[str, str]]], storage: LocalStorage, tmp_path: Path) -> None:
+    [
+        one_frame_less,
+        one_flow_more,
+        flow_of_another_size,
+        rgb_of_another_size,
+        another_rate,
+        late_start,
+        uneven,
+        difference_one_late,
+        difference_of_another_clip,
+        flow_too_long,
+        no_video,
+        cut_video,
+        other_label_in_json,
+        other_class_in_json,
+        json_is_none,
+        label_without_class,
+        member_missing,
+        frames_in_record_wrong,
+        rate_in_record_wrong,
+    ],
+)
+def test_wrong_samples_are_named(
+    damage: Callable[[Clip], set[tuple[str, str]]], storage: LocalStorage, tmp_path: Path
+) -> None:
     shards = clips()
     clip = shards[A][0]
     expected = {(kind, f"{A}/{clip.facts['key']}" + (f".{member}" if member else "")) for kind, member in damage(clip)}
@@ -400,7 +461,10 @@ def test_a_key_outside_the_grammar(storage: LocalStorage, tmp_path: Path) -> Non
     bad = "no good"
     data = storage.read(f"{A}.tar")
     out = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(data)) as old, tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as new:
+    with (
+        tarfile.open(fileobj=io.BytesIO(data)) as old,
+        tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as new,
+    ):
         for info in old:
             body = old.extractfile(info)
             info.name = info.name.replace(sample.key, bad)
@@ -408,7 +472,14 @@ def test_a_key_outside_the_grammar(storage: LocalStorage, tmp_path: Path) -> Non
     storage.write(f"{A}.tar", out.getvalue())
     rename = dataclasses.replace(sample, key=bad)
     rewrite_record(
-        storage, A, lambda r: dataclasses.replace(r, size=len(out.getvalue()), sha256=hashlib.sha256(out.getvalue()).hexdigest(), samples=(rename, r.samples[1]))
+        storage,
+        A,
+        lambda r: dataclasses.replace(
+            r,
+            size=len(out.getvalue()),
+            sha256=hashlib.sha256(out.getvalue()).hexdigest(),
+            samples=(rename, r.samples[1]),
+        ),
     )
     assert ("key", f"{A}/{bad}") in named(faults_of(storage))
 

@@ -31,7 +31,10 @@ DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 
 def coded(videos: dict[str, np.ndarray]) -> dict[str, bytes]:
-    return {m: encode_gray(v, 25.0, VideoCodec()) if m == "flow" else encode_rgb(v, 25.0, VideoCodec()) for m, v in videos.items()}
+    return {
+        m: encode_gray(v, 25.0, VideoCodec()) if m == "flow" else encode_rgb(v, 25.0, VideoCodec())
+        for m, v in videos.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,9 @@ def levels(difference: torch.Tensor, modality: str, clip: ClipConfig) -> float:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("norm", "crop", "train"), [("imagenet", 32, True), ("caffe", 24, True), ("inception", 64, False)])
+@pytest.mark.parametrize(
+    ("norm", "crop", "train"), [("imagenet", 32, True), ("caffe", 24, True), ("inception", 64, False)]
+)
 def test_every_modality_matches_the_reference(textures, device, norm, crop, train) -> None:
     clip = ClipConfig(num_frames=4, stride=2, stack=2, crop=crop, norm=norm)
     rows = []
@@ -76,7 +81,12 @@ def test_every_modality_matches_the_reference(textures, device, norm, crop, trai
 def test_frames_are_exactly_those_asked_for(pictures, device) -> None:
     clip = ClipConfig(num_frames=5, crop=16, norm="caffe", flow_std=1.0)
     members = coded(pictures["counter"](25, 32, 32, 0))
-    asked = [(0, 1, 2, 3, 4), (11, 14, 17, 20, 23), (20, 22, 23, 23, 23), (16, 16, 16, 16, 16)]  # across keyframes; repeats
+    asked = [
+        (0, 1, 2, 3, 4),
+        (11, 14, 17, 20, 23),
+        (20, 22, 23, 23, 23),
+        (16, 16, 16, 16, 16),
+    ]  # across keyframes; repeats
     rows = [(members, ClipPlan(frames, frames, Box(0, 0, 32, 32), False), 32) for frames in asked]
     decoder = DaliDecoder(MODALITIES, clip, 20.0, max_rows=4, threads=1, device=device)
     found = {m: x.cpu().mean((3, 4)) for m, x in decoder.decode(rows).items()}
@@ -107,7 +117,9 @@ def test_the_seam_of_a_flow_picture_does_not_leak() -> None:
 
 def test_fewer_rows_than_the_most(textures) -> None:
     clip = ClipConfig(num_frames=3, crop=16)
-    rows = [(members, sample_plans("k", n, h, w, clip, train=True, seed=0, epoch=0)[0], h) for members, n, h, w in textures]
+    rows = [
+        (members, sample_plans("k", n, h, w, clip, train=True, seed=0, epoch=0)[0], h) for members, n, h, w in textures
+    ]
     decoder = DaliDecoder(("rgb",), clip, 20.0, max_rows=3, threads=1)
     everything = decoder.decode(rows)["rgb"].clone()
     assert torch.equal(decoder.decode(rows[1:2])["rgb"], everything[1:2])
@@ -131,7 +143,9 @@ def test_h264_on_the_cpu_is_refused_with_the_ways_out() -> None:
     plan = ClipPlan((0, 1), (0, 1), Box(0, 0, 32, 32), False)
     clip = ClipConfig(num_frames=2, crop=16)
     decoder = DaliDecoder(("rgb",), clip, 20.0, max_rows=1, threads=1)
-    with pytest.raises(ConfigError, match=r"data\.loader = 'dali': rgb is stored as h264.*data\.loader=reference, or a GPU"):
+    with pytest.raises(
+        ConfigError, match=r"data\.loader = 'dali': rgb is stored as h264.*data\.loader=reference, or a GPU"
+    ):
         decoder.decode([({"rgb": buffer.getvalue()}, plan, 32)])
     decoder.close()
     frames = decode_frames(buffer.getvalue(), "rgb", plan.rgb_frames)  # the reference reads it

@@ -24,7 +24,11 @@ def dense(band: Band, inputs: int) -> np.ndarray:
 def torch_matrix(inputs: int, outputs: int, antialias: bool = True) -> np.ndarray:
     """What torch's bilinear resize does to each unit vector: (outputs, inputs)."""
     units = torch.eye(inputs, dtype=torch.float64)[:, None, :, None].expand(-1, 1, -1, 2)
-    return interpolate(units, size=(outputs, 2), mode="bilinear", align_corners=False, antialias=antialias)[:, 0, :, 0].numpy().T
+    return (
+        interpolate(units, size=(outputs, 2), mode="bilinear", align_corners=False, antialias=antialias)[:, 0, :, 0]
+        .numpy()
+        .T
+    )
 
 
 @settings(max_examples=80, deadline=None)

@@ -1,7 +1,7 @@
 """Frame numbers, against the ffmpeg program: every picture carries its number in drawn bits.
 
-FFmpeg decodes the whole file from its start and writes all frames; whatever a decoder of ours delivers for frame n must be
-its n-th picture.
+FFmpeg decodes the whole file from its start and writes all frames; whatever a decoder of ours delivers for frame n must
+be its n-th picture.
 """
 
 from __future__ import annotations
@@ -31,11 +31,15 @@ WIDTH, HEIGHT = BITS * SIDE, 64
 
 
 def numbered(count: int, height: int = HEIGHT) -> np.ndarray:
-    """(count, height, WIDTH) uint8: block k of picture n is bright where bit k of n is 1; the lower half says the opposite."""
+    """(count, height, WIDTH) uint8: block k of picture n is bright where bit k of n is 1; the lower half says the
+    opposite.
+    """
     bits = (np.arange(count)[:, None] >> np.arange(BITS)) & 1
     row = np.repeat(np.where(bits, 200, 50), SIDE, 1)
     half = height // 2
-    return np.concatenate([np.repeat(row[:, None], half, 1), np.repeat(250 - row[:, None], half, 1)], 1).astype(np.uint8)
+    return np.concatenate([np.repeat(row[:, None], half, 1), np.repeat(250 - row[:, None], half, 1)], 1).astype(
+        np.uint8
+    )
 
 
 def numbers(pictures: np.ndarray) -> list[int]:
@@ -55,9 +59,26 @@ def golden(video: bytes, folder: Path, suffix: str = "mp4", height: int = HEIGHT
         path = folder / f"v.{suffix}"
         path.write_bytes(video)
         raw = subprocess.run(
-            ["ffmpeg", "-v", "error", "-i", str(path), "-vf", "extractplanes=y", "-f", "rawvideo", "-pix_fmt", "gray", "-fps_mode", "passthrough", "-"],
-            capture_output=True, check=True, timeout=60,
-        ).stdout  # fmt: skip
+            [
+                "ffmpeg",
+                "-v",
+                "error",
+                "-i",
+                str(path),
+                "-vf",
+                "extractplanes=y",
+                "-f",
+                "rawvideo",
+                "-pix_fmt",
+                "gray",
+                "-fps_mode",
+                "passthrough",
+                "-",
+            ],
+            capture_output=True,
+            check=True,
+            timeout=60,
+        ).stdout
         return np.frombuffer(raw, np.uint8).reshape(-1, height, WIDTH)
     with av.open(io.BytesIO(video)) as container:
         return np.stack([frame.to_ndarray(format="yuv420p")[:height] for frame in container.decode(video=0)])
@@ -74,11 +95,27 @@ def stored() -> dict[str, bytes]:
     pictures = numbered(50)
     colour = np.repeat(pictures[..., None], 3, -1)
     flow = np.concatenate([pictures[:-1], pictures[:-1]], 1)
-    return {"rgb": encode_rgb(colour, 25.0, VideoCodec()), "flow": encode_gray(flow, 25.0, VideoCodec()), "diff": encode_rgb(colour[:-1], 25.0, VideoCodec())}
+    return {
+        "rgb": encode_rgb(colour, 25.0, VideoCodec()),
+        "flow": encode_gray(flow, 25.0, VideoCodec()),
+        "diff": encode_rgb(colour[:-1], 25.0, VideoCodec()),
+    }
 
 
 # First and last frames, across keyframes, strides, repeats at the end of a short clip.
-WANTED = [(0,), (49,), (0, 49), (14, 15, 16, 17), (31, 32, 33), (3, 20, 37), (0, 10, 20, 30, 40), (47, 48, 49, 49, 49), (16,), (15,), (48,)]
+WANTED = [
+    (0,),
+    (49,),
+    (0, 49),
+    (14, 15, 16, 17),
+    (31, 32, 33),
+    (3, 20, 37),
+    (0, 10, 20, 30, 40),
+    (47, 48, 49, 49, 49),
+    (16,),
+    (15,),
+    (48,),
+]
 
 
 @pytest.mark.parametrize("wanted", WANTED, ids=str)
@@ -95,7 +132,10 @@ def test_stored_frames_are_ffmpegs(stored: dict[str, bytes], tmp_path: Path, wan
 
 
 def decoders(modalities: tuple[str, ...], clip: ClipConfig, rows: int) -> dict[str, object]:
-    made: dict[str, object] = {"reference": ReferenceDecoder(modalities, clip, 20.0), "ffmpeg": FFmpegDecoder(modalities, clip, 20.0)}
+    made: dict[str, object] = {
+        "reference": ReferenceDecoder(modalities, clip, 20.0),
+        "ffmpeg": FFmpegDecoder(modalities, clip, 20.0),
+    }
     try:
         from pipeline.data.decoding.dali import DaliDecoder
     except ImportError:
@@ -104,8 +144,12 @@ def decoders(modalities: tuple[str, ...], clip: ClipConfig, rows: int) -> dict[s
 
 
 @pytest.mark.parametrize(("num_frames", "stride", "stack"), [(6, 1, 1), (5, 4, 1), (4, 3, 5), (12, 5, 2)])
-def test_every_backend_delivers_the_planned_frames(stored: dict[str, bytes], num_frames: int, stride: int, stack: int) -> None:
-    clip = ClipConfig(num_frames=num_frames, stride=stride, stack=stack, crop=SIDE * BITS, norm="inception", flow_std=1.0)
+def test_every_backend_delivers_the_planned_frames(
+    stored: dict[str, bytes], num_frames: int, stride: int, stack: int
+) -> None:
+    clip = ClipConfig(
+        num_frames=num_frames, stride=stride, stack=stack, crop=SIDE * BITS, norm="inception", flow_std=1.0
+    )
     plans = [sample_plans("k", 50, HEIGHT, WIDTH, clip, train=True, seed=0, epoch=e)[0] for e in range(3)]
     plans += sample_plans("k", 50, HEIGHT, WIDTH, clip, train=False, seed=0, epoch=0, num_views=2)
     whole = Box(0, 0, HEIGHT, WIDTH)
@@ -131,7 +175,9 @@ def test_short_clips_repeat_their_last_frame(num_frames: int) -> None:
     row = (members, ClipPlan(plan.rgb_frames, plan.motion_window, Box(0, 0, HEIGHT, WIDTH), False), HEIGHT)
     for name, decoder in decoders(("rgb", "diff"), clip, 1).items():
         out = decoder.decode([row])  # type: ignore[attr-defined]
-        assert numbers((out["rgb"][0, :, 1].numpy() + 1) * 127.5) == [min(2 * t, num_frames - 1) for t in range(6)], name
+        assert numbers((out["rgb"][0, :, 1].numpy() + 1) * 127.5) == [min(2 * t, num_frames - 1) for t in range(6)], (
+            name
+        )
         assert numbers(out["diff"][0, :, 1].numpy() * 127.5 + 128)[-1] == num_frames - 2, name
         decoder.close()  # type: ignore[attr-defined]
 
@@ -153,15 +199,33 @@ def other(codec: str, options: dict[str, str], kind: str, count: int = 40, start
 B_FRAMES = {"g": "12", "bf": "3", "x264-params": "scenecut=0:b-adapt=0:threads=1", "preset": "veryfast"}
 OTHERS = {
     "h264 with B-frames": ("libx264", B_FRAMES, "mp4", 0),
-    "h264 with open groups": ("libx264", {**B_FRAMES, "x264-params": "scenecut=0:b-adapt=0:open-gop=1:threads=1"}, "mp4", 0),
+    "h264 with open groups": (
+        "libx264",
+        {**B_FRAMES, "x264-params": "scenecut=0:b-adapt=0:open-gop=1:threads=1"},
+        "mp4",
+        0,
+    ),
     "h264 that starts late": ("libx264", B_FRAMES, "mp4", 7),
     "h264 in Matroska": ("libx264", B_FRAMES, "matroska", 0),
     "h264 in fragments": ("libx264", B_FRAMES, "ismv", 0),
     "h264 as a bare stream, without times": ("libx264", {**B_FRAMES, "bf": "0"}, "h264", 0),
     "mpeg4 in AVI, without times of display": ("mpeg4", {"g": "10", "bf": "2"}, "avi", 0),
     "motion JPEG": ("mjpeg", {"strict": "unofficial", "q": "2"}, "avi", 0),
-    "vp9 with hidden frames": ("libvpx-vp9", {"g": "16", "lag-in-frames": "16", "auto-alt-ref": "1", "b": "0", "crf": "20", "deadline": "good", "cpu-used": "5"}, "mp4", 0),
-}  # fmt: skip
+    "vp9 with hidden frames": (
+        "libvpx-vp9",
+        {
+            "g": "16",
+            "lag-in-frames": "16",
+            "auto-alt-ref": "1",
+            "b": "0",
+            "crf": "20",
+            "deadline": "good",
+            "cpu-used": "5",
+        },
+        "mp4",
+        0,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -181,7 +245,9 @@ def test_an_edit_list_hides_what_stands_before_it(tmp_path: Path) -> None:
         pytest.skip("the ffmpeg program makes this file")
     whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
     whole.write_bytes(other("libx264", B_FRAMES, "mp4"))
-    subprocess.run(["ffmpeg", "-v", "error", "-ss", "0.6", "-i", str(whole), "-c", "copy", str(cut)], check=True, timeout=60)
+    subprocess.run(
+        ["ffmpeg", "-v", "error", "-ss", "0.6", "-i", str(whole), "-c", "copy", str(cut)], check=True, timeout=60
+    )
     everything = golden(cut.read_bytes(), tmp_path)
     shown = numbers(everything)
     assert shown[0] == 15
@@ -221,7 +287,9 @@ def test_a_damaged_or_foreign_table_is_left_to_libavformat(stored: dict[str, byt
     for junk in (b"", b"\0" * 64, video[:1000], video[-1000:], b"\xff" * 4096):
         assert read_track(junk) is None
     at = video.index(b"stbl")
-    for offset in range(at, min(at + 700, len(video)), 3):  # any byte of the table may be wrong: no crash, no reading outside
+    for offset in range(
+        at, min(at + 700, len(video)), 3
+    ):  # any byte of the table may be wrong: no crash, no reading outside
         broken = bytearray(video)
         broken[offset] ^= 0xFF
         track = read_track(bytes(broken))

@@ -96,6 +96,9 @@ def test_an_error_behind_a_batch_does_not_take_it_along(loader, texture_set) -> 
         for batch in batches:
             taken.append(batch.keys)
 
-    with loader(texture_set, batch=2, backend="ffmpeg", storage=Failing(str(texture_set.root))) as broken, pytest.raises(StorageError, match="gone"):
+    with (
+        loader(texture_set, batch=2, backend="ffmpeg", storage=Failing(str(texture_set.root))) as broken,
+        pytest.raises(StorageError, match="gone"),
+    ):
         take(broken.iter_epoch(0))
     assert taken == whole[:2]

@@ -1,14 +1,18 @@
-"""Every modality, crop, flip, jitter, stack and norm: the fast backends against the reference; differences in stored levels 0..255.
+"""Every modality, crop, flip, jitter, stack and norm: the fast backends against the reference; differences in stored
+levels 0..255.
 
 Tolerances, and where they come from:
 
-* dali: both convert colours with FFmpeg's libraries to the same 8 bits and resize in float32 with the same filter: 0.001 on average.
-  At the rim of a shrunk picture (two pixels are left out) DALI repeats the edge where torch and Pillow renormalise the filter.
+* dali: both convert colours with FFmpeg's libraries to the same 8 bits and resize in float32 with the same filter:
+0.001 on average.
+  At the rim of a shrunk picture (two pixels are left out) DALI repeats the edge where torch and Pillow renormalise the
+  filter.
 * ffmpeg, flow: the same codes and weights in float32: 0.001 anywhere.
-* ffmpeg, colours: the reference rounds each pixel to 8-bit colours before the resize, ffmpeg does not: at most half a level, 0.3 on
-  average. Where strong colours leave 0..255, the reference cuts them before the resize and ffmpeg after: at edges of such colours
-  single pixels differ by several levels (99.5 % stay within 0.6). diff-online subtracts two such pictures: twice that. Jitter
-  multiplies differences by its largest gain.
+* ffmpeg, colours: the reference rounds each pixel to 8-bit colours before the resize, ffmpeg does not: at most half a
+level, 0.3 on
+  average. Where strong colours leave 0..255, the reference cuts them before the resize and ffmpeg after: at edges of
+  such colours single pixels differ by several levels (99.5 % stay within 0.6). diff-online subtracts two such pictures:
+  twice that. Jitter multiplies differences by its largest gain.
 * gpu: NVDEC has a colour conversion of its own: 2 levels on average, 0.5 for flow, which has no colours.
 """
 
@@ -45,7 +49,7 @@ CASES: dict[str, tuple[ClipConfig, int]] = {  # and crops of a test view, 0 for 
     "jitter, BGR": (ClipConfig(num_frames=3, crop=32, train_crop="corners", norm="caffe", **JITTER), 0),
     "1 crop": (ClipConfig(num_frames=3, stack=5, crop=40, norm="inception"), 1),
     "3 crops": (ClipConfig(num_frames=3, crop=32, resize=32, norm="imagenet"), 3),
-}  # fmt: skip
+}
 DEVICES = ["ffmpeg", "dali", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 
@@ -57,11 +61,16 @@ def make(backend: str, modalities: tuple[str, ...], clip: ClipConfig, rows: int,
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     from pipeline.data.decoding.dali import DaliDecoder
 
-    return DaliDecoder(modalities, clip, 20.0, max_rows=rows, threads=1, device="gpu" if backend == "gpu" else "cpu", **options)
+    return DaliDecoder(
+        modalities, clip, 20.0, max_rows=rows, threads=1, device="gpu" if backend == "gpu" else "cpu", **options
+    )
 
 
 def coded(videos: dict[str, np.ndarray]) -> dict[str, bytes]:
-    return {m: encode_gray(v, 25.0, VideoCodec()) if m == "flow" else encode_rgb(v, 25.0, VideoCodec()) for m, v in videos.items()}
+    return {
+        m: encode_gray(v, 25.0, VideoCodec()) if m == "flow" else encode_rgb(v, 25.0, VideoCodec())
+        for m, v in videos.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +84,9 @@ def rows_of(samples: list, clip: ClipConfig, crops: int) -> list:
     rows = []
     for number, (members, n, h, w) in enumerate(samples):
         for epoch in range(1 if crops else 3):
-            plans = sample_plans(f"k{number}", n, h, w, clip, train=not crops, seed=8, epoch=epoch, num_views=2, num_crops=crops or 1)
+            plans = sample_plans(
+                f"k{number}", n, h, w, clip, train=not crops, seed=8, epoch=epoch, num_views=2, num_crops=crops or 1
+            )
             rows += [(members, plan, h) for plan in plans]
     return rows
 
@@ -100,7 +111,10 @@ def test_clips_are_the_references(samples, backend: str, case: str) -> None:
     for m in MODALITIES:
         assert found[m].shape == wanted[m].shape
         off = levels(found[m] - wanted[m], m, clip)
-        shown = f"{backend} {m}: mean {off.mean():.4f}, 99.5 % {off.flatten().quantile(0.995):.3f}, most {off.max():.2f} levels"
+        shown = (
+            f"{backend} {m}: mean {off.mean():.4f}, 99.5 % {off.flatten().quantile(0.995):.3f}, most {off.max():.2f}"
+            " levels"
+        )
         factor = (2 if m == "diff-online" else 1) * (GAIN if m == "rgb" and clip.jitters else 1)
         if backend == "dali":
             assert off[..., 2:-2, 2:-2].mean() < 0.001 * factor, shown
@@ -121,7 +135,12 @@ def test_a_flip_mirrors_all_and_negates_u(samples, backend: str) -> None:
     members, _, h, _ = samples[0]
     straight = ClipPlan((2, 3, 4), (2, 3, 4), Box(3, 5, 37, 41), False)
     decoder = make(backend, MODALITIES, clip, 2)
-    out = {m: x.cpu() for m, x in decoder.decode([(members, straight, h), (members, dataclasses.replace(straight, flip=True), h)]).items()}
+    out = {
+        m: x.cpu()
+        for m, x in decoder.decode(
+            [(members, straight, h), (members, dataclasses.replace(straight, flip=True), h)]
+        ).items()
+    }
     decoder.close()
     for m, (plain, flipped) in out.items():
         mirror = plain.flip(-1)
@@ -170,7 +189,9 @@ def test_diff_online_is_the_stored_difference_without_its_coding(norm, stack: in
     clip = ClipConfig(num_frames=4, stride=2, stack=stack, crop=24, norm=norm)
     for epoch in range(4):
         (plan,) = sample_plans("k", 12, 30, 40, clip, train=True, seed=0, epoch=epoch)
-        out = prepare_clip({"rgb": frames, "diff": quantise_diff(frames)}, plan, clip, modalities=("diff", "diff-online"))
+        out = prepare_clip(
+            {"rgb": frames, "diff": quantise_diff(frames)}, plan, clip, modalities=("diff", "diff-online")
+        )
         np.testing.assert_allclose(out["diff-online"], out["diff"], atol=3e-3 if norm == "caffe" else 3e-5)
 
 
@@ -186,7 +207,11 @@ def test_diff_online_is_cut_where_the_stored_one_is() -> None:
 @pytest.mark.parametrize(("module", "kind"), [(ffmpeg_decoder, FFmpegDecoder), (reference, ReferenceDecoder)])
 def test_rgb_and_diff_online_decode_their_video_once(samples, monkeypatch: pytest.MonkeyPatch, module, kind) -> None:
     read, seen = module.read_frames, []
-    monkeypatch.setattr(module, "read_frames", lambda video, wanted, take, what: seen.append((what, tuple(wanted))) or read(video, wanted, take, what))
+    monkeypatch.setattr(
+        module,
+        "read_frames",
+        lambda video, wanted, take, what: seen.append((what, tuple(wanted))) or read(video, wanted, take, what),
+    )
     clip = ClipConfig(num_frames=3, stride=4, crop=16)
     members, n, h, w = samples[0]
     (plan,) = sample_plans("k", n, h, w, clip, train=True, seed=0, epoch=0)
@@ -205,7 +230,9 @@ def test_a_picture_smaller_than_its_record_is_refused(samples) -> None:
 
 
 def test_foreign_colours_go_the_long_way(pictures) -> None:
-    """4:4:4 pictures and full range are not what preprocessing writes; swscale makes colours of them, as in the reference."""
+    """4:4:4 pictures and full range are not what preprocessing writes; swscale makes colours of them, as in the
+    reference.
+    """
     import io
 
     import av
@@ -220,7 +247,13 @@ def test_foreign_colours_go_the_long_way(pictures) -> None:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode())
         clip = ClipConfig(num_frames=3, crop=24, norm="caffe")
-        rows = [({"rgb": buffer.getvalue()}, ClipPlan((0, 1, 2), (0, 1, 2), Box(3, 5, 40, 50), True, Jitter(0.9, 1.1, 0.8, 0.05)), 48)]
+        rows = [
+            (
+                {"rgb": buffer.getvalue()},
+                ClipPlan((0, 1, 2), (0, 1, 2), Box(3, 5, 40, 50), True, Jitter(0.9, 1.1, 0.8, 0.05)),
+                48,
+            )
+        ]
         found, wanted = (kind(("rgb",), clip, 20.0).decode(rows)["rgb"] for kind in (FFmpegDecoder, ReferenceDecoder))
         torch.testing.assert_close(found, wanted, atol=2e-3, rtol=0)
 

@@ -20,7 +20,9 @@ def plan(frames: int, box: Box, *, flip: bool = False, window: int | None = None
     return ClipPlan(tuple(range(frames)), tuple(range(window or frames)), box, flip)
 
 
-def random_videos(rng: np.random.Generator, num_frames: int = 5, height: int = 20, width: int = 24) -> dict[str, np.ndarray]:
+def random_videos(
+    rng: np.random.Generator, num_frames: int = 5, height: int = 20, width: int = 24
+) -> dict[str, np.ndarray]:
     shape = (num_frames, height, width, 3)
     return {
         "rgb": rng.integers(0, 256, shape, dtype=np.uint8),
@@ -53,7 +55,9 @@ def test_the_flow_bound_scales_flow() -> None:
     videos = {"flow": random_videos(np.random.default_rng(1))["flow"]}
     clip = ClipConfig(num_frames=3, crop=16)
     out = prepare_clip(videos, plan(3, Box(0, 0, 16, 16)), clip, flow_bound_px=10.0)["flow"]
-    np.testing.assert_allclose(out, dequantise_flow(videos["flow"][:3], 10.0)[:, :, :16, :16] / clip.flow_std, atol=1e-5)
+    np.testing.assert_allclose(
+        out, dequantise_flow(videos["flow"][:3], 10.0)[:, :, :16, :16] / clip.flow_std, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("box", [Box(1, 2, 11, 9), Box(0, 3, 16, 10)])
@@ -93,7 +97,9 @@ def test_flip_is_the_clip_of_the_mirrored_world() -> None:
 
 def test_u_and_v_do_not_mix_at_the_seam() -> None:
     flow = np.concatenate([np.zeros((2, 20, 24)), np.full((2, 20, 24), 255)], 1).astype(np.uint8)
-    out = prepare_clip({"flow": flow}, plan(2, Box(0, 0, 20, 20)), ClipConfig(num_frames=2, crop=16, flow_std=1.0))["flow"]
+    out = prepare_clip({"flow": flow}, plan(2, Box(0, 0, 20, 20)), ClipConfig(num_frames=2, crop=16, flow_std=1.0))[
+        "flow"
+    ]
     assert np.abs(out[:, 0] + 20).max() < 1e-4
     assert np.abs(out[:, 1] - 20).max() < 1e-4
 

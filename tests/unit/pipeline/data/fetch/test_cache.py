@@ -45,7 +45,12 @@ def test_each_range_of_each_version_is_a_thing_of_its_own(tmp_path: Path) -> Non
     one, two = DiskCache(tmp_path, 1000 * KB, "digest one"), DiskCache(tmp_path, 1000 * KB, "digest two")
     one.put("train/a.tar", 512, 4, b"abcd")
     assert one.get("train/a.tar", 512, 4) == b"abcd"
-    assert [one.get("train/b.tar", 512, 4), one.get("train/a.tar", 513, 4), one.get("train/a.tar", 512, 5), two.get("train/a.tar", 512, 4)] == [None] * 4
+    assert [
+        one.get("train/b.tar", 512, 4),
+        one.get("train/a.tar", 513, 4),
+        one.get("train/a.tar", 512, 5),
+        two.get("train/a.tar", 512, 4),
+    ] == [None] * 4
     two.put("train/a.tar", 512, 4, b"efgh")
     assert (one.get("train/a.tar", 512, 4), two.get("train/a.tar", 512, 4)) == (b"abcd", b"efgh")
     one.drop("train/a.tar", 512, 4)
@@ -63,7 +68,17 @@ def test_what_was_read_longest_ago_goes_first_and_what_this_run_read_stays(tmp_p
     for offset in (0, 4):
         assert cache.get("train/a.tar", offset, 10 * KB) == body("train/a.tar", offset, 10 * KB)
     fill(cache, range(10, 11))
-    assert held(cache, range(11)) == [0, 3, 4, 5, 6, 7, 8, 9, 10], "down to 90 % with the new one: 1 and 2 were the oldest"
+    assert held(cache, range(11)) == [
+        0,
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+    ], "down to 90 % with the new one: 1 and 2 were the oldest"
     fill(cache, range(11, 19))
     assert held(cache, range(20)) == [0, 4, *range(10, 18)], "never those of this run: then the new one has to stay out"
     assert disk_bytes(tmp_path) == 100 * KB
@@ -114,7 +129,11 @@ for _ in range(count):
 
 def start_filler(folder: Path, seed: int, limit: int, count: int) -> subprocess.Popen[str]:
     root = str(Path(module.__file__).parents[2])
-    return subprocess.Popen([sys.executable, "-c", _FILLER, str(folder), str(seed), str(limit), str(count), root], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", _FILLER, str(folder), str(seed), str(limit), str(count), root],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_processes_that_fill_evict_and_are_killed_leave_whole_files_within_the_limit(tmp_path: Path) -> None:
@@ -139,7 +158,10 @@ def test_processes_that_fill_evict_and_are_killed_leave_whole_files_within_the_l
     assert not list(tmp_path.glob("new-*")), "leftovers of the killed are swept"
     found = [cache.get("t", offset, 5000 + 100 * offset) for offset in range(60)]
     assert any(found)
-    assert all(data is None or data == random.Random(f"t {offset}").randbytes(5000 + 100 * offset) for offset, data in enumerate(found))
+    assert all(
+        data is None or data == random.Random(f"t {offset}").randbytes(5000 + 100 * offset)
+        for offset, data in enumerate(found)
+    )
 
 
 def _racing_bytes(folder: Path) -> int:
@@ -175,13 +197,17 @@ def test_a_lost_or_wrong_total_is_counted_again(tmp_path: Path) -> None:
     (tmp_path / "total").unlink()
     fill(cache, range(5, 6))
     assert module.stored_total(tmp_path) == 60 * KB
-    (tmp_path / "total").write_bytes(module._TOTAL.pack(10**9))  # as after many processes that were killed between count and file
+    (tmp_path / "total").write_bytes(
+        module._TOTAL.pack(10**9)
+    )  # as after many processes that were killed between count and file
     fill(cache, range(6, 7))
     assert module.stored_total(tmp_path) == disk_bytes(tmp_path) == 70 * KB
 
 
 @pytest.mark.parametrize("where", ["write", "folder"])
-def test_a_disk_that_fails_warns_once_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str) -> None:
+def test_a_disk_that_fails_warns_once_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
     folder = tmp_path / "cache"
     if where == "folder":
         folder.write_text("a file stands there")
@@ -195,7 +221,9 @@ def test_a_disk_that_fails_warns_once_and_the_run_goes_on(tmp_path: Path, monkey
 
         monkeypatch.setattr(os, "replace", full)
     fill(cache, range(5))
-    assert [cache.get("train/a.tar", offset, 10 * KB) is not None for offset in range(3)] == ([True, True, False] if where == "write" else [False] * 3)
+    assert [cache.get("train/a.tar", offset, 10 * KB) is not None for offset in range(3)] == (
+        [True, True, False] if where == "write" else [False] * 3
+    )
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(warnings) == 1
     assert "data.cache_dir" in warnings[0]
@@ -217,7 +245,9 @@ class CountingStorage(LocalStorage):
         return bytes(data)
 
 
-def test_samples_come_from_the_cache_and_damage_never_does(counter_set, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_samples_come_from_the_cache_and_damage_never_does(
+    counter_set, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     index = load_index(counter_set.storage, counter_set.manifest, "train", ("rgb",))
     storage, metrics, lock = CountingStorage(str(counter_set.root)), FetchMetrics(), threading.Lock()
     cache = DiskCache(tmp_path, 10**9, counter_set.manifest.digest)
@@ -229,9 +259,20 @@ def test_samples_come_from_the_cache_and_damage_never_does(counter_set, tmp_path
 
     right = read()
     assert read() == right
-    assert (len(storage.reads), metrics.cache_hits, metrics.cache_misses, metrics.cache_bytes, metrics.bytes) == (1, 1, 1, size, size)
+    assert (len(storage.reads), metrics.cache_hits, metrics.cache_misses, metrics.cache_bytes, metrics.bytes) == (
+        1,
+        1,
+        1,
+        size,
+        size,
+    )
     path = cache._path(request.tar, request.record.offset, size)
-    for spoilt in (b"", path.read_bytes()[:-1], path.read_bytes() + b"x", bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]):
+    for spoilt in (
+        b"",
+        path.read_bytes()[:-1],
+        path.read_bytes() + b"x",
+        bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:],
+    ):
         path.write_bytes(spoilt)
         assert read() == right, "fetched again"
         assert path.stat().st_size == size, "and put back whole"

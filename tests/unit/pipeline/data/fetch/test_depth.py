@@ -11,8 +11,11 @@ import pytest
 from pipeline.data.fetch.depth import Depth
 
 
-def simulate(depth: Depth, *, get_s: float, spread: float, batch: int, decode_s: float, batches: int, seed: int = 0) -> tuple[list[int], float]:
-    """An exact event simulation: ``depth.value`` servers, a decoder that takes ``batch`` samples and then works for ``decode_s``.
+def simulate(
+    depth: Depth, *, get_s: float, spread: float, batch: int, decode_s: float, batches: int, seed: int = 0
+) -> tuple[list[int], float]:
+    """An exact event simulation: ``depth.value`` servers, a decoder that takes ``batch`` samples and then works for
+    ``decode_s``.
 
     Returns:
         The depth after each batch, and the share of the last half of the time that the decoder waited.
@@ -65,7 +68,9 @@ def simulate(depth: Depth, *, get_s: float, spread: float, batch: int, decode_s:
 @pytest.mark.parametrize(("get_s", "rate"), [(0.05, 100), (0.05, 400), (0.2, 60), (0.01, 50)])
 def test_the_depth_is_littles_law_and_the_decoder_does_not_wait(batch: int, get_s: float, rate: float) -> None:
     depth = Depth(64, batch)
-    values, waited = simulate(depth, get_s=get_s, spread=0.5, batch=batch, decode_s=batch / rate, batches=4 + 1500 // batch)
+    values, waited = simulate(
+        depth, get_s=get_s, spread=0.5, batch=batch, decode_s=batch / rate, batches=4 + 1500 // batch
+    )
     need = rate * get_s
     settled = values[len(values) // 2 :]
     assert waited < 0.03

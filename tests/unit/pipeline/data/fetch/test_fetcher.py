@@ -65,7 +65,10 @@ def test_results_come_in_order_and_reads_overlap(stored) -> None:
     fetcher = Fetcher(storage, 4, 10, metrics)
     found = list(fetcher.iterate(requests))
     fetcher.close()
-    wanted = [LocalStorage(str(storage.root)).read_range(r.tar, r.record.members[0].offset, r.record.members[0].size) for r in requests]
+    wanted = [
+        LocalStorage(str(storage.root)).read_range(r.tar, r.record.members[0].offset, r.record.members[0].size)
+        for r in requests
+    ]
     assert [members["rgb.mp4"] for members in found if not isinstance(members, Damaged)] == wanted
     assert 2 <= storage.most_in_flight <= 4
     assert metrics.requests == storage.calls == len(requests), "one GET a sample"
@@ -93,7 +96,9 @@ def test_a_missed_deadline_names_shard_and_key(stored) -> None:
     storage, requests = stored
     storage.gate.clear()
     fetcher = Fetcher(storage, 2, 0.1, FetchMetrics())
-    with pytest.raises(StorageError, match=rf"sample {requests[0].record.key} in .*{requests[0].tar} did not arrive within 0.1 s"):
+    with pytest.raises(
+        StorageError, match=rf"sample {requests[0].record.key} in .*{requests[0].tar} did not arrive within 0.1 s"
+    ):
         next(fetcher.iterate(requests))
     storage.gate.set()
     fetcher.close()
@@ -124,7 +129,8 @@ def test_closing_wakes_whoever_waits(stored) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"), [(StorageError("no route"), StorageError), (NotFoundError("gone"), NotFoundError), (OSError("disk"), StorageError)]
+    ("error", "kind"),
+    [(StorageError("no route"), StorageError), (NotFoundError("gone"), NotFoundError), (OSError("disk"), StorageError)],
 )
 def test_storage_errors_keep_their_kind_and_gain_a_place(stored, error, kind) -> None:
     storage, requests = stored
@@ -164,7 +170,9 @@ class SlowStorage(FaultyStorage):
 
 
 def test_gets_in_flight_and_threads_follow_the_appetite(stored) -> None:
-    """Little's law: 50 samples a second that take 0.02 s each are one GET in flight; a decoder that never waits gets all it may."""
+    """Little's law: 50 samples a second that take 0.02 s each are one GET in flight; a decoder that never waits
+    gets all it may.
+    """
     storage, requests = SlowStorage(str(stored[0].root)), stored[1] * 10
     metrics = FetchMetrics()
     with Fetcher(storage, 16, 10, metrics) as fetcher:
@@ -201,11 +209,16 @@ def test_bytes_ahead_are_bounded(stored) -> None:
 
 
 def test_the_deadline_is_a_batchs_not_each_samples(stored) -> None:
-    """Samples that trickle in, each a little below the deadline, would otherwise hold up a batch for many times as long."""
+    """Samples that trickle in, each a little below the deadline, would otherwise hold up a batch for many times as
+    long.
+    """
     storage, requests = SlowStorage(str(stored[0].root)), stored[1][:8]
     storage.get_s = 0.3
     began_s = time.perf_counter()
-    with Fetcher(storage, 1, 1.0, FetchMetrics(), burst=8) as fetcher, pytest.raises(StorageError, match=r"sample clip-\S+ in .*\.tar did not arrive within 1 s"):
+    with (
+        Fetcher(storage, 1, 1.0, FetchMetrics(), burst=8) as fetcher,
+        pytest.raises(StorageError, match=r"sample clip-\S+ in .*\.tar did not arrive within 1 s"),
+    ):
         list(fetcher.iterate(requests))
     assert time.perf_counter() - began_s < 1.6
     with Fetcher(storage, 1, 1.0, FetchMetrics(), burst=2) as fetcher:

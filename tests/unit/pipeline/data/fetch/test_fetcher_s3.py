@@ -1,4 +1,6 @@
-"""Fetching from an S3 server that hangs, trickles, fails, lies about ranges or holds other bytes than the records say."""
+"""Fetching from an S3 server that hangs, trickles, fails, lies about ranges or holds other bytes than the records
+say.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ def server() -> Iterator[MemoryS3]:
 @pytest.fixture
 def proxy(server: MemoryS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     with FaultProxy(server.endpoint) as made:
-        for name, value in {"AWS_ENDPOINT_URL": made.endpoint, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}.items():
+        for name, value in {
+            "AWS_ENDPOINT_URL": made.endpoint,
+            "AWS_ACCESS_KEY_ID": "k",
+            "AWS_SECRET_ACCESS_KEY": "s",
+            "AWS_REGION": "us-east-1",
+        }.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(s3_retry, "_FIRST_PAUSE_S", 0.02)
         yield made
@@ -47,7 +54,9 @@ def fetch(requests: list[Request], deadline_s: float = 10.0, threads: int = 4) -
 
 def settled_threads(limit_s: float = 5.0) -> int:
     until = time.monotonic() + limit_s
-    while (count := sum(t.name.startswith("fetch-") and "proxy" not in t.name for t in threading.enumerate())) and time.monotonic() < until:
+    while (
+        count := sum(t.name.startswith("fetch-") and "proxy" not in t.name for t in threading.enumerate())
+    ) and time.monotonic() < until:
         time.sleep(0.02)
     return count
 
@@ -64,7 +73,9 @@ def test_every_passing_fault_costs_repetitions_that_are_counted(proxy: FaultProx
 
 
 @pytest.mark.parametrize("fault", ["hang", "trickle", "refuse"])
-def test_a_server_that_gives_nothing_ends_within_the_deadline_with_shard_and_key(proxy: FaultProxy, requests: list[Request], monkeypatch, fault: str) -> None:
+def test_a_server_that_gives_nothing_ends_within_the_deadline_with_shard_and_key(
+    proxy: FaultProxy, requests: list[Request], monkeypatch, fault: str
+) -> None:
     monkeypatch.setenv("RECIPROCAL_S3_DEADLINE_S", "600")  # the batch's own deadline rules, whatever this one says
     fetch(requests, deadline_s=2.0)  # what comes with a first request is not what is timed
     if fault == "refuse":
@@ -72,7 +83,13 @@ def test_a_server_that_gives_nothing_ends_within_the_deadline_with_shard_and_key
     else:
         proxy.faults = Faults(stall=1.0) if fault == "hang" else Faults(bytes_per_s=40)
     began_s = time.monotonic()
-    with pytest.raises(StorageError, match=rf"sample {requests[0].record.key} in s3://bucket/p/{requests[0].tar}.* (given up after \d+ tries|did not arrive within 2)") as caught:
+    with pytest.raises(
+        StorageError,
+        match=(
+            rf"sample {requests[0].record.key} in s3://bucket/p/{requests[0].tar}.* (given up after \d+ tries|did not"
+            r" arrive within 2)"
+        ),
+    ) as caught:
         fetch(requests, deadline_s=2.0)
     raised_s = time.monotonic() - began_s
     assert raised_s < 2.0 + 1.5, "closing takes a moment more, on a busy machine"
@@ -90,17 +107,25 @@ def test_a_hanging_get_is_repeated_before_the_batch_fails(proxy: FaultProxy, req
     assert time.monotonic() - began_s < 1.5, "a sixth of the deadline each"
 
 
-def test_a_missing_tar_ends_at_once_with_shard_and_key(server: MemoryS3, proxy: FaultProxy, requests: list[Request]) -> None:
+def test_a_missing_tar_ends_at_once_with_shard_and_key(
+    server: MemoryS3, proxy: FaultProxy, requests: list[Request]
+) -> None:
     del server.objects[f"p/{requests[0].tar}"]
     began_s = time.monotonic()
-    with pytest.raises(NotFoundError, match=rf"sample {requests[0].record.key} in s3://bucket/p/{requests[0].tar}: .*does not exist"):
+    with pytest.raises(
+        NotFoundError, match=rf"sample {requests[0].record.key} in s3://bucket/p/{requests[0].tar}: .*does not exist"
+    ):
         fetch(requests)
     assert time.monotonic() - began_s < 2
 
 
-def test_tars_that_are_short_or_not_the_recorded_ones_are_damage(server: MemoryS3, proxy: FaultProxy, requests: list[Request]) -> None:
+def test_tars_that_are_short_or_not_the_recorded_ones_are_damage(
+    server: MemoryS3, proxy: FaultProxy, requests: list[Request]
+) -> None:
     first, other = dict.fromkeys(r.tar for r in requests[:9])
-    server.objects[f"p/{first}"] = server.objects[f"p/{first}"][: requests[2].record.offset + 100]  # cut inside sample 2, before 3 and 4
+    server.objects[f"p/{first}"] = server.objects[f"p/{first}"][
+        : requests[2].record.offset + 100
+    ]  # cut inside sample 2, before 3 and 4
     server.objects[f"p/{other}"] = bytes(len(server.objects[f"p/{other}"]))  # another object of the same size
     found, metrics = fetch(requests)
     wrong = {n: r.detail for n, r in enumerate(found) if isinstance(r, Damaged)}
@@ -111,7 +136,9 @@ def test_tars_that_are_short_or_not_the_recorded_ones_are_damage(server: MemoryS
     assert metrics.requests == len(requests) + 7
 
 
-def test_a_server_that_ignores_ranges_is_refused_before_it_sends_the_whole_tar(server: MemoryS3, proxy: FaultProxy, requests: list[Request]) -> None:
+def test_a_server_that_ignores_ranges_is_refused_before_it_sends_the_whole_tar(
+    server: MemoryS3, proxy: FaultProxy, requests: list[Request]
+) -> None:
     handler = server._server.RequestHandlerClass
     plain = handler.do_GET
 

@@ -16,7 +16,9 @@ from pipeline.errors import ConfigError
 
 
 def test_corner_crops_are_tsns() -> None:
-    """Every side pair and place comes, about equally often, and nothing else: 256 x 340 pictures give sides of 256, 224, 192 and 168."""
+    """Every side pair and place comes, about equally often, and nothing else: 256 x 340 pictures give sides of 256,
+    224, 192 and 168.
+    """
     height, width = 256, 340
     boxes = [corner_box(height, width, np.random.default_rng(seed)) for seed in range(6000)]
     sides = (256, 224, 192, 168)
@@ -25,15 +27,26 @@ def test_corner_crops_are_tsns() -> None:
     assert set(pairs) == allowed
     assert len(allowed) == 10
     assert max(pairs.values()) < 1.3 * min(pairs.values()), pairs
-    quarters = Counter((round(4 * b.top / (height - b.height)), round(4 * b.left / (width - b.width))) for b in boxes if b.height < height)
+    quarters = Counter(
+        (round(4 * b.top / (height - b.height)), round(4 * b.left / (width - b.width)))
+        for b in boxes
+        if b.height < height
+    )
     corners, middles = {(0, 0), (0, 4), (4, 0), (4, 4)}, {(0, 2), (2, 0), (2, 4), (4, 2)}
     assert set(quarters) == {*corners, *middles, (2, 2), (1, 1), (1, 3), (3, 1), (3, 3)}
     assert max(quarters.values()) < 1.4 * min(quarters.values()), quarters
-    assert {b.top + b.height for b in boxes if b.top and b.left + b.width == width} >= {256}, "the far corner is the picture's own"
+    assert {b.top + b.height for b in boxes if b.top and b.left + b.width == width} >= {256}, (
+        "the far corner is the picture's own"
+    )
 
 
 @settings(max_examples=150, deadline=None)
-@given(height=st.integers(32, 400), width=st.integers(32, 400), kind=st.sampled_from(["area", "corners", "fixed"]), seed=st.integers(0, 10_000))
+@given(
+    height=st.integers(32, 400),
+    width=st.integers(32, 400),
+    kind=st.sampled_from(["area", "corners", "fixed"]),
+    seed=st.integers(0, 10_000),
+)
 def test_every_box_lies_in_the_picture(height: int, width: int, kind, seed: int) -> None:
     clip = ClipConfig(num_frames=2, crop=16, train_crop=kind, min_area=0.2)
     box = sample_plans("k", 9, height, width, clip, train=True, seed=seed, epoch=0)[0].box
@@ -50,7 +63,10 @@ def test_fixed_crops_are_the_test_square_anywhere() -> None:
     assert {b.left for b in boxes} == set(range(86 - 56 + 1))
 
 
-@pytest.mark.parametrize(("height", "width", "places"), [(64, 86, [(4, 0), (4, 15), (4, 30)]), (86, 64, [(0, 4), (15, 4), (30, 4)]), (64, 64, [(4, 0), (4, 4), (4, 8)])])
+@pytest.mark.parametrize(
+    ("height", "width", "places"),
+    [(64, 86, [(4, 0), (4, 15), (4, 30)]), (86, 64, [(0, 4), (15, 4), (30, 4)]), (64, 64, [(4, 0), (4, 4), (4, 8)])],
+)
 def test_three_crops_run_along_the_long_side(height: int, width: int, places: list[tuple[int, int]]) -> None:
     clip = ClipConfig(crop=224, resize=256)
     boxes = view_boxes(height, width, clip, 3)

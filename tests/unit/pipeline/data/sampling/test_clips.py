@@ -16,9 +16,14 @@ from pipeline.data.sampling.order import sample_rng
 
 @settings(max_examples=150, deadline=None)
 @given(
-    num_frames=st.integers(2, 60), clip_frames=st.integers(1, 12), stride=st.integers(1, 4), stack=st.integers(1, 6),
-    seed=st.integers(0, 10_000), views=st.integers(1, 5), train=st.booleans(),
-)  # fmt: skip
+    num_frames=st.integers(2, 60),
+    clip_frames=st.integers(1, 12),
+    stride=st.integers(1, 4),
+    stack=st.integers(1, 6),
+    seed=st.integers(0, 10_000),
+    views=st.integers(1, 5),
+    train=st.booleans(),
+)
 def test_frames_of_a_plan(num_frames, clip_frames, stride, stack, seed, views, train) -> None:
     clip = ClipConfig(num_frames=clip_frames, stride=stride, stack=stack, crop=16)
     plans = sample_plans("k", num_frames, 48, 64, clip, train=train, seed=seed, epoch=0, num_views=views)
@@ -29,7 +34,9 @@ def test_frames_of_a_plan(num_frames, clip_frames, stride, stack, seed, views, t
         assert list(plan.rgb_frames) == wanted_rgb
         window = np.array(plan.motion_window)
         assert (np.diff(window) >= 0).all()
-        wanted_motion = [[min(start + t * stride + k, num_frames - 2) for k in range(stack)] for t in range(clip_frames)]
+        wanted_motion = [
+            [min(start + t * stride + k, num_frames - 2) for k in range(stack)] for t in range(clip_frames)
+        ]
         assert window[stack_gather(clip)].tolist() == wanted_motion
         needed = (clip_frames - 1) * stride + 1 + stack
         if num_frames >= needed:  # nothing repeated where the video is long enough
@@ -52,7 +59,9 @@ def test_views_are_uniformly_spaced() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(height=st.integers(32, 400), width=st.integers(32, 400), min_area=st.floats(0.05, 1.0), seed=st.integers(0, 10_000))
+@given(
+    height=st.integers(32, 400), width=st.integers(32, 400), min_area=st.floats(0.05, 1.0), seed=st.integers(0, 10_000)
+)
 def test_training_boxes_are_legal(height, width, min_area, seed) -> None:
     box = random_box(height, width, min_area, np.random.default_rng(seed))
     assert box.top >= 0
@@ -73,14 +82,18 @@ def test_a_frame_too_wide_for_any_box_gets_its_middle() -> None:
 
 
 def test_boxes_fill_the_range_of_areas() -> None:
-    shares = [(b.height * b.width) / (240 * 240) for b in (random_box(240, 240, 0.25, np.random.default_rng(s)) for s in range(400))]
+    shares = [
+        (b.height * b.width) / (240 * 240)
+        for b in (random_box(240, 240, 0.25, np.random.default_rng(s)) for s in range(400))
+    ]
     assert min(shares) < 0.3
     assert max(shares) > 0.9
     assert 0.5 < float(np.mean(shares)) < 0.65  # uniform on [0.25, 1] is 0.625; large boxes are retried more often
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "crop", "resize"), [(256, 340, 224, 0), (256, 456, 224, 256), (340, 256, 112, 128), (64, 86, 64, 0)]
+    ("height", "width", "crop", "resize"),
+    [(256, 340, 224, 0), (256, 456, 224, 256), (340, 256, 112, 128), (64, 86, 64, 0)],
 )
 def test_centre_box_is_resize_then_crop(height: int, width: int, crop: int, resize: int) -> None:
     clip = ClipConfig(crop=crop, resize=resize)

@@ -32,7 +32,9 @@ def test_each_part_is_its_closed_form() -> None:
     # YIQ's constants are rounded, so a grey has a chroma of some 1e-4 of its level.
     np.testing.assert_allclose(changed(saturation=0.0), grey, atol=0.1)
     np.testing.assert_allclose(changed(saturation=1.4), grey + 1.4 * (COLOURS - grey), atol=0.1)
-    np.testing.assert_allclose(changed(hue=0.5), 2 * grey - COLOURS, atol=0.1)  # half a turn is the complement of equal luma
+    np.testing.assert_allclose(
+        changed(hue=0.5), 2 * grey - COLOURS, atol=0.1
+    )  # half a turn is the complement of equal luma
     np.testing.assert_allclose(changed(hue=1.0), COLOURS, atol=1e-9)
     quarter = Jitter(hue=0.25).matrix()[:, :3]
     np.testing.assert_allclose(quarter @ quarter, Jitter(hue=0.5).matrix()[:, :3], atol=1e-9)
@@ -40,7 +42,9 @@ def test_each_part_is_its_closed_form() -> None:
 
 
 def test_a_turn_of_the_hue_goes_the_way_of_the_colour_wheel() -> None:
-    """Red turned by +120 degrees is nearest to green or blue, and twice that to the other: the wheel has one direction."""
+    """Red turned by +120 degrees is nearest to green or blue, and twice that to the other: the wheel has one
+    direction.
+    """
     red = np.array([255.0, 0, 0])
     third = Jitter(hue=1 / 3).matrix()[:, :3] @ red
     two_thirds = Jitter(hue=2 / 3).matrix()[:, :3] @ red
@@ -84,7 +88,9 @@ def test_a_clip_is_changed_as_a_whole_then_cut_to_codes(norm) -> None:
     pairs = dataclasses.replace(plan, motion_window=(0, 1))
     for modality, shaken in (("diff", plan), ("diff-online", pairs)):
         plain = dataclasses.replace(shaken, jitter=None)
-        assert torch.equal(prepare_frames(modality, frames, shaken, clip), prepare_frames(modality, frames, plain, clip)), "jitter is for rgb alone"
+        assert torch.equal(
+            prepare_frames(modality, frames, shaken, clip), prepare_frames(modality, frames, plain, clip)
+        ), "jitter is for rgb alone"
 
 
 def test_plans_carry_one_draw_a_clip() -> None:

@@ -15,16 +15,27 @@ from pipeline.errors import ConfigError
 
 def consumed(order: np.ndarray, batch: int, world: int, steps: range) -> list[int]:
     """Every index that all ranks see in these steps, fillers included."""
-    return [int(i) for step in steps for rank in range(world) for i in rank_slice(global_batch(order, step, batch), rank, world)]
+    return [
+        int(i)
+        for step in steps
+        for rank in range(world)
+        for i in rank_slice(global_batch(order, step, batch), rank, world)
+    ]
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    num_samples=st.integers(1, 90), per_rank=st.integers(1, 5),
+    num_samples=st.integers(1, 90),
+    per_rank=st.integers(1, 5),
     worlds=st.lists(st.sampled_from([1, 2, 3, 4, 6, 12]), min_size=1, max_size=4),
-    seed=st.integers(0, 2**31), epoch=st.integers(0, 1000), shuffle=st.booleans(), data=st.data(),
-)  # fmt: skip
-def test_each_sample_once_however_often_the_ranks_change(num_samples, per_rank, worlds, seed, epoch, shuffle, data) -> None:
+    seed=st.integers(0, 2**31),
+    epoch=st.integers(0, 1000),
+    shuffle=st.booleans(),
+    data=st.data(),
+)
+def test_each_sample_once_however_often_the_ranks_change(
+    num_samples, per_rank, worlds, seed, epoch, shuffle, data
+) -> None:
     batch = 12 * per_rank
     steps = num_steps(num_samples, batch)
     cuts = sorted(data.draw(st.lists(st.integers(0, steps), min_size=len(worlds) - 1, max_size=len(worlds) - 1)))

@@ -65,7 +65,9 @@ def literal_forward(net: BNInception, x: Tensor) -> Tensor:
     def unit(name: str, x: Tensor, stride: int = 1) -> Tensor:
         weight = state[f"{name}.weight"]
         x = F.conv2d(x, weight, state[f"{name}.bias"], stride=stride, padding=weight.shape[-1] // 2)
-        mean, var, gamma, beta = (state[f"{name}_bn.{k}"].view(1, -1, 1, 1) for k in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, gamma, beta = (
+            state[f"{name}_bn.{k}"].view(1, -1, 1, 1) for k in ("running_mean", "running_var", "weight", "bias")
+        )
         return torch.clamp((x - mean) / torch.sqrt(var + 1e-5) * gamma + beta, min=0)
 
     x = F.max_pool2d(unit("conv1_7x7_s2", x, 2), 3, 2, ceil_mode=True)
@@ -77,7 +79,9 @@ def literal_forward(net: BNInception, x: Tensor) -> Tensor:
         if stride == 2:
             x = torch.cat([three, double, F.max_pool2d(x, 3, 2, ceil_mode=True)], 1)
             continue
-        mean_of_nine = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).mean((-2, -1))  # cells outside count as zeros
+        mean_of_nine = (
+            F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).mean((-2, -1))
+        )  # cells outside count as zeros
         pool = F.max_pool2d(x, 3, 1, 1) if block == "5b" else mean_of_nine
         x = torch.cat([unit(n + "1x1", x), three, double, unit(n + "pool_proj", pool)], 1)
     return x

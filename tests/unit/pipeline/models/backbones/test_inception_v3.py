@@ -25,7 +25,9 @@ def test_size_and_cost(channels: int, side: int, giga_macs: float, map_side: int
     assert tuple(out.shape) == (1, 2048, map_side, map_side)
 
 
-@pytest.mark.parametrize(("stages", "out_channels", "least", "side_of_299"), [(3, 288, 27, 35), (4, 768, 43, 17), (5, 2048, 75, 8)])
+@pytest.mark.parametrize(
+    ("stages", "out_channels", "least", "side_of_299"), [(3, 288, 27, 35), (4, 768, 43, 17), (5, 2048, 75, 8)]
+)
 def test_stages_and_least_side(stages: int, out_channels: int, least: int, side_of_299: int) -> None:
     with torch.device("meta"):
         net = InceptionV3(stages=stages).eval()
@@ -51,7 +53,9 @@ def literal_forward(net: InceptionV3, x: Tensor) -> Tensor:
 
     def unit(name: str, x: Tensor, stride: int = 1, pad: tuple[int, int] = (0, 0)) -> Tensor:
         x = F.conv2d(x, state[f"{name}.conv.weight"], stride=stride, padding=pad)
-        mean, var, gamma, beta = (state[f"{name}.bn.{k}"].view(1, -1, 1, 1) for k in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, gamma, beta = (
+            state[f"{name}.bn.{k}"].view(1, -1, 1, 1) for k in ("running_mean", "running_var", "weight", "bias")
+        )
         return torch.clamp((x - mean) / torch.sqrt(var + 1e-3) * gamma + beta, min=0)
 
     def mean_of_nine(x: Tensor) -> Tensor:
@@ -71,7 +75,9 @@ def literal_forward(net: InceptionV3, x: Tensor) -> Tensor:
     x = torch.cat([unit(n + "branch3x3", x, 2), double, F.max_pool2d(x, 3, 2)], 1)
     for n in ("Mixed_6b.", "Mixed_6c.", "Mixed_6d.", "Mixed_6e."):
         seven = unit(n + "branch7x7_3", unit(n + "branch7x7_2", unit(n + "branch7x7_1", x), pad=row), pad=column)
-        double = unit(n + "branch7x7dbl_3", unit(n + "branch7x7dbl_2", unit(n + "branch7x7dbl_1", x), pad=column), pad=row)
+        double = unit(
+            n + "branch7x7dbl_3", unit(n + "branch7x7dbl_2", unit(n + "branch7x7dbl_1", x), pad=column), pad=row
+        )
         double = unit(n + "branch7x7dbl_5", unit(n + "branch7x7dbl_4", double, pad=column), pad=row)
         x = torch.cat([unit(n + "branch1x1", x), seven, double, unit(n + "branch_pool", mean_of_nine(x))], 1)
     n = "Mixed_7a."
@@ -82,7 +88,9 @@ def literal_forward(net: InceptionV3, x: Tensor) -> Tensor:
         three = unit(n + "branch3x3_1", x)
         three = torch.cat([unit(n + "branch3x3_2a", three, pad=(0, 1)), unit(n + "branch3x3_2b", three, pad=(1, 0))], 1)
         double = unit(n + "branch3x3dbl_2", unit(n + "branch3x3dbl_1", x), pad=(1, 1))
-        double = torch.cat([unit(n + "branch3x3dbl_3a", double, pad=(0, 1)), unit(n + "branch3x3dbl_3b", double, pad=(1, 0))], 1)
+        double = torch.cat(
+            [unit(n + "branch3x3dbl_3a", double, pad=(0, 1)), unit(n + "branch3x3dbl_3b", double, pad=(1, 0))], 1
+        )
         x = torch.cat([unit(n + "branch1x1", x), three, double, unit(n + "branch_pool", mean_of_nine(x))], 1)
     return x
 

@@ -42,17 +42,28 @@ def bninception_shapes() -> Shapes:
     conv("conv2_3x3_reduce", 64, 64, 1)
     conv("conv2_3x3", 64, 192, 3)
     table = {
-        "3a": (192, 64, 64, 64, 64, 96, 32), "3b": (256, 64, 64, 96, 64, 96, 64), "3c": (320, 0, 128, 160, 64, 96, 0),
-        "4a": (576, 224, 64, 96, 96, 128, 128), "4b": (576, 192, 96, 128, 96, 128, 128), "4c": (576, 160, 128, 160, 128, 160, 128),
-        "4d": (608, 96, 128, 192, 160, 192, 128), "4e": (608, 0, 128, 192, 192, 256, 0),
-        "5a": (1056, 352, 192, 320, 160, 224, 128), "5b": (1024, 352, 192, 320, 192, 224, 128),
-    }  # fmt: skip
+        "3a": (192, 64, 64, 64, 64, 96, 32),
+        "3b": (256, 64, 64, 96, 64, 96, 64),
+        "3c": (320, 0, 128, 160, 64, 96, 0),
+        "4a": (576, 224, 64, 96, 96, 128, 128),
+        "4b": (576, 192, 96, 128, 96, 128, 128),
+        "4c": (576, 160, 128, 160, 128, 160, 128),
+        "4d": (608, 96, 128, 192, 160, 192, 128),
+        "4e": (608, 0, 128, 192, 192, 256, 0),
+        "5a": (1056, 352, 192, 320, 160, 224, 128),
+        "5b": (1024, 352, 192, 320, 192, 224, 128),
+    }
     for block, (cin, one, reduce, three, double_reduce, double, pool) in table.items():
         n = f"inception_{block}_"
         if one:
             conv(n + "1x1", cin, one, 1)
         conv(n + "3x3", conv(n + "3x3_reduce", cin, reduce, 1), three, 3)
-        conv(n + "double_3x3_2", conv(n + "double_3x3_1", conv(n + "double_3x3_reduce", cin, double_reduce, 1), double, 3), double, 3)
+        conv(
+            n + "double_3x3_2",
+            conv(n + "double_3x3_1", conv(n + "double_3x3_reduce", cin, double_reduce, 1), double, 3),
+            double,
+            3,
+        )
         if pool:
             conv(n + "pool_proj", cin, pool, 1)
     return {**shapes, "last_linear.weight": (1000, 1024), "last_linear.bias": (1000,)}
@@ -66,7 +77,13 @@ def inception_v3_shapes() -> Shapes:
         shapes[f"{name}.conv.weight"] = (cout, cin, h, w)
         shapes.update(norm_shapes(f"{name}.bn", cout))
 
-    for name, cin, cout, k in (("1a_3x3", 3, 32, 3), ("2a_3x3", 32, 32, 3), ("2b_3x3", 32, 64, 3), ("3b_1x1", 64, 80, 1), ("4a_3x3", 80, 192, 3)):
+    for name, cin, cout, k in (
+        ("1a_3x3", 3, 32, 3),
+        ("2a_3x3", 32, 32, 3),
+        ("2b_3x3", 32, 64, 3),
+        ("3b_1x1", 64, 80, 1),
+        ("4a_3x3", 80, 192, 3),
+    ):
         conv(f"Conv2d_{name}", cin, cout, k, k)
     for name, cin, pool in (("5b", 192, 32), ("5c", 256, 64), ("5d", 288, 64)):
         n = f"Mixed_{name}.branch"
@@ -136,9 +153,14 @@ def test_the_lists_of_this_test_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "shapes", "heads"),
-    [(BNInception, bninception_shapes(), ("last_linear.",)), (InceptionV3, inception_v3_shapes(), ("AuxLogits.", "fc."))],
+    [
+        (BNInception, bninception_shapes(), ("last_linear.",)),
+        (InceptionV3, inception_v3_shapes(), ("AuxLogits.", "fc.")),
+    ],
 )
-def test_published_weights_load_strictly(kind: type[BNInception] | type[InceptionV3], shapes: Shapes, heads: tuple[str, ...]) -> None:
+def test_published_weights_load_strictly(
+    kind: type[BNInception] | type[InceptionV3], shapes: Shapes, heads: tuple[str, ...]
+) -> None:
     state = weights(shapes)
     net = kind()
     report = load_backbone(net, state, source="public.pth")
@@ -157,7 +179,11 @@ def test_published_weights_load_strictly(kind: type[BNInception] | type[Inceptio
 
 def test_older_files_and_fewer_stages() -> None:
     """BN vectors as (1, C), a classifier of the TSN code, and blocks that the backbone does not have."""
-    state = {name: value[None] if "_bn." in name else value for name, value in weights(bninception_shapes()).items() if "last_linear" not in name}
+    state = {
+        name: value[None] if "_bn." in name else value
+        for name, value in weights(bninception_shapes()).items()
+        if "last_linear" not in name
+    }
     state["fc_action.weight"] = torch.zeros(400, 1024)
     net = BNInception(stages=3)
     report = load_backbone(net, state)
@@ -166,8 +192,16 @@ def test_older_files_and_fewer_stages() -> None:
     assert "fc_action.weight" in report.left_out
 
 
-@pytest.mark.parametrize(("kind", "shapes", "first"), [(BNInception, bninception_shapes(), "conv1_7x7_s2.weight"), (InceptionV3, inception_v3_shapes(), "Conv2d_1a_3x3.conv.weight")])
-def test_first_kernel_of_a_motion_branch_is_the_mean_over_rgb(kind: type[BNInception] | type[InceptionV3], shapes: Shapes, first: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "shapes", "first"),
+    [
+        (BNInception, bninception_shapes(), "conv1_7x7_s2.weight"),
+        (InceptionV3, inception_v3_shapes(), "Conv2d_1a_3x3.conv.weight"),
+    ],
+)
+def test_first_kernel_of_a_motion_branch_is_the_mean_over_rgb(
+    kind: type[BNInception] | type[InceptionV3], shapes: Shapes, first: str
+) -> None:
     state = weights(shapes)
     mean = state[first].sum(1) / 3
     for channels, cross_modality in ((10, None), (15, None), (2, True), (3, True)):
@@ -180,7 +214,11 @@ def test_first_kernel_of_a_motion_branch_is_the_mean_over_rgb(kind: type[BNIncep
 
 
 @pytest.mark.parametrize(
-    ("kind", "shapes", "name"), [(BNInception, bninception_shapes(), "inception_4c_double_3x3_2"), (InceptionV3, inception_v3_shapes(), "Mixed_6c.branch7x7_2.conv")]
+    ("kind", "shapes", "name"),
+    [
+        (BNInception, bninception_shapes(), "inception_4c_double_3x3_2"),
+        (InceptionV3, inception_v3_shapes(), "Mixed_6c.branch7x7_2.conv"),
+    ],
 )
 def test_wrong_files_name_the_tensor(kind: type[BNInception] | type[InceptionV3], shapes: Shapes, name: str) -> None:
     good = weights(shapes)
@@ -218,7 +256,12 @@ def test_the_bytes_say_what_they_are() -> None:
         assert read.keys() == state.keys()
         assert all(torch.equal(read[k], state[k]) for k in state)
     good = safetensors.torch.save(state)
-    objects = (saved({"a": torch.ones(1), "epoch": 3}), saved([1, 2]), saved({1: torch.ones(1)}), saved(Path("x")))  # the last: code could run
+    objects = (
+        saved({"a": torch.ones(1), "epoch": 3}),
+        saved([1, 2]),
+        saved({1: torch.ones(1)}),
+        saved(Path("x")),
+    )  # the last: code could run
     for data in (b"", b"junk", good[:-5], good[:12], saved(state)[:200], legacy[:300], *objects):
         with pytest.raises(ConfigError, match=r"start_from = 's3://b/x': give a (sound|file)"):
             parse_weights(data, "s3://b/x", "start_from")
@@ -226,7 +269,9 @@ def test_the_bytes_say_what_they_are() -> None:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_any_damage_is_one_clear_error() -> None:
-    """Junk makes parsers raise what they like; here it is a ConfigError or, where the damage hits values alone, a state dict."""
+    """Junk makes parsers raise what they like; here it is a ConfigError or, where the damage hits values alone, a
+    state dict.
+    """
     rng = random.Random(0)
     state = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
     outcomes = {"read": 0, "refused": 0}
@@ -245,7 +290,9 @@ def test_any_damage_is_one_clear_error() -> None:
 
 def test_build_model_loads_into_both_branches_when_asked() -> None:
     state = weights(bninception_shapes())
-    config = CRNConfig(hidden=4, adapted=4, num_steps=2, backbone_stages=3, modalities=("rgb", "diff"), pretrained="bn.safetensors")
+    config = CRNConfig(
+        hidden=4, adapted=4, num_steps=2, backbone_stages=3, modalities=("rgb", "diff"), pretrained="bn.safetensors"
+    )
     torch.manual_seed(0)
     fresh = build_model(config, num_classes=3, crop=32)
     model = build_model(config, num_classes=3, crop=32, weights=state)
@@ -258,7 +305,9 @@ def test_build_model_loads_into_both_branches_when_asked() -> None:
     first = state["conv1_7x7_s2.weight"]
     assert torch.equal(model.backbone("rgb").state_dict()["conv1_7x7_s2.weight"], first)
     # A difference has three channels too, and is no picture: averaged all the same.
-    torch.testing.assert_close(model.backbone("diff").state_dict()["conv1_7x7_s2.weight"], first.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    torch.testing.assert_close(
+        model.backbone("diff").state_dict()["conv1_7x7_s2.weight"], first.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    )
 
 
 def test_the_meta_device_checks_and_copies_nothing() -> None:
@@ -269,7 +318,9 @@ def test_the_meta_device_checks_and_copies_nothing() -> None:
         model = build_model(config, num_classes=3, crop=224, weights=state)
         assert all(p.is_meta for p in model.parameters())
         with pytest.raises(ConfigError, match=r"bn.pth': conv1_7x7_s2.bias is missing"):
-            build_model(config, num_classes=3, crop=224, weights={k: v for k, v in state.items() if k != "conv1_7x7_s2.bias"})
+            build_model(
+                config, num_classes=3, crop=224, weights={k: v for k, v in state.items() if k != "conv1_7x7_s2.bias"}
+            )
     with pytest.raises(ConfigError, match="name the file that the weights come from"):
         build_model(CRNConfig(hidden=4), num_classes=3, crop=224, weights=state)
 

@@ -13,7 +13,9 @@ def test_on_one_cell_maps_it_is_an_lstm_cell() -> None:
     theirs = torch.nn.LSTMCell(5, 7).double()
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter)
-    order = torch.cat([torch.arange(0, 14), torch.arange(21, 28), torch.arange(14, 21)])  # torch: i f g o; ours: i f o g
+    order = torch.cat(
+        [torch.arange(0, 14), torch.arange(21, 28), torch.arange(14, 21)]
+    )  # torch: i f g o; ours: i f o g
     own = ours.state_dict()
     weight, bias = own["gates.weight"][order, :, 0, 0], own["gates.bias"][order]
     with torch.no_grad():
@@ -95,4 +97,6 @@ def test_other_interpretations() -> None:
 def test_rab_halves_add_up_to_the_joint_convolution() -> None:
     rab = RAB(5, 3, 4).double()
     x, heard = torch.randn(2, 5, 6, 6, dtype=torch.float64), torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    torch.testing.assert_close(rab.add_heard(rab.from_input(x), heard), rab.conv(torch.cat([x, heard], 1)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        rab.add_heard(rab.from_input(x), heard), rab.conv(torch.cat([x, heard], 1)), rtol=0, atol=1e-12
+    )

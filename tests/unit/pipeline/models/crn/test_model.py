@@ -30,14 +30,19 @@ def build(config: CRNConfig, num_classes: int = 3) -> CRN:
 
 def clips(config: CRNConfig, batch: int = 2, side: int = 64, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     stack = {m: 1 if m == "rgb" else config.stack for m in config.modalities}
-    return {m: torch.randn(batch, config.num_steps, _CHANNELS[m] * stack[m], side, side, dtype=dtype) for m in config.modalities}
+    return {
+        m: torch.randn(batch, config.num_steps, _CHANNELS[m] * stack[m], side, side, dtype=dtype)
+        for m in config.modalities
+    }
 
 
 def literal(model: CRN, inputs: dict[str, Tensor], steps: tuple[int, ...]) -> dict[str, Tensor]:
     """Equations 1-6 and 9, step by step: one convolution per gate and source, zeros where there is nothing yet."""
     config, w = model.config, dict(model.named_parameters())
     f, k = config.hidden, config.kernel_size
-    maps = {m: torch.stack([*model.branch(m).backbone(x.flatten(0, 1)).split(x.shape[1])]) for m, x in inputs.items()}  # (B, T, Cx, h, w)
+    maps = {
+        m: torch.stack([*model.branch(m).backbone(x.flatten(0, 1)).split(x.shape[1])]) for m, x in inputs.items()
+    }  # (B, T, Cx, h, w)
     size = next(iter(maps.values())).shape
     zero = torch.zeros(size[0], f, *size[3:], dtype=torch.float64)
     hidden = {m: [zero] * config.num_layers for m in inputs}
@@ -56,7 +61,15 @@ def literal(model: CRN, inputs: dict[str, Tensor], steps: tuple[int, ...]) -> di
                     dilations = (1, 2, 3) if config.rib == "rib" else (1,)
                     heard = torch.cat(
                         [
-                            F.relu(F.conv2d(heard, w[f"{p}rib.convs.{i}.weight"], w[f"{p}rib.convs.{i}.bias"], padding=d, dilation=d))
+                            F.relu(
+                                F.conv2d(
+                                    heard,
+                                    w[f"{p}rib.convs.{i}.weight"],
+                                    w[f"{p}rib.convs.{i}.bias"],
+                                    padding=d,
+                                    dilation=d,
+                                )
+                            )
                             for i, d in enumerate(dilations)
                         ],
                         1,
@@ -68,7 +81,9 @@ def literal(model: CRN, inputs: dict[str, Tensor], steps: tuple[int, ...]) -> di
                 weight, bias = w[f"{p}cells.{layer}.gates.weight"], w[f"{p}cells.{layer}.gates.bias"]
                 h, c, n = hidden[m][layer], cells[m][layer], x.shape[1]
                 i, forget, o, candidate = (
-                    F.conv2d(x, rows[:, :n], padding=k // 2) + F.conv2d(h, rows[:, n:], padding=k // 2) + shift.view(1, -1, 1, 1)
+                    F.conv2d(x, rows[:, :n], padding=k // 2)
+                    + F.conv2d(h, rows[:, n:], padding=k // 2)
+                    + shift.view(1, -1, 1, 1)
                     for rows, shift in zip(weight.split(f), bias.split(f), strict=True)
                 )
                 i, forget, o, candidate = i.sigmoid(), forget.sigmoid(), o.sigmoid(), candidate.tanh()
@@ -93,7 +108,9 @@ def literal(model: CRN, inputs: dict[str, Tensor], steps: tuple[int, ...]) -> di
         ("off", "rib", 2, 3, ("rgb", "flow")),
     ],
 )
-def test_equals_the_equations_forward_and_backward(partner: str, rib: str, layers: int, kernel: int, modalities: tuple[str, ...]) -> None:
+def test_equals_the_equations_forward_and_backward(
+    partner: str, rib: str, layers: int, kernel: int, modalities: tuple[str, ...]
+) -> None:
     config = small(partner=partner, rib=rib, num_layers=layers, kernel_size=kernel, modalities=modalities, stack=2)
     model = build(config).double().train()
     for name, parameter in model.named_parameters():
@@ -106,7 +123,10 @@ def test_equals_the_equations_forward_and_backward(partner: str, rib: str, layer
     outputs = []
     for run in (lambda: model(inputs, steps), lambda: literal(model, inputs, steps)):
         out = run()
-        loss = sum((F.cross_entropy(q[:, s], label) for q in out.values() for s in range(len(steps))), torch.zeros((), dtype=torch.float64))
+        loss = sum(
+            (F.cross_entropy(q[:, s], label) for q in out.values() for s in range(len(steps))),
+            torch.zeros((), dtype=torch.float64),
+        )
         gradients.append(torch.autograd.grad(loss, leaves))
         outputs.append(out)
     for m in modalities:
@@ -187,7 +207,10 @@ def test_draws_of_each_strategy() -> None:
     generator = torch.Generator().manual_seed(3)
     assert build(small(strategy="a", num_steps=5)).draw_steps(generator) == (4,)
     assert build(small(strategy="b", num_steps=5)).draw_steps(generator) == (0, 1, 2, 3, 4)
-    for strategy, outcomes, limit in (("c", 4, 16.3), ("d", 6, 20.5)):  # chi-square, 3 and 5 degrees of freedom, p = 0.001
+    for strategy, outcomes, limit in (
+        ("c", 4, 16.3),
+        ("d", 6, 20.5),
+    ):  # chi-square, 3 and 5 degrees of freedom, p = 0.001
         model = build(small(strategy=strategy, num_steps=5))
         draws = Counter(model.draw_steps(generator) for _ in range(3000))
         size = 2 if strategy == "c" else 3

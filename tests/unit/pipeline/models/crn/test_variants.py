@@ -1,4 +1,6 @@
-"""Every reading of the CRN paper against its equations, clip by clip and step by step; sizes; options that must not change a number."""
+"""Every reading of the CRN paper against its equations, clip by clip and step by step; sizes; options that must not
+change a number.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,10 +36,15 @@ def build(config: CRNConfig) -> CRN:
 
 def clips(config: CRNConfig, batch: int = 2, side: int = 48) -> dict[str, Tensor]:
     stack = {m: 1 if m == "rgb" else config.stack for m in config.modalities}
-    return {m: torch.randn(batch, config.num_steps, CHANNELS[m] * stack[m], side, side, dtype=torch.float64) for m in config.modalities}
+    return {
+        m: torch.randn(batch, config.num_steps, CHANNELS[m] * stack[m], side, side, dtype=torch.float64)
+        for m in config.modalities
+    }
 
 
-def run_and_gradients(run: Callable[[], dict[str, Tensor]], leaves: list[Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+def run_and_gradients(
+    run: Callable[[], dict[str, Tensor]], leaves: list[Tensor]
+) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
     out = run()
     label = torch.tensor([0, 2])
     losses = [F.cross_entropy(q[:, s], label) for q in out.values() for s in range(q.shape[1])]
@@ -94,7 +101,9 @@ def test_options_do_not_change_a_number(name: str, option: str) -> None:
         torch.testing.assert_close(again[key], out[key], rtol=0, atol=1e-10)
     for one, two in zip(gradients, same, strict=True):
         torch.testing.assert_close(two, one, rtol=0, atol=1e-10)
-    moved = {k: v for k, v in other.state_dict().items() if "running" in k or "tracked" in k}  # once a step, not once more in the backward pass
+    moved = {
+        k: v for k, v in other.state_dict().items() if "running" in k or "tracked" in k
+    }  # once a step, not once more in the backward pass
     for key, value in moved.items():
         torch.testing.assert_close(value, model.state_dict()[key], rtol=0, atol=1e-12)
 
@@ -191,7 +200,9 @@ def test_swapping_branches_and_inputs_swaps_outputs(changes: dict[str, Any]) -> 
 
 
 def test_no_coupling_weights_no_coupling() -> None:
-    """With the heard half of every RAB at zero, a change of one stream's input leaves the other's scores as they were."""
+    """With the heard half of every RAB at zero, a change of one stream's input leaves the other's scores as they
+    were.
+    """
     model = build(small(coupling="each")).eval()
     inputs = clips(model.config)
     changed = {**inputs, "flow": inputs["flow"] + 1}
@@ -211,7 +222,9 @@ def test_backbone_norm(norm: str, learning: int | None) -> None:
     expected = len(layers) if learning is None else learning
     before = [layer.running_mean.clone() for layer in layers if layer.running_mean is not None]
     model(clips(model.config))
-    assert sum(not torch.equal(layer.running_mean, mean) for layer, mean in zip(layers, before, strict=True)) == expected  # pyright: ignore
+    assert (
+        sum(not torch.equal(layer.running_mean, mean) for layer, mean in zip(layers, before, strict=True)) == expected
+    )  # pyright: ignore
     assert sum(layer.weight.requires_grad for layer in layers) == expected
     if norm == "partial":
         first = [model.backbone(m).get_submodule("conv1_7x7_s2_bn") for m in model.modalities]
@@ -266,7 +279,9 @@ def test_strategy_c_with_a_fixed_draw_is_the_sum_by_hand() -> None:
     torch.testing.assert_close(loss.double(), by_hand, rtol=1e-6, atol=0)  # the loss is formed in float32
 
 
-@pytest.mark.parametrize("changes", [{"modalities": ("rgb", "diff")}, {"modalities": ("rgb",), "partner": "self", "recompute": True}])
+@pytest.mark.parametrize(
+    "changes", [{"modalities": ("rgb", "diff")}, {"modalities": ("rgb",), "partner": "self", "recompute": True}]
+)
 def test_one_graph_without_breaks_serves_every_draw(changes: dict[str, Any]) -> None:
     model, plain = build(small(**changes)), build(small(**changes))
     plain.load_state_dict(model.state_dict())

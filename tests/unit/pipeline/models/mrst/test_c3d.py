@@ -39,10 +39,19 @@ def closed_form(unit: str, num_classes: int) -> int:
 @pytest.mark.parametrize("crop", [112, 224])
 @pytest.mark.parametrize(
     ("unit", "num_classes", "paper_mb", "off_mb"),
-    [("C3D", 487, 321, 1.1), ("STD", 101, 209, 0.2), ("STF", 101, 213, 4.2), ("P", 101, 211, 1.0), ("S", 101, 211, 1.0), ("T", 101, 211, 1.0)],
+    [
+        ("C3D", 487, 321, 1.1),
+        ("STD", 101, 209, 0.2),
+        ("STF", 101, 213, 4.2),
+        ("P", 101, 211, 1.0),
+        ("S", 101, 211, 1.0),
+        ("T", 101, 211, 1.0),
+    ],
 )
 def test_sizes_of_table_2(unit: str, num_classes: int, paper_mb: float, off_mb: float, crop: int) -> None:
-    """float32 megabytes; Sports-1M's 487 classes for C3D, UCF-101's for the others. STF has no weights of its own: 213 is unexplained."""
+    """float32 megabytes; Sports-1M's 487 classes for C3D, UCF-101's for the others. STF has no weights of its own:
+    213 is unexplained.
+    """
     with torch.device("meta"):
         parameters = count_parameters(build(crop, num_classes, unit=unit))
     assert parameters == closed_form(unit, num_classes)
@@ -82,12 +91,16 @@ class Literal:
         else:
             s_new, t_new = s, t
             if self.unit != "STF":
-                ss, ts, st, tt = (self.w[f"{name}.tube.gates.{k}"][:, :, None, None, None] for k in ("ss", "ts", "st", "tt"))
+                ss, ts, st, tt = (
+                    self.w[f"{name}.tube.gates.{k}"][:, :, None, None, None] for k in ("ss", "ts", "st", "tt")
+                )
                 t_new = F.conv3d(s, st) + F.conv3d(t, tt)
                 s_new = F.conv3d(s, ss) + F.conv3d(F.relu(t_new) if self.unit == "S" else t, ts)
                 if self.unit == "T":
                     t_new = F.conv3d(F.relu(s_new), st) + F.conv3d(t, tt)
-            fused = s_new.mean((2, 3, 4), keepdim=True).sigmoid() * s + t_new.mean((2, 3, 4), keepdim=True).sigmoid() * t
+            fused = (
+                s_new.mean((2, 3, 4), keepdim=True).sigmoid() * s + t_new.mean((2, 3, 4), keepdim=True).sigmoid() * t
+            )
         return self.layer(name, self.w[f"{name}.restore.weight"][:, :, None], fused, "restore_bn")
 
     def __call__(self, clip_BTCHW: Tensor) -> Tensor:
@@ -134,7 +147,13 @@ def test_equals_the_layout_forward_and_backward(unit: str, crop: int, pooled: bo
 def test_last_pool_at_112_pixels_is_c3d_s_padded_one() -> None:
     x = torch.randn(1, 2, 2, 7, 7)
     padded = F.pad(x, (1, 0, 1, 0, 0, 0), value=float("-inf"))
-    expected = torch.stack([torch.stack([padded[:, :, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].amax((2, 3, 4)) for j in range(4)], -1) for i in range(4)], -2)
+    expected = torch.stack(
+        [
+            torch.stack([padded[:, :, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].amax((2, 3, 4)) for j in range(4)], -1)
+            for i in range(4)
+        ],
+        -2,
+    )
     assert torch.equal(last_pool(x)[:, :, 0], expected)
 
 

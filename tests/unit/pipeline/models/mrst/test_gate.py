@@ -1,4 +1,6 @@
-"""The fused gate: values and gradients against autograd's own, what it keeps in memory, torch.compile, and the Triton kernel."""
+"""The fused gate: values and gradients against autograd's own, what it keeps in memory, torch.compile, and the
+Triton kernel.
+"""
 
 import os
 import subprocess
@@ -25,7 +27,9 @@ def maps(*shape: int, number: int = 2, dtype: torch.dtype = torch.float64) -> li
 
 @pytest.mark.parametrize("piece", [1, 1 << 16])
 @pytest.mark.parametrize(("batch", "positions", "channels"), [(1, 1, 1), (2, 150, 5), (3, 64, 8)])
-def test_means_and_their_gradients(batch: int, positions: int, channels: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_means_and_their_gradients(
+    batch: int, positions: int, channels: int, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mrst_gate, "_PIECE", piece)
     leaves = maps(batch, positions, channels) + maps(channels, channels)
     a, b, aa, ba = leaves
@@ -52,7 +56,9 @@ def test_gated_sum_and_its_gradients() -> None:
 
 
 def test_operators_are_registered_as_torch_wants_them() -> None:
-    """torch's own checks: fake tensors agree with real ones, gradients are registered, under ahead-of-time tracing too."""
+    """torch's own checks: fake tensors agree with real ones, gradients are registered, under ahead-of-time tracing
+    too.
+    """
     torch.library.opcheck(reinforced_means, (*maps(2, 7, 3), *maps(3, 3), True))
     torch.library.opcheck(gated_sum, (*maps(2, 7, 3), *maps(2, 3)))
 
@@ -63,7 +69,9 @@ def test_one_byte_per_element_is_kept_in_place_of_a_float_map(unit: str) -> None
 
     def kept(pooled: bool) -> list[tuple[torch.dtype, int]]:
         tube = Tube(8, unit, pooled)
-        spatial, temporal = (torch.randn(8, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_() for _ in range(2))
+        spatial, temporal = (
+            torch.randn(8, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_() for _ in range(2)
+        )
         seen: dict[int, tuple[torch.dtype, int]] = {}
 
         def pack(x: Tensor) -> Tensor:
@@ -113,12 +121,22 @@ def test_compiles_in_one_graph(unit: str) -> None:
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("layout", "unit", "crop"), [("resnet", "T", 16), ("resnet", "P", 16), ("c3d", "S", 32), ("c3d", "C3D", 32)])
+@pytest.mark.parametrize(
+    ("layout", "unit", "crop"), [("resnet", "T", 16), ("resnet", "P", 16), ("c3d", "S", 32), ("c3d", "C3D", 32)]
+)
 def test_recomputing_changes_no_number(layout: str, unit: str, crop: int) -> None:
     results: list[list[Tensor]] = []
     for recompute in (False, True):
         torch.manual_seed(3)
-        fields: dict[str, Any] = {"blocks": (2,), "mid": (4,), "out": (4,), "stem": 4, "lstm": 4, "c3d_out": (4,) * 8, "c3d_fc": 4}
+        fields: dict[str, Any] = {
+            "blocks": (2,),
+            "mid": (4,),
+            "out": (4,),
+            "stem": 4,
+            "lstm": 4,
+            "c3d_out": (4,) * 8,
+            "c3d_fc": 4,
+        }
         config = MRSTConfig(layout=layout, unit=unit, num_steps=8, dropout=0.0, recompute=recompute, **fields)  # pyright: ignore[reportArgumentType]
         model = build_model(config, num_classes=3, crop=crop).train()
         out = model({"rgb": torch.randn(2, 8, 3, crop, crop)})["rgb"]
@@ -130,7 +148,8 @@ def test_recomputing_changes_no_number(layout: str, unit: str, crop: int) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", ["P", "S", "T", "STF"])
 def test_float32_at_full_width(unit: str) -> None:
-    """Fast against literal: every stage of Table 1 at its widths, 8 frames of 112 x 112; norm of the difference over the norm.
+    """Fast against literal: every stage of Table 1 at its widths, 8 frames of 112 x 112; norm of the difference over
+    the norm.
 
     With fixed BN: batch statistics make float32 gradients of any two orders of summation differ by more than this.
     """
@@ -171,7 +190,9 @@ print("checked on", device)
 
 
 def run_kernel_check(environment: dict[str, str]) -> str:
-    done = subprocess.run([sys.executable, "-c", KERNEL_CHECK], env=environment, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KERNEL_CHECK], env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

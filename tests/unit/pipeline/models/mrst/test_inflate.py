@@ -43,7 +43,9 @@ def distance(model: MRSTNet, twin: MRSTNet, frames: Tensor) -> float:
 @pytest.mark.parametrize("shortcut", ["pad", "proj"])
 @pytest.mark.parametrize("unit", ["P", "S", "T", "STD"])
 def test_features_go_to_the_twin_s_and_are_equal_at_zero(unit: str, shortcut: str, twin: MRSTNet) -> None:
-    """For any clip, a still one among them: with T at 0 and gates at 1/2 of a doubled S, every frame is seen by the twin alone."""
+    """For any clip, a still one among them: with T at 0 and gates at 1/2 of a doubled S, every frame is seen by the
+    twin alone.
+    """
     if shortcut == "proj":
         twin = build("2D", steps=1, shortcut="proj").eval()
     moving, still = torch.randn(8, 3, 32, 32), torch.randn(2, 1, 3, 32, 32).expand(2, 4, 3, 32, 32).flatten(0, 1)
@@ -75,12 +77,31 @@ def test_shared_tensors_are_the_twin_s_and_the_rest_is_reported(start: Any, twin
     for name, value in model.state_dict().items():
         doubled = start == "near" and name.endswith(("spatial_bn.weight", "spatial_bn.bias"))
         scaled = start == "near" and ("gates" in name or name.endswith(("temporal_bn.weight", "temporal_bn.bias")))
-        expected = given[name] * (2 if doubled else 1) if name in report.loaded else before[name] * (0.01 if scaled else 1)
+        expected = (
+            given[name] * (2 if doubled else 1) if name in report.loaded else before[name] * (0.01 if scaled else 1)
+        )
         torch.testing.assert_close(value, expected)
-    new = {name.split(".")[-2 if name.endswith(("weight", "bias")) else -1] for name in set(before) - set(report.loaded)}
-    assert new <= {"temporal", "temporal_bn", "ss", "ts", "st", "tt", "lstm", "fc", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"} | {
-        "running_mean", "running_var", "num_batches_tracked",
-    }  # fmt: skip
+    new = {
+        name.split(".")[-2 if name.endswith(("weight", "bias")) else -1] for name in set(before) - set(report.loaded)
+    }
+    assert new <= {
+        "temporal",
+        "temporal_bn",
+        "ss",
+        "ts",
+        "st",
+        "tt",
+        "lstm",
+        "fc",
+        "weight_ih_l0",
+        "weight_hh_l0",
+        "bias_ih_l0",
+        "bias_hh_l0",
+    } | {
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    }
 
 
 def test_a_near_start_learns() -> None:
@@ -94,7 +115,9 @@ def test_a_near_start_learns() -> None:
 
 def test_published_twin_has_the_closed_form_s_parameters() -> None:
     """ResNet101* without T, matrices and LSTM, with ImageNet's 1000 classes on 2048 features."""
-    stages = zip((64, 128, 256, 512, 512), (3, 4, 12, 11, 3), (64, 64, 128, 256, 256), (128, 256, 512, 512, 512), strict=True)
+    stages = zip(
+        (64, 128, 256, 512, 512), (3, 4, 12, 11, 3), (64, 64, 128, 256, 256), (128, 256, 512, 512, 512), strict=True
+    )
     expected = 3 * 64 * 49 + 2 * 64 + 2048 * 1000 + 1000
     for cin, blocks, m, out in stages:
         expected += sum(m * (c + out) + 9 * m * m + 4 * m + 2 * out for c in (cin, *[out] * (blocks - 1)))
@@ -115,11 +138,20 @@ def test_motion_gets_the_mean_over_rgb(twin: MRSTNet) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("stages.0.1.reduce_bn.running_var"), r"stages\.0\.1\.reduce_bn\.running_var is missing, expected shape \(3,\)"),
+        (
+            lambda s: s.pop("stages.0.1.reduce_bn.running_var"),
+            r"stages\.0\.1\.reduce_bn\.running_var is missing, expected shape \(3,\)",
+        ),
         (lambda s: s.update({"stages.9.0.reduce.weight": torch.zeros(1)}), r"stages\.9\.0\.reduce\.weight is unknown"),
         (lambda s: s.update({"stem.temporal.weight": torch.zeros(4, 3, 3, 1)}), r"stem\.temporal\.weight is unknown"),
-        (lambda s: s.update({"stages.0.0.restore.weight": torch.zeros(6, 3, 1, 1)}), r"stages\.0\.0\.restore\.weight has shape \(6, 3, 1, 1\), expected \(5, 3, 1, 1\)"),
-        (lambda s: s.update({"stem.tube.spatial_bn.bias": torch.full((4,), float("nan"))}), r"stem\.tube\.spatial_bn\.bias holds a value that is not finite"),
+        (
+            lambda s: s.update({"stages.0.0.restore.weight": torch.zeros(6, 3, 1, 1)}),
+            r"stages\.0\.0\.restore\.weight has shape \(6, 3, 1, 1\), expected \(5, 3, 1, 1\)",
+        ),
+        (
+            lambda s: s.update({"stem.tube.spatial_bn.bias": torch.full((4,), float("nan"))}),
+            r"stem\.tube\.spatial_bn\.bias holds a value that is not finite",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named_and_nothing_is_changed(change: Any, message: str, twin: MRSTNet) -> None:

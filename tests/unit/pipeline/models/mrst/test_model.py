@@ -15,7 +15,15 @@ from pipeline.models.mrst.unit import MutualGates, ResidualTube, TemporalConv
 
 
 def small(**changes: Any) -> MRSTConfig:
-    base: dict[str, Any] = {"blocks": (2, 1), "mid": (3, 4), "out": (5, 6), "stem": 4, "num_steps": 4, "lstm": 5, "dropout": 0.0}
+    base: dict[str, Any] = {
+        "blocks": (2, 1),
+        "mid": (3, 4),
+        "out": (5, 6),
+        "stem": 4,
+        "num_steps": 4,
+        "lstm": 5,
+        "dropout": 0.0,
+    }
     return MRSTConfig(**{**base, **changes})
 
 
@@ -105,7 +113,15 @@ class Literal:
 @pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize(
     ("unit", "shortcut", "crop"),
-    [("P", "pad", 20), ("S", "proj", 21), ("T", "pad", 24), ("T", "proj", 27), ("STF", "pad", 21), ("STD", "proj", 20), ("2D", "proj", 21)],
+    [
+        ("P", "pad", 20),
+        ("S", "proj", 21),
+        ("T", "pad", 24),
+        ("T", "proj", 27),
+        ("STF", "pad", 21),
+        ("STD", "proj", 20),
+        ("2D", "proj", 21),
+    ],
 )
 def test_equals_the_equations_forward_and_backward(unit: str, shortcut: str, crop: int, pooled: bool) -> None:
     config = small(unit=unit, shortcut=shortcut, pooled_gates=pooled)
