@@ -11,16 +11,15 @@ The state of a loader is (epoch, step): it keeps no other. order -> ranged GETs 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
 from pipeline.common.read_ahead import ReadAhead
+from pipeline.common.timer import StageTimer
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.data.assemble import Assembler
 from pipeline.data.batch import Batch
@@ -43,20 +42,11 @@ from pipeline.storage import Storage
 
 
 @dataclasses.dataclass
-class _Times:
+class _Times(StageTimer):
     decode_s: float = 0.0
     consumer_wait_s: float = 0.0
     batches: int = 0
     samples: int = 0
-
-    @contextlib.contextmanager
-    def decoding(self) -> Iterator[None]:
-        """Add the time of a block to ``decode_s``."""
-        began_s = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.decode_s += time.perf_counter() - began_s
 
 
 class Loader:
@@ -135,9 +125,8 @@ class Loader:
         )
         try:
             while True:
-                began = time.perf_counter()
-                batch = ahead.get()
-                self._times.consumer_wait_s += time.perf_counter() - began
+                with self._times.measure("consumer_wait_s"):
+                    batch = ahead.get()
                 if batch is None:
                     return
                 yield batch
@@ -196,7 +185,7 @@ class Loader:
         for step, number, count, start, indices in work:
             try:
                 fetched = [next(arrived) for i in indices if i != FILLER]
-                with self._times.decoding():
+                with self._times.measure("decode_s"):
                     make = self._assembler.begin(indices, fetched, epoch, step)
             except Exception:
                 if begun is not None:  # what stops this batch does not touch the one before it
@@ -212,7 +201,7 @@ class Loader:
             yield self._finish(begun)
 
     def _finish(self, batch: Callable[[], Batch]) -> Batch:
-        with self._times.decoding():
+        with self._times.measure("decode_s"):
             return batch()
 
 

@@ -120,9 +120,9 @@ def train(
         _train_mode(model, config)
         lap = _Lap(times)
         for batch in _timed(loader.iter_epoch(epoch, position.step), times):
-            with times.spent("copy_s"):
+            with times.measure("copy_s"):
                 batch = batch.to(device, non_blocking=True)
-            with times.spent("step_s"):
+            with times.measure("step_s"):
                 complete = stepper(batch, position.global_step)
             keys += (
                 [k for k, w in zip(batch.keys, batch.weights.tolist(), strict=True) if w > 0]
@@ -225,7 +225,7 @@ class _Lap:
 def _timed(batches: Iterator[Batch], times: StepTimes) -> Iterator[Batch]:
     try:
         while True:
-            with times.spent("wait_s"):
+            with times.measure("wait_s"):
                 batch = next(batches, None)
             if batch is None:
                 return

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
+
+from pipeline.common.timer import StageTimer
 
 # share of a run's time in which a trainer may wait for data before data is called the bound: no mending gains more
 _WAITS = 0.10
@@ -15,7 +15,7 @@ _TALKS = 0.25  # share of a run's time in exchanging gradients that nothing hide
 
 
 @dataclasses.dataclass
-class StepTimes:
+class StepTimes(StageTimer):
     """Seconds of the trainer's own thread since the start; they do not overlap.
 
     Work on a GPU counts where the host waits for it: the norm of the gradient is looked at in every step.
@@ -28,18 +28,6 @@ class StepTimes:
     """Of batches to the device."""
     step_s: float = 0.0
     """Forward, backward (with the exchange of gradients) and update."""
-
-    @contextmanager
-    def spent(self, name: str) -> Iterator[None]:
-        """Add the time of a block to ``wait_s``, ``copy_s`` or ``step_s``."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            setattr(self, name, getattr(self, name) + time.perf_counter() - start)
-
-    def __sub__(self, other: StepTimes) -> StepTimes:
-        return StepTimes(**{f.name: getattr(self, f.name) - getattr(other, f.name) for f in dataclasses.fields(self)})
 
     @property
     def total_s(self) -> float:
