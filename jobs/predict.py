@@ -2,7 +2,8 @@
 
     python -m jobs.predict models:/synthetic-crn@champion video.mp4 other.avi
 
-Reads    the model from the MLflow registry, the files from this machine.
+Reads    the model from the MLflow registry, the files from this machine. The model runs with the code of this
+         installation; elsewhere, without the project, it runs with the copy of the code that it carries.
 Prints   the five most probable classes of every file.
 Exit     0 all files answered; 2 the model or a file cannot be read (nothing is printed for it).
 """
@@ -18,6 +19,11 @@ import pandas as pd
 import tyro
 from rich.table import Table
 
+# A registered model carries a copy of `pipeline` and `preprocessing`, made when it was registered. MLflow puts that
+# copy first on the path, but what this process has imported already stays: were `preprocessing` imported by the model
+# alone, it would run with this `pipeline` and its own, possibly older `preprocessing`. Everything that prediction uses
+# is therefore imported here, so that one version of the code runs.
+import pipeline.serving.predictor  # noqa: F401
 from pipeline.common.cli import console, parse, run_main
 from pipeline.errors import UserError
 from pipeline.tracking.registry import load_model
