@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infra.process import ProcessId
+from pipeline.common.atomic import write_atomically
 from pipeline.config.stack import Stack, home, stack_file
 from pipeline.errors import UserError
 
@@ -88,18 +89,7 @@ def write_private(path: Path, text: str) -> None:
     a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+    write_atomically(path, text.encode(), mode=0o600)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,6 @@ Exit     0 written. 1 reading or writing failed. 2 no data set there, wrong word
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +18,7 @@ from typing import Annotated
 import tyro
 from rich.progress import Progress
 
+from pipeline.common.atomic import write_atomically
 from pipeline.common.cli import console, parse, run_main
 from pipeline.config.base import require
 from pipeline.errors import ReciprocalError
@@ -76,7 +74,7 @@ def report(args: ReportArgs) -> int:
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     try:
-        _write(args.out.absolute(), page.html)
+        write_atomically(args.out.absolute(), page.html)  # a browser that reloads sees the old page or the new one
     except OSError as error:
         raise ReciprocalError(f"cannot write {args.out}: {error}") from error
     for warning in page.warnings:
@@ -89,18 +87,5 @@ def report(args: ReportArgs) -> int:
     return 0
 
 
-def _write(target: Path, data: bytes) -> None:
-    """Put the page in place whole: a browser that reloads sees the old one or the new one."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, target)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-
-
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    run_main(main)

@@ -26,7 +26,7 @@ class _Upload(io.RawIOBase):
     def __init__(self, root: str, path: str) -> None:
         super().__init__()
         self._root, self._path = root, path
-        self._file = tempfile.NamedTemporaryFile(delete=False)  # noqa: SIM115 - closed in close()
+        self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - closed in close(), which removes it
 
     def writable(self) -> bool:
         return True
@@ -42,10 +42,10 @@ class _Upload(io.RawIOBase):
         if self.closed:
             return
         try:
-            self._file.close()
+            self._file.flush()
             open_storage(self._root).write_file(self._path, Path(self._file.name))
         finally:
-            Path(self._file.name).unlink(missing_ok=True)
+            self._file.close()
             super().close()
 
 

@@ -8,13 +8,14 @@ S3 server and its credentials are not used; with ``MLFLOW_TRACKING_URI`` set, it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import secrets
-import tempfile
 from pathlib import Path
 
+from pipeline.common.atomic import write_atomically
 from pipeline.errors import UserError
 
 _OFF = {"off", "0", "no"}
@@ -100,14 +101,9 @@ def ray_token_file() -> Path:
     path = home().absolute() / "ray-token"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:  # its mode is 0600
-            file.write(secrets.token_hex(32))
-        try:
-            os.link(file.name, path)  # unlike a rename, never replaces the token of a process that was faster
-        except FileExistsError:
-            pass
-        finally:
-            os.unlink(file.name)
+        # A process that was faster keeps its token: others may have read it already.
+        with contextlib.suppress(FileExistsError):
+            write_atomically(path, secrets.token_hex(32).encode(), mode=0o600, replace=False)
     return path
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gzip
-import os
 from pathlib import Path
 from typing import BinaryIO
 
 import indexed_gzip
 
+from pipeline.common.atomic import atomic_path
 from pipeline.errors import RejectedSource, StorageError, UserError
 from preprocessing.sources.archive_formats import DAMAGE, pieces, tar_members, unzip, zip_members
 from preprocessing.sources.base import PlainStore
@@ -66,14 +66,10 @@ class Archive:
                 elif kind == "tar":
                     found = list(tar_members(file))
                 else:
-                    points = target.with_suffix(".points")
-                    try:
+                    with atomic_path(self._cache(store, "points"), mode=0o600) as points:
                         found = index_gzip(
                             file, self.size, points, lambda stream: list(tar_members(stream, seekable=False))
                         )
-                        os.replace(points, self._cache(store, "points"))
-                    finally:
-                        points.unlink(missing_ok=True)
         except (*DAMAGE, gzip.BadGzipFile, indexed_gzip.ZranError) as error:
             raise UserError(
                 f"{where} is damaged or not a {kind} file ({error}): copy or download it again, or take it out of the"

@@ -10,14 +10,13 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import os
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from pipeline.common.atomic import atomic_path
 from pipeline.config.stack import home
 from pipeline.errors import StorageError
 
@@ -106,16 +105,8 @@ def cached(file: Path, build: Callable[[Path], None]) -> Path:
         with _locked(file.with_suffix(".lock")):
             if file.exists():
                 return file
-            handle, name = tempfile.mkstemp(dir=file.parent, prefix=".tmp-")
-            os.close(handle)
-            try:
-                build(Path(name))
-                with open(name, "rb") as written:
-                    os.fsync(written.fileno())
-                os.replace(name, file)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name)
+            with atomic_path(file, mode=0o600) as name:
+                build(name)
     except (OSError, sqlite3.Error) as error:
         raise StorageError(
             f"cannot write the archive index {file}: {error}; make room, or set RECIPROCAL_HOME to another disk"

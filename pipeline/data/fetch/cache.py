@@ -25,11 +25,12 @@ import hashlib
 import logging
 import os
 import struct
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from pipeline.common.atomic import atomic_file
 
 log = logging.getLogger(__name__)
 
@@ -93,15 +94,9 @@ class DiskCache:
             if not self._writes or path.exists() or not self._take_room(len(data)):
                 return
             path.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=_NEW, delete=False) as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                    file.write(data)
-                    file.flush()
-                    os.replace(file.name, path)
-                except BaseException:
-                    Path(file.name).unlink(missing_ok=True)
-                    raise
+            with atomic_file(path, mode=0o600, sync=False, folder=self.folder, prefix=_NEW) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.write(data)
         except FileNotFoundError:
             pass  # swept between its birth and its lock, or somebody empties the folder
         except OSError as error:
