@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check up down status clean
+.PHONY: setup demo test test-fast check format pictures up down status clean
 
 setup: $(STAMP)
 
@@ -22,10 +22,25 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-fast: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not stack and not slow and not gpu" tests/unit
+
+# actionlint comes from GitHub (the extra "actions"); where it is missing, the schema alone checks the workflow.
 check: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -q tests/unit/repository/test_import_table.py
+	$(BIN)/codespell .
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	if [ -x $(BIN)/actionlint ]; then $(BIN)/actionlint; else echo "actionlint is not installed: skipped"; fi
+	$(BIN)/python -m pytest -q tests/unit/repository
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+pictures: setup
+	$(BIN)/python -m docs.pictures
 
 up down status: setup
 	$(BIN)/python -m infra.local $@

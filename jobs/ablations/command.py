@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import logging
 import tempfile
@@ -40,7 +41,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.config.version import code_version
 from pipeline.data.preflight import check_data
 from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.errors import ManifestError, ReciprocalError
+from pipeline.errors import ManifestError, ReciprocalError, UserError
 from pipeline.runs.folder import default_output
 from pipeline.storage import Storage, join, open_storage
 from pipeline.tracking.runs import RunTracker, check_server, run_page, start_run
@@ -98,6 +99,8 @@ def main() -> int:
 
 def ablations(args: AblationsArgs) -> int:
     """Train what is missing, then report. Raises UserError before any task has started."""
+    if importlib.util.find_spec("scipy") is None:
+        raise UserError("scipy is not installed: pip install 'reciprocal[bench]' (make setup does)")
     groups = [GROUPS[name] for name in args.only] or list(GROUPS.values())
     storage = open_storage(args.data_uri)
     manifest = read_manifest(storage)

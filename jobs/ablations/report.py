@@ -15,7 +15,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Column, Table
-from scipy.stats import t as student_t
 
 from jobs.ablations.variants import VARIANTS, Group
 from jobs.recipes.listing import print_wide
@@ -59,6 +58,8 @@ def mean_and_sd(numbers: Sequence[float]) -> tuple[float, float | None]:
 
 def compare(group: Group, stream: str, worse: str, better: str, results: Results) -> Comparison:
     """One comparison. Seeds pair: both trainings of a seed see the same clips in the same order."""
+    from scipy.stats import t as student_t  # of the extra "bench": jobs.ablations refuses to start without it
+
     apart = [b - a for a, b in zip(values(results, worse, stream), values(results, better, stream), strict=True)]
     mean, sd = mean_and_sd(apart)
     half = None if sd is None else float(student_t.ppf(0.5 + CONFIDENCE / 2, len(apart) - 1)) * sd / len(apart) ** 0.5
