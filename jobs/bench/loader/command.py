@@ -125,7 +125,8 @@ def _course(args: LoaderArgs) -> Course:
             importlib.util.find_spec("webdataset") is not None,
             "skip",
             args.skip,
-            f"webdataset is not installed: pip install 'reciprocal[bench]' (make setup does), or skip {' '.join(sorted(usual))}",
+            "webdataset is not installed: pip install 'reciprocal[bench]' (make setup does), or skip"
+            f" {' '.join(sorted(usual))}",
         )
         require(
             ONLINE_DIFF not in args.modalities,
