@@ -35,6 +35,7 @@ from jobs.recipes.registry import missing_start
 from jobs.train.worker import WorkerTask, train_worker
 from pipeline.common.cli import console, parse
 from pipeline.config.base import as_dict
+from pipeline.config.renamed import with_new_flags
 from pipeline.config.train import TrainConfig
 from pipeline.config.version import code_version
 from pipeline.data.preflight import DataPlan, check_data
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     base = find_recipe(argv[0])
     config = parse(
         tyro.conf.AvoidSubcommands[TrainConfig],
-        args=argv[1:],
+        args=with_new_flags(argv[1:]),
         default=base,
         prog=f"python -m jobs.train {argv[0]}",
         description=__doc__,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pipeline.errors import ConfigError
 
@@ -23,16 +22,30 @@ def as_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(kind: type[T], fields: dict[str, Any]) -> T:
-    """Inverse of ``as_dict`` for a flat config: lists become the tuples they were.
+def from_dict(kind: type[T], fields: dict[str, Any], prefix: str = "") -> T:
+    """Inverse of ``as_dict``: nested configs by their type (of several types, the one whose ``kind`` the value has),
+    lists back to the tuples they were. A field that is missing has its default: runs of older code lack some.
+
+    Args:
+        prefix: of field names in messages, such as ``model.``.
 
     Raises:
-        ConfigError: a value breaks its rule; TypeError: a field this code does not know.
+        ConfigError: a value breaks its rule, or this code does not know a field.
     """
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    types = {name: hint for name, hint in get_type_hints(kind).items() if name in kind.__dataclass_fields__}
+    for name in fields.keys() - types.keys():
+        raise ConfigError(prefix + name, fields[name], f"there is no such field; use one of {', '.join(types)}")
+    return kind(**{name: _from_plain(types[name], value, prefix + name) for name, value in fields.items()})
 
 
-def config_hash(config: Any) -> str:
-    """First 16 hex digits of the sha256 of a config's canonical JSON: equal configs, equal hash."""
-    text = json.dumps(as_dict(config), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _from_plain(hint: Any, value: Any, field: str) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    kinds: list[Any] = [kind for kind in (get_args(hint) or (hint,)) if dataclasses.is_dataclass(kind)]
+    if not kinds or not isinstance(value, dict):
+        return value
+    if len(kinds) > 1:
+        by_kind = {kind.kind: kind for kind in kinds}
+        require(value.get("kind") in by_kind, f"{field}.kind", value.get("kind"), f"use {' or '.join(by_kind)}")
+        return from_dict(by_kind[value["kind"]], value, f"{field}.")
+    return from_dict(kinds[0], value, f"{field}.")

@@ -104,7 +104,7 @@ class DataConfig:
     """Batches ready ahead; one more is in the making."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where DALI decodes and augments; auto takes the GPU where there is one."""
-    loader: Literal["auto", "dali", "ffmpeg", "reference"] = "auto"
+    decoder: Literal["auto", "dali", "ffmpeg", "reference"] = "auto"
     """auto: dali on a GPU, ffmpeg on the CPU, where it is several times as fast. ffmpeg: FFmpeg decodes and compiled
     kernels crop, resize and normalise; reads H.264 too. reference: the same values from plain PyAV, torch and numpy;
     slow, the oracle of both.

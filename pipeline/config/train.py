@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pipeline.config.base import as_dict, from_dict, require
 from pipeline.config.data import ClipConfig, DataConfig
-from pipeline.config.model import CRNConfig, ModelConfig, MRSTConfig
+from pipeline.config.model import CRNConfig, MRSTConfig
+from pipeline.config.renamed import with_new_names, with_old_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,7 +197,7 @@ class TrainConfig:
         Weights are told by what they are, not by where they lie: ``sha256:...`` stands for the path, once the driver
         has filled in ``start_digest``. A run from fresh weights has the identity it had before there were such fields.
         """
-        fields = as_dict(self)
+        fields = with_old_names(as_dict(self))
         digest = fields.pop("start_digest")
         if digest and self.start_from:
             fields["start_from"] = f"sha256:{digest}"
@@ -211,21 +212,9 @@ class TrainConfig:
 
 
 def config_from_dict(fields: dict[str, Any]) -> TrainConfig:
-    """Inverse of ``as_dict``, for configs read back from a checkpoint.
+    """Inverse of ``as_dict``, for configs read back from a run, a checkpoint or a registered model.
 
     Raises:
-        ConfigError: a value breaks its rule; TypeError: a field this code does not know.
+        ConfigError: a value breaks its rule, or this code does not know a field.
     """
-    sections: dict[str, Any] = {"data": DataConfig, "clip": ClipConfig, "optim": OptimConfig, "run": RunConfig}
-    values: dict[str, Any] = {"recipe": fields["recipe"], "model": model_from_dict(fields["model"])}
-    values.update(
-        {name: fields.get(name, "") for name in ("start_from", "start_digest")}
-    )  # runs of older code lack them
-    values.update({name: kind(**fields[name]) for name, kind in sections.items()})
-    return TrainConfig(**values)
-
-
-def model_from_dict(fields: dict[str, Any]) -> ModelConfig:
-    """A model config from its plain dict; ``kind`` names the family."""
-    kind = {"crn": CRNConfig, "mrst": MRSTConfig}[fields["kind"]]
-    return from_dict(kind, fields)
+    return from_dict(TrainConfig, with_new_names(fields))

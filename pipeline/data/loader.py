@@ -239,7 +239,7 @@ def make_loader(
         channels_last: inputs keep their shape (B, T, C, H, W) and lie in memory as (B, T, H, W, C): frames folded into
             the batch are channels_last to torch without a copy.
         device: see ``pipeline.data.decoding.factory.resolve_device``. Batches of DALI on ``gpu`` lie on GPU
-            ``device_id``, all others on the CPU (``data.loader=auto`` is DALI on a GPU).
+            ``device_id``, all others on the CPU (``data.decoder=auto`` is DALI on a GPU).
         index: of this split and these modalities, where it is at hand; otherwise it is read.
 
     Raises:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.renamed import new_name
 from pipeline.config.train import TrainConfig, config_from_dict
 from pipeline.dataset.manifest import Manifest
 from pipeline.errors import ConfigError, NotFoundError, UserError
@@ -51,9 +52,10 @@ class RunRecord:
         """The run's config. Raises UserError where it was written by code that had other fields."""
         try:
             return config_from_dict(self.config)
-        except TypeError as error:
+        except ConfigError as error:
             raise UserError(
-                f"the run was made by code {self.code_version} with other config fields ({error}): use that code"
+                f"the run was made by code {self.code_version}, whose config this code cannot read ({error}): use that"
+                " code"
             ) from error
 
 
@@ -76,7 +78,9 @@ def claim(run: Storage, record: RunRecord) -> bool:
             f" {record.manifest_digest[:12]}; give another --run.run-id",
         )
     for field, ours, theirs in _differences(record.identity, old["identity"]):
-        raise ConfigError(field, ours, f"run {run.uri} was started with {theirs!r}; give another --run.run-id")
+        raise ConfigError(
+            new_name(field), ours, f"run {run.uri} was started with {theirs!r}; give another --run.run-id"
+        )
     return True
 
 

@@ -57,7 +57,7 @@ def loader(stored: tuple[Storage, Manifest]) -> Iterator[Callable[..., Loader]]:
     made: list[Loader] = []
 
     def make(**data: Any) -> Loader:
-        config = DataConfig(batch_size=4, decode_threads=1, loader="dali", **data)
+        config = DataConfig(batch_size=4, decode_threads=1, decoder="dali", **data)
         made.append(
             make_loader(*stored, "train", data=config, clip=CLIP, modalities=("rgb", "flow"), train=True, seed=3)
         )

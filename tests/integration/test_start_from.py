@@ -50,7 +50,7 @@ def config(data_uri: str, run_id: str, output: Path, lr: float, **fields: str) -
     return TrainConfig(
         model=MRSTConfig(blocks=(1, 1), mid=(3, 4), out=(5, 6), stem=4, lstm=5, num_steps=4, dropout=0.0),
         clip=ClipConfig(num_frames=4, crop=32, resize=32),
-        data=DataConfig(uri=data_uri, batch_size=2, val_split="", loader="reference"),
+        data=DataConfig(uri=data_uri, batch_size=2, val_split="", decoder="reference"),
         optim=OptimConfig(lr=lr, backbone_lr=lr, momentum=0.0, epochs=1),
         # Without moving statistics, and at a learning rate that no weight can feel, a run ends with the weights it
         # began with.

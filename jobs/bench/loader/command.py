@@ -89,7 +89,7 @@ class LoaderArgs:
     steps: int = 30
     """Training steps to measure the GPU's waiting over."""
     loader: Literal["auto", "dali", "ffmpeg", "reference"] = "auto"
-    """Our decoder, as data.loader."""
+    """Our decoder, as data.decoder."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     skip: tuple[Literal["baseline", "shortcut", "dali", "fetch", "step"], ...] = ()
     """What is not measured."""
@@ -151,7 +151,7 @@ def _course(args: LoaderArgs) -> Course:
 
         spare = SHUFFLE
         _check_shared_memory(args, threads)
-    data = DataConfig(batch_size=args.batch_size, decode_threads=threads, damaged_budget=0, loader=args.loader)
+    data = DataConfig(batch_size=args.batch_size, decode_threads=threads, damaged_budget=0, decoder=args.loader)
     course = lay_out(
         storage,
         manifest,

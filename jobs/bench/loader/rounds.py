@@ -88,7 +88,7 @@ class InMemory:
     def decoder(self, loader: str) -> Decoder:
         """A decoder for these batches; ``loader`` as in DataConfig. ConfigError where it cannot be had."""
         course = self._course
-        data = dataclasses.replace(course.data, loader=loader)  # type: ignore[arg-type]
+        data = dataclasses.replace(course.data, decoder=loader)  # type: ignore[arg-type]
         return make_decoder(
             data,
             course.clip,

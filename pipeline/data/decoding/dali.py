@@ -2,7 +2,7 @@
 
 One function, ``clip_ops``, holds the picture operations, the same for training and testing: only the plans differ.
 ``pipeline.data.decoding.reference`` is its oracle and states the values. This is the only module that imports DALI;
-nothing imports it unless a loader with ``data.loader = dali`` is made, which ``auto`` means on a GPU.
+nothing imports it unless a loader with ``data.decoder = dali`` is made, which ``auto`` means on a GPU.
 
 Held against DALI 2.4: ``frames=`` takes any order and repeats; a short batch may be fed where fewer samples are
 good; ``fn.resize`` with antialias uses the same widened triangle as torch's and Pillow's, and differs only at the rim
@@ -53,10 +53,10 @@ def check_codec(video: bytes, modality: str) -> None:
         raise ReciprocalError(f"a {modality} member holds no video: {error}") from error
     if codec not in CPU_CODECS:
         raise ConfigError(
-            "data.loader",
+            "data.decoder",
             "dali",
             f"{modality} is stored as {codec}, and DALI decodes only {', '.join(CPU_CODECS)} on the CPU: "
-            "use data.loader=ffmpeg or data.loader=reference, or a GPU, or preprocess again (shards are VP9)",
+            "use data.decoder=ffmpeg or data.decoder=reference, or a GPU, or preprocess again (shards are VP9)",
         )
 
 

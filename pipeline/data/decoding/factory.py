@@ -35,10 +35,10 @@ def rank_cores() -> int:
 
 
 def backend(data: DataConfig, device: Device) -> Literal["dali", "ffmpeg", "reference"]:
-    """What ``data.loader`` means on a device."""
-    if data.loader == "auto":
+    """What ``data.decoder`` means on a device."""
+    if data.decoder == "auto":
         return "dali" if device == "gpu" else "ffmpeg"
-    return data.loader
+    return data.decoder
 
 
 def make_decoder(
@@ -52,7 +52,7 @@ def make_decoder(
     device_id: int = 0,
     channels_last: bool = False,
 ) -> Decoder:
-    """The backend that ``data.loader`` names.
+    """The backend that ``data.decoder`` names.
 
     Args:
         max_rows: most rows that it gets at once.
@@ -71,8 +71,8 @@ def make_decoder(
     try:
         from pipeline.data.decoding.dali import DaliDecoder  # here, so that machines without DALI can read and predict
     except ImportError as error:
-        fix = f"DALI cannot be imported ({error}): pip install nvidia-dali-cuda130, or use data.loader=ffmpeg"
-        raise ConfigError("data.loader", data.loader, fix) from error
+        fix = f"DALI cannot be imported ({error}): pip install nvidia-dali-cuda130, or use data.decoder=ffmpeg"
+        raise ConfigError("data.decoder", data.decoder, fix) from error
     return DaliDecoder(
         modalities,
         clip,

@@ -163,7 +163,7 @@ def open_loader(
 ) -> Loader:
     """A loader of a small set: rgb and flow, seed 11, budget 1, unless ``options`` say otherwise."""
     data = {"damaged_budget": 1, "fetch_threads": 2, **options.pop("data", {})}
-    config = DataConfig(batch_size=batch, loader=backend, decode_threads=1, **data)  # type: ignore[arg-type]
+    config = DataConfig(batch_size=batch, decoder=backend, decode_threads=1, **data)  # type: ignore[arg-type]
     storage, clip = options.pop("storage", stored.storage), options.pop("clip", CLIP)
     arguments = {"modalities": ("rgb", "flow"), "train": split == "train", "seed": 11, "device": "cpu", **options}
     return make_loader(storage, stored.manifest, split, data=config, clip=clip, **arguments)

@@ -120,4 +120,4 @@ def test_the_default_backend_follows_the_device() -> None:
     data = DataConfig()
     assert (backend_of(data, "cpu"), backend_of(data, "gpu")) == ("ffmpeg", "dali")
     for name in ("dali", "ffmpeg", "reference"):
-        assert backend_of(dataclasses.replace(data, loader=name), "cpu") == name
+        assert backend_of(dataclasses.replace(data, decoder=name), "cpu") == name

@@ -26,7 +26,7 @@ def packed(tiny_set: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     config = TrainConfig(
         model=CRNConfig(width=0.125, backbone_stages=3, hidden=8, adapted=8, num_steps=4, modalities=("rgb", "flow")),
         clip=ClipConfig(num_frames=4, crop=32, resize=32, flow_std=2.0),
-        data=DataConfig(uri=tiny_set, batch_size=4, loader="reference"),
+        data=DataConfig(uri=tiny_set, batch_size=4, decoder="reference"),
     )
     torch.manual_seed(3)
     model = build_model(config.model, num_classes=4, crop=32)

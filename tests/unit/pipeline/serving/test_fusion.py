@@ -48,7 +48,7 @@ def test_a_fused_score_goes_the_whole_way(
             fusion=fusion,
         ),
         clip=ClipConfig(num_frames=4, crop=32, resize=32, flow_std=2.0),
-        data=DataConfig(uri=tiny_set, batch_size=4, loader="reference"),
+        data=DataConfig(uri=tiny_set, batch_size=4, decoder="reference"),
     )
     torch.manual_seed(3)
     model = build_model(config.model, num_classes=4, crop=32)

@@ -28,7 +28,7 @@ def tiny_config(uri: str, **run: object) -> TrainConfig:
     return TrainConfig(
         model=CRNConfig(width=0.125, backbone_stages=3, hidden=8, adapted=8, num_steps=4),
         clip=ClipConfig(num_frames=4, crop=32, resize=32, flow_std=2.0),
-        data=DataConfig(uri=uri, batch_size=4, val_split="", loader="reference"),
+        data=DataConfig(uri=uri, batch_size=4, val_split="", decoder="reference"),
         optim=OptimConfig(lr=1e-2, backbone_lr=1e-2, epochs=2, warmup_steps=2, schedule="cosine"),
         run=RunConfig(**{"log_samples": True, "freeze_batchnorm": True, "log_steps": 2, **run}),
     )

@@ -30,7 +30,7 @@ def tiny_config(uri: str, *, micro_batch: int = 0, dropout: float = 0.0, **run: 
     return TrainConfig(
         model=CRNConfig(width=0.125, backbone_stages=3, hidden=8, adapted=8, num_steps=4, dropout=dropout),
         clip=ClipConfig(num_frames=4, crop=32, resize=32, flow_std=2.0),
-        data=DataConfig(uri=uri, batch_size=4, micro_batch=micro_batch, val_split="", loader="reference"),
+        data=DataConfig(uri=uri, batch_size=4, micro_batch=micro_batch, val_split="", decoder="reference"),
         optim=OptimConfig(lr=1e-2, backbone_lr=1e-2, epochs=1, warmup_steps=2),
         run=RunConfig(**{"freeze_batchnorm": True, "log_steps": 2, **run}),
     )

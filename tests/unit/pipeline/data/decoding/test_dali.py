@@ -144,7 +144,7 @@ def test_h264_on_the_cpu_is_refused_with_the_ways_out() -> None:
     clip = ClipConfig(num_frames=2, crop=16)
     decoder = DaliDecoder(("rgb",), clip, 20.0, max_rows=1, threads=1)
     with pytest.raises(
-        ConfigError, match=r"data\.loader = 'dali': rgb is stored as h264.*data\.loader=reference, or a GPU"
+        ConfigError, match=r"data\.decoder = 'dali': rgb is stored as h264.*data\.decoder=reference, or a GPU"
     ):
         decoder.decode([({"rgb": buffer.getvalue()}, plan, 32)])
     decoder.close()
