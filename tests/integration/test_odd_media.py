@@ -24,15 +24,8 @@ from infra import process
 from pipeline.dataset.manifest import read_manifest, read_records
 from pipeline.dataset.shards import Reject, SampleRecord, split_members
 from pipeline.storage import open_storage
-from tests.support.odd_media import (
-    SHARED_REJECTS,
-    disagreement,
-    generated,
-    moving,
-    read_independently,
-    stored_frames,
-    write_video,
-)
+from tests.oracles.media import disagreement, read_independently, stored_frames
+from tests.support.odd_media import SHARED_REJECTS, generated, moving, write_video
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.models import count_parameters
 from pipeline.models.backbones.bninception import BNInception
+from tests.oracles import backbones
 
 
 @pytest.mark.parametrize(
@@ -58,35 +57,6 @@ def test_width_rounds_up_to_multiples_of_8() -> None:
         BNInception(stages=2)
 
 
-def literal_forward(net: BNInception, x: Tensor) -> Tensor:
-    """The network by layer names, in evaluation mode, for sides that are multiples of 32."""
-    state = net.state_dict()
-
-    def unit(name: str, x: Tensor, stride: int = 1) -> Tensor:
-        weight = state[f"{name}.weight"]
-        x = F.conv2d(x, weight, state[f"{name}.bias"], stride=stride, padding=weight.shape[-1] // 2)
-        mean, var, gamma, beta = (
-            state[f"{name}_bn.{k}"].view(1, -1, 1, 1) for k in ("running_mean", "running_var", "weight", "bias")
-        )
-        return torch.clamp((x - mean) / torch.sqrt(var + 1e-5) * gamma + beta, min=0)
-
-    x = F.max_pool2d(unit("conv1_7x7_s2", x, 2), 3, 2, ceil_mode=True)
-    x = F.max_pool2d(unit("conv2_3x3", unit("conv2_3x3_reduce", x)), 3, 2, ceil_mode=True)
-    for block in ("3a", "3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
-        n, stride = f"inception_{block}_", 2 if block in ("3c", "4e") else 1
-        three = unit(n + "3x3", unit(n + "3x3_reduce", x), stride)
-        double = unit(n + "double_3x3_2", unit(n + "double_3x3_1", unit(n + "double_3x3_reduce", x)), stride)
-        if stride == 2:
-            x = torch.cat([three, double, F.max_pool2d(x, 3, 2, ceil_mode=True)], 1)
-            continue
-        mean_of_nine = (
-            F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).mean((-2, -1))
-        )  # cells outside count as zeros
-        pool = F.max_pool2d(x, 3, 1, 1) if block == "5b" else mean_of_nine
-        x = torch.cat([unit(n + "1x1", x), three, double, unit(n + "pool_proj", pool)], 1)
-    return x
-
-
 def test_forward_equals_the_published_table() -> None:
     net = BNInception(width=0.125).double().eval()
     for name, value in net.state_dict().items():
@@ -95,4 +65,4 @@ def test_forward_equals_the_published_table() -> None:
         elif name.endswith(("running_var", "_bn.weight")):
             value.uniform_(0.5, 1.5)
     x = torch.randn(2, 3, 96, 96, dtype=torch.float64)
-    torch.testing.assert_close(net(x), literal_forward(net, x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(net(x), backbones.bninception(net, x), rtol=1e-10, atol=1e-10)

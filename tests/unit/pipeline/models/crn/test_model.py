@@ -13,6 +13,7 @@ from pipeline.config.model import CRNConfig
 from pipeline.errors import ConfigError
 from pipeline.models import build_model, count_parameters
 from pipeline.models.crn.model import CRN
+from tests.oracles.crn_equations import literal
 
 _CHANNELS = {"rgb": 3, "flow": 2, "diff": 3}
 
@@ -34,67 +35,6 @@ def clips(config: CRNConfig, batch: int = 2, side: int = 64, dtype: torch.dtype 
         m: torch.randn(batch, config.num_steps, _CHANNELS[m] * stack[m], side, side, dtype=dtype)
         for m in config.modalities
     }
-
-
-def literal(model: CRN, inputs: dict[str, Tensor], steps: tuple[int, ...]) -> dict[str, Tensor]:
-    """Equations 1-6 and 9, step by step: one convolution per gate and source, zeros where there is nothing yet."""
-    config, w = model.config, dict(model.named_parameters())
-    f, k = config.hidden, config.kernel_size
-    maps = {
-        m: torch.stack([*model.branch(m).backbone(x.flatten(0, 1)).split(x.shape[1])]) for m, x in inputs.items()
-    }  # (B, T, Cx, h, w)
-    size = next(iter(maps.values())).shape
-    zero = torch.zeros(size[0], f, *size[3:], dtype=torch.float64)
-    hidden = {m: [zero] * config.num_layers for m in inputs}
-    cells = {m: [zero] * config.num_layers for m in inputs}
-    scores: dict[str, list[Tensor]] = {m: [] for m in inputs}
-    for t in range(config.num_steps):
-        before = {m: hidden[m][-1] for m in inputs}
-        new_hidden, new_cells = {}, {}
-        for m in inputs:
-            p = f"branches.{m}."
-            x = maps[m][:, t]
-            if config.partner != "off":
-                (partner,) = [n for n in inputs if n != m] if config.partner == "other" else [m]
-                heard = before[partner]
-                if config.rib != "none":
-                    dilations = (1, 2, 3) if config.rib == "rib" else (1,)
-                    heard = torch.cat(
-                        [
-                            F.relu(
-                                F.conv2d(
-                                    heard,
-                                    w[f"{p}rib.convs.{i}.weight"],
-                                    w[f"{p}rib.convs.{i}.bias"],
-                                    padding=d,
-                                    dilation=d,
-                                )
-                            )
-                            for i, d in enumerate(dilations)
-                        ],
-                        1,
-                    )
-                x = torch.cat([x, heard * (t > 0)], 1)
-            x = F.conv2d(x, w[f"{p}rab.conv.weight"], w[f"{p}rab.conv.bias"])
-            new_hidden[m], new_cells[m] = [], []
-            for layer in range(config.num_layers):
-                weight, bias = w[f"{p}cells.{layer}.gates.weight"], w[f"{p}cells.{layer}.gates.bias"]
-                h, c, n = hidden[m][layer], cells[m][layer], x.shape[1]
-                i, forget, o, candidate = (
-                    F.conv2d(x, rows[:, :n], padding=k // 2)
-                    + F.conv2d(h, rows[:, n:], padding=k // 2)
-                    + shift.view(1, -1, 1, 1)
-                    for rows, shift in zip(weight.split(f), bias.split(f), strict=True)
-                )
-                i, forget, o, candidate = i.sigmoid(), forget.sigmoid(), o.sigmoid(), candidate.tanh()
-                c = forget * c + i * candidate
-                x = o * torch.tanh(c)
-                new_hidden[m].append(x)
-                new_cells[m].append(c)
-            if t in steps:
-                scores[m].append(F.linear(x.mean((2, 3)), w[f"{p}head.fc.weight"], w[f"{p}head.fc.bias"]))
-        hidden, cells = new_hidden, new_cells
-    return {m: torch.stack(q, 1) for m, q in scores.items()}
 
 
 @pytest.mark.parametrize(

@@ -5,35 +5,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config.model import MRSTConfig
 from pipeline.errors import ConfigError
 from pipeline.models import build_model, count_parameters
 from pipeline.models.mrst.c3d import C3DNet, last_pool
-
-OUT = (64, 128, 256, 256, 512, 512, 512, 512)
+from tests.oracles import mrst_equations
 
 
 def build(crop: int, num_classes: int, **config: Any) -> C3DNet:
     model = build_model(MRSTConfig(layout="c3d", **config), num_classes=num_classes, crop=crop)
     assert isinstance(model, C3DNet)
     return model
-
-
-def closed_form(unit: str, num_classes: int) -> int:
-    """Convolutions, BN (weight and bias) on each, fully connected layers on 512 x 4 x 4 maps."""
-    total, cin = 0, 3
-    for out in OUT:
-        m = out // 4
-        if unit == "C3D":
-            total += 27 * cin * out + 2 * out
-        else:
-            total += cin * m + 9 * m * m + 3 * m * m + m * out + 2 * (3 * m + out)
-            total += 4 * m * m if unit in "PST" else 0
-        cin = out
-    return total + (8192 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * num_classes
 
 
 @pytest.mark.parametrize("crop", [112, 224])
@@ -54,7 +38,7 @@ def test_sizes_of_table_2(unit: str, num_classes: int, paper_mb: float, off_mb: 
     """
     with torch.device("meta"):
         parameters = count_parameters(build(crop, num_classes, unit=unit))
-    assert parameters == closed_form(unit, num_classes)
+    assert parameters == mrst_equations.count_c3d(unit, num_classes)
     assert abs(4 * parameters / 1e6 - paper_mb) <= off_mb
 
 
@@ -67,64 +51,6 @@ def test_cost_of_c3d(crop: int, giga_macs: float) -> None:
     assert counter.get_total_flops() / 2e9 == pytest.approx(giga_macs, abs=0.06)
 
 
-class Literal:
-    """C3D's layout on (B, C, T, H, W) maps: Tran et al., figure 3, and equations 1-7 in place of each convolution."""
-
-    def __init__(self, model: C3DNet) -> None:
-        self.unit = model.config.unit
-        self.w = dict(model.named_parameters())
-
-    def layer(self, name: str, kernel: Tensor, x: Tensor, bn: str, **options: Any) -> Tensor:
-        x = F.conv3d(x, kernel, **options)
-        mean, var = x.mean((0, 2, 3, 4), keepdim=True), x.var((0, 2, 3, 4), unbiased=False, keepdim=True)
-        scale, shift = (self.w[f"{name}.{bn}.{k}"].view(1, -1, 1, 1, 1) for k in ("weight", "bias"))
-        return F.relu((x - mean) / torch.sqrt(var + 1e-5) * scale + shift)
-
-    def tube(self, name: str, x: Tensor) -> Tensor:
-        if self.unit == "C3D":
-            return self.layer(name, self.w[f"{name}.conv.weight"], x, "bn", padding=1)
-        y = self.layer(name, self.w[f"{name}.reduce.weight"][:, :, None], x, "reduce_bn")
-        s = self.layer(name, self.w[f"{name}.spatial.weight"][:, :, None], y, "tube.spatial_bn", padding=(0, 1, 1))
-        t = self.layer(name, self.w[f"{name}.temporal.weight"][..., None], y, "tube.temporal_bn", padding=(1, 0, 0))
-        if self.unit == "STD":
-            fused = s + t
-        else:
-            s_new, t_new = s, t
-            if self.unit != "STF":
-                ss, ts, st, tt = (
-                    self.w[f"{name}.tube.gates.{k}"][:, :, None, None, None] for k in ("ss", "ts", "st", "tt")
-                )
-                t_new = F.conv3d(s, st) + F.conv3d(t, tt)
-                s_new = F.conv3d(s, ss) + F.conv3d(F.relu(t_new) if self.unit == "S" else t, ts)
-                if self.unit == "T":
-                    t_new = F.conv3d(F.relu(s_new), st) + F.conv3d(t, tt)
-            fused = (
-                s_new.mean((2, 3, 4), keepdim=True).sigmoid() * s + t_new.mean((2, 3, 4), keepdim=True).sigmoid() * t
-            )
-        return self.layer(name, self.w[f"{name}.restore.weight"][:, :, None], fused, "restore_bn")
-
-    def __call__(self, clip_BTCHW: Tensor) -> Tensor:
-        x = clip_BTCHW.transpose(1, 2)
-        for index in range(8):
-            x = self.tube(f"layers.{index}", x)
-            if index == 0:
-                x = F.max_pool3d(x, (1, 2, 2))
-            elif index in (1, 3, 5):
-                x = F.max_pool3d(x, 2)
-        x = windows(x).flatten(1)
-        for name in ("fc6", "fc7"):
-            x = F.relu(F.linear(x, self.w[f"{name}.weight"], self.w[f"{name}.bias"]))
-        return F.linear(x, self.w["fc8.weight"], self.w["fc8.bias"])
-
-
-def windows(x_BCTHW: Tensor) -> Tensor:
-    """(B, C, 4, 4): largest value of rows floor(i n / 4) up to ceil((i + 1) n / 4), likewise columns, all frames."""
-    n = x_BCTHW.shape[-1]
-    bounds = [(i * n // 4, -(-(i + 1) * n // 4)) for i in range(4)]
-    rows = [torch.stack([x_BCTHW[..., a:b, c:d].amax((2, 3, 4)) for c, d in bounds], -1) for a, b in bounds]
-    return torch.stack(rows, -2)
-
-
 @pytest.mark.parametrize("pooled", [True, False])
 @pytest.mark.parametrize(("unit", "crop"), [("C3D", 32), ("STD", 64), ("STF", 33), ("P", 64), ("S", 40), ("T", 80)])
 def test_equals_the_layout_forward_and_backward(unit: str, crop: int, pooled: bool) -> None:
@@ -135,7 +61,7 @@ def test_equals_the_layout_forward_and_backward(unit: str, crop: int, pooled: bo
             torch.nn.init.normal_(parameter, mean=0.5)
     clip = torch.randn(2, 8, 3, crop, crop, dtype=torch.float64, requires_grad=True)
     leaves = [*model.parameters(), clip]
-    ours, theirs = model({"rgb": clip})["rgb"][:, 0], Literal(model)(clip)
+    ours, theirs = model({"rgb": clip})["rgb"][:, 0], mrst_equations.c3d_net(model, clip)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     direction = torch.randn_like(theirs)
     gradients = [torch.autograd.grad((x * direction).sum(), leaves) for x in (ours, theirs)]

@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.models import build_model, count_parameters
 from pipeline.models.mrst.inflate import load_2d_weights, scale_new_parts
 from pipeline.models.mrst.model import MRSTNet
+from tests.oracles import mrst_equations
 
 
 def build(unit: str, steps: int = 4, **changes: Any) -> MRSTNet:
@@ -115,16 +116,10 @@ def test_a_near_start_learns() -> None:
 
 def test_published_twin_has_the_closed_form_s_parameters() -> None:
     """ResNet101* without T, matrices and LSTM, with ImageNet's 1000 classes on 2048 features."""
-    stages = zip(
-        (64, 128, 256, 512, 512), (3, 4, 12, 11, 3), (64, 64, 128, 256, 256), (128, 256, 512, 512, 512), strict=True
-    )
-    expected = 3 * 64 * 49 + 2 * 64 + 2048 * 1000 + 1000
-    for cin, blocks, m, out in stages:
-        expected += sum(m * (c + out) + 9 * m * m + 4 * m + 2 * out for c in (cin, *[out] * (blocks - 1)))
     with torch.device("meta"):
         model = build_model(MRSTConfig(unit="2D", num_steps=1), num_classes=1000, crop=224)
         assert tuple(model({"rgb": torch.empty(2, 1, 3, 224, 224)})["rgb"].shape) == (2, 1, 1000)
-    assert count_parameters(model) == expected
+    assert count_parameters(model) == mrst_equations.count_2d_twin(1000)
 
 
 def test_motion_gets_the_mean_over_rgb(twin: MRSTNet) -> None:

@@ -12,6 +12,7 @@ from pipeline.config.model import MRSTConfig
 from pipeline.models import build_model, count_parameters
 from pipeline.models.mrst.model import MRSTNet
 from pipeline.models.mrst.unit import MutualGates, ResidualTube, TemporalConv
+from tests.oracles import mrst_equations
 
 
 def small(**changes: Any) -> MRSTConfig:
@@ -31,83 +32,6 @@ def build(config: MRSTConfig, crop: int, num_classes: int = 3) -> MRSTNet:
     model = build_model(config, num_classes=num_classes, crop=crop)
     assert isinstance(model, MRSTNet)
     return model
-
-
-class Literal:
-    """Wu et al., equations 1-7, Table 1, with 3D convolutions and the four matrices on whole maps."""
-
-    def __init__(self, model: MRSTNet) -> None:
-        self.config = model.config
-        self.w = dict(model.named_parameters())
-
-    def conv(self, name: str, x: Tensor, **options: Any) -> Tensor:
-        weight = self.w[f"{name}.weight"]
-        # ours: (out, in, 3, 1) in time; (out, in, k, k) in space
-        weight = weight[..., None] if name.endswith("temporal") else weight[:, :, None]
-        return F.conv3d(x, weight, **options)
-
-    def bn(self, name: str, x: Tensor) -> Tensor:
-        mean, var = x.mean((0, 2, 3, 4), keepdim=True), x.var((0, 2, 3, 4), unbiased=False, keepdim=True)
-        scale, shift = (self.w[f"{name}.{k}"].view(1, -1, 1, 1, 1) for k in ("weight", "bias"))
-        return (x - mean) / torch.sqrt(var + 1e-5) * scale + shift
-
-    def tube(self, name: str, s: Tensor, x: Tensor, stride: int = 1) -> Tensor:
-        s = F.relu(self.bn(f"{name}.tube.spatial_bn", s))
-        if self.config.unit == "2D":
-            return s
-        t = self.conv(f"{name}.temporal", x, stride=(1, stride, stride), padding=(1, 0, 0))
-        t = F.relu(self.bn(f"{name}.tube.temporal_bn", t))
-        if self.config.unit == "STD":
-            return s + t
-
-        def times(matrix: str, x: Tensor) -> Tensor:
-            return torch.einsum("oc,bcthw->bothw", self.w[f"{name}.tube.gates.{matrix}"], x)
-
-        if self.config.unit == "STF":
-            s_new, t_new = s, t
-        elif self.config.unit == "P":
-            s_new, t_new = times("ss", s) + times("ts", t), times("st", s) + times("tt", t)
-        elif self.config.unit == "S":
-            t_new = times("st", s) + times("tt", t)
-            s_new = times("ss", s) + times("ts", F.relu(t_new))
-        else:
-            s_new = times("ss", s) + times("ts", t)
-            t_new = times("st", F.relu(s_new)) + times("tt", t)
-        gate_s, gate_t = (x.mean((2, 3, 4), keepdim=True).sigmoid() for x in (s_new, t_new))
-        return gate_s * s + gate_t * t
-
-    def block(self, name: str, x: Tensor, out: int) -> Tensor:
-        y = F.relu(self.bn(f"{name}.reduce_bn", self.conv(f"{name}.reduce", x)))
-        spatial = self.conv(f"{name}.spatial", y, padding=(0, 1, 1))
-        y = self.bn(f"{name}.restore_bn", self.conv(f"{name}.restore", self.tube(name, spatial, y)))
-        if x.shape[1] != out:
-            if self.config.shortcut == "proj":
-                x = self.bn(f"{name}.project.1", self.conv(f"{name}.project.0", x))
-            else:
-                x = torch.cat([x, x.new_zeros(x.shape[0], out - x.shape[1], *x.shape[2:])], 1)
-        return F.relu(x + y)
-
-    def __call__(self, clip_BTCHW: Tensor) -> Tensor:
-        x = clip_BTCHW.transpose(1, 2)
-        spatial = self.conv("stem.spatial", x, stride=(1, 2, 2), padding=(0, 3, 3))
-        x = self.tube("stem", spatial, x, stride=2)
-        for stage, (blocks, out) in enumerate(zip(self.config.blocks, self.config.out, strict=True)):
-            x = F.max_pool3d(x, (1, 2, 2), (1, 2, 2), ceil_mode=True)
-            for index in range(blocks):
-                x = self.block(f"stages.{stage}.{index}", x, out)
-        x = F.max_pool3d(x, (1, 2, 2), (1, 2, 2), ceil_mode=True).transpose(1, 2).flatten(2)
-        if self.config.unit == "2D":
-            return F.linear(x.mean(1), self.w["fc.weight"], self.w["fc.bias"])
-        h = c = torch.zeros(x.shape[0], self.config.lstm, dtype=x.dtype)
-        total = torch.zeros_like(h)
-        for t in range(x.shape[1]):
-            gates = F.linear(x[:, t], self.w["lstm.weight_ih_l0"], self.w["lstm.bias_ih_l0"])
-            gates = gates + F.linear(h, self.w["lstm.weight_hh_l0"], self.w["lstm.bias_hh_l0"])
-            i, f, g, o = gates.chunk(4, 1)
-            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-            h = o.sigmoid() * c.tanh()
-            total = total + h
-        return F.linear(total / x.shape[1], self.w["fc.weight"], self.w["fc.bias"])
 
 
 @pytest.mark.parametrize("pooled", [True, False])
@@ -131,7 +55,7 @@ def test_equals_the_equations_forward_and_backward(unit: str, shortcut: str, cro
             torch.nn.init.normal_(parameter, mean=0.5)
     clip = torch.randn(2, 4, 3, crop, crop, dtype=torch.float64, requires_grad=True)
     leaves = [*model.parameters(), clip]
-    ours, theirs = model({"rgb": clip})["rgb"], Literal(model)(clip)
+    ours, theirs = model({"rgb": clip})["rgb"], mrst_equations.mrst_net(model, clip)
     assert tuple(ours.shape) == (2, 1, 3)
     torch.testing.assert_close(ours[:, 0], theirs, rtol=0, atol=1e-10)
     direction = torch.randn_like(theirs)
