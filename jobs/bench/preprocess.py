@@ -116,7 +116,7 @@ def bench_preprocess(config: PreprocessConfig, json_file: Path | None) -> dict[s
     slots = int(cluster["GPU"] / resources.num_gpus if resources.num_gpus else cluster["CPU"] / resources.num_cpus)
     options = remote_options(resources)
     parts: list[FlowAlone] = ray.get(
-        [_flow_alone.options(**options).remote(plan.present, job) for plan in plans if plan.present]
+        [_flow_alone.options(**options).remote([p.source for p in plan.present], job) for plan in plans if plan.present]
     )
     clips, pairs, flow_s = sum(p.clips for p in parts), sum(p.pairs for p in parts), sum(p.flow_s for p in parts)
     with tempfile.TemporaryDirectory(prefix="reciprocal-bench-") as folder:

@@ -17,9 +17,8 @@ from jobs.preprocess.tasks import Job, Resources, remote_options
 from pipeline.common.cli import console
 from pipeline.errors import ReciprocalError, RejectedSource
 from pipeline.storage.scratch import scratch_folder
-from preprocessing.annotations import Source
-from preprocessing.shard.plan import ShardPlan
-from preprocessing.shard.stages import Sample, make_samples
+from preprocessing.shard.plan import PlannedSource, ShardPlan
+from preprocessing.shard.stages import make_samples
 from preprocessing.shard.work import StageTimes
 
 _PART_BYTES = 64 << 20  # of a multipart upload
@@ -37,23 +36,20 @@ class ClipCost:
     times: StageTimes
 
 
-def time_clip(source: Source, job: Job) -> ClipCost:
-    """Make one sample in a temporary folder and throw it away; says what it took."""
-    times, made = StageTimes(), []
-
-    def take(_: Source, sample: Sample | RejectedSource) -> None:
-        if isinstance(sample, RejectedSource):
-            made.append((sample.reason, 0, 0))
-        else:
-            sizes = [len(m) if isinstance(m, bytes) else m.stat().st_size for m in sample.members.values()]
-            made.append((None, sample.record.num_frames, sum(512 + -(-size // 512) * 512 for size in sizes)))
-
+def time_clip(planned: PlannedSource, job: Job) -> ClipCost:
+    """Make one sample in a temporary folder, discard it, and return what it cost."""
+    times = StageTimes()
+    reject, frames, stored_bytes = None, 0, 0
     start_s = time.perf_counter()
     with scratch_folder() as folder:
-        make_samples([source], job.store, job.recipe.classes, job.recipe.stored, folder, take=take, times=times)
-    reject, frames, stored_bytes = made[0]
+        for _, made in make_samples([planned], job.store, job.recipe.classes, job.recipe.stored, folder, times=times):
+            if isinstance(made, RejectedSource):
+                reject = made.reason
+            else:
+                sizes = [len(m) if isinstance(m, bytes) else m.stat().st_size for m in made.members.values()]
+                frames, stored_bytes = made.record.num_frames, sum(512 + -(-size // 512) * 512 for size in sizes)
     return ClipCost(
-        source=source.name,
+        source=planned.source.name,
         reject=reject,
         frames=frames,
         stored_bytes=stored_bytes,
@@ -63,7 +59,7 @@ def time_clip(source: Source, job: Job) -> ClipCost:
 
 
 @ray.remote
-def _time_clips(sources: Sequence[Source], job: Job) -> list[ClipCost]:
+def _time_clips(sources: Sequence[PlannedSource], job: Job) -> list[ClipCost]:
     time_clip(sources[0], job)  # compiling a kernel is no cost of a clip
     return [time_clip(source, job) for source in sources]
 
@@ -77,7 +73,7 @@ def estimate(plans: Sequence[ShardPlan], job: Job, resources: Resources, config:
     Raises:
         ReciprocalError: every video of the sample was rejected.
     """
-    present = [source for plan in plans for source in plan.present]
+    present = [planned for plan in plans for planned in plan.present]
     if not present:
         raise ReciprocalError("no listed video is there; nothing can be timed")
     step = max(1, len(present) // config.dry_run_clips)
@@ -102,7 +98,7 @@ def _figures(
     costs: Sequence[ClipCost],
     good: Sequence[ClipCost],
     resources: Resources,
-    present: Sequence[Source],
+    present: Sequence[PlannedSource],
 ) -> dict[str, float]:
     count = len(present)
     flow_s = np.array([c.times.flow_s for c in costs])
@@ -127,7 +123,7 @@ def _figures(
         ),
         "gpu_hours": count * float(gpu_s.mean()) / 3600,
         "cluster_hours": count * float(np.mean([c.seconds for c in costs])) / 3600 / max(1.0, slots),
-        "source_bytes": float(sum(size for plan in plans for size in plan.sizes if size > 0)),
+        "source_bytes": float(sum(plan.num_bytes for plan in plans)),
         "stored_bytes": stored_bytes,
         "puts": float(2 * shards + len(plans) + parts + 1 if parts else 3 * shards + (len(plans) - shards) + 1),
         "gets": float(count + len(plans)),
@@ -138,7 +134,7 @@ def _print(
     figures: dict[str, float],
     times: StageTimes,
     plans: Sequence[ShardPlan],
-    present: Sequence[Source],
+    present: Sequence[PlannedSource],
     costs: Sequence[ClipCost],
 ) -> None:
     table = Table(title="what it will take", title_justify="left", show_header=False)

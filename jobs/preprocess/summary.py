@@ -31,7 +31,7 @@ _LOG_EVERY_S = 10.0
 def print_plan(annotations: Annotations, plans: Sequence[ShardPlan], seconds: float) -> None:
     """Videos, classes, shards and what is missing, before anything is computed."""
     num_inputs = len(annotations.sources)
-    missing = Counter(s.label for plan in plans for s in plan.missing)
+    missing = Counter(p.source.label for plan in plans for p in plan.missing)
     splits = Counter(s.split for s in annotations.sources)
     by_split = ", ".join(f"{split} {splits[split]}" for split in ("train", "val", "test") if splits[split])
     console.print(

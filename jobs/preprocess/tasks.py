@@ -19,9 +19,8 @@ from pipeline.config.preprocess import StoredConfig
 from pipeline.errors import ReciprocalError, StorageError
 from pipeline.storage import Storage
 from pipeline.storage.scratch import scratch_folder
-from preprocessing.annotations import Source
 from preprocessing.shard.build import Recipe, build_shard
-from preprocessing.shard.plan import ShardPlan
+from preprocessing.shard.plan import PlannedSource, ShardPlan
 from preprocessing.shard.stages import engine_for, make_samples
 from preprocessing.shard.work import StageTimes
 from preprocessing.sources import SourceStore
@@ -68,11 +67,10 @@ def _build(plan: ShardPlan, job: Job, crashed: dict[str, str], board: Any) -> Ou
 
 # No retry: dying is the answer. One source a task, so that its worker dies alone.
 @ray.remote(max_retries=0)
-def _survives(source: Source, job: Job) -> bool:
+def _survives(planned: PlannedSource, job: Job) -> bool:
     with scratch_folder() as folder:
-        make_samples(
-            [source], job.store, job.recipe.classes, job.recipe.stored, folder, take=lambda *_: None, times=StageTimes()
-        )
+        for _ in make_samples([planned], job.store, job.recipe.classes, job.recipe.stored, folder, times=StageTimes()):
+            pass
     return True
 
 
@@ -118,7 +116,7 @@ def run_shards(plans: Sequence[ShardPlan], job: Job, resources: Resources, *, do
     shared, board = ray.put(job), make_board()
     in_flight = max(_MIN_IN_FLIGHT, 4 * int(ray.cluster_resources().get("CPU", 0)))
     # The largest first: the last tasks to end are then small ones, and no core waits long for them.
-    waiting = iter(sorted(plans, key=lambda plan: -sum(size for size in plan.sizes if size > 0)))
+    waiting = iter(sorted(plans, key=lambda plan: -plan.num_bytes))
     running: dict[Any, ShardPlan] = {}
     failures: dict[str, str] = {}
     searched: set[str] = set()
@@ -166,9 +164,10 @@ def run_shards(plans: Sequence[ShardPlan], job: Job, resources: Resources, *, do
 
 def _find_crashing(survives: Any, plan: ShardPlan, job: Any) -> dict[str, str]:
     """Try every source of a shard alone; those whose worker dies, with what Ray says about it."""
-    tasks = [survives.remote(source, job) for source in plan.present]
+    sources = [planned.source for planned in plan.present]
+    tasks = [survives.remote(planned, job) for planned in plan.present]
     crashed = {}
-    for source, task in zip(plan.present, tasks, strict=True):
+    for source, task in zip(sources, tasks, strict=True):
         try:
             ray.get(task)
         except _CRASHES as error:

@@ -9,6 +9,7 @@ without a single sample has a record (its rejects must be counted) and no tar.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -29,8 +30,8 @@ from pipeline.storage import Storage
 from pipeline.storage.scratch import scratch_folder
 from preprocessing.annotations import Source
 from preprocessing.shard.plan import ShardPlan
-from preprocessing.shard.stages import Sample, engine_for, make_samples
-from preprocessing.shard.work import StageTimes, disk_error
+from preprocessing.shard.stages import engine_for, make_samples
+from preprocessing.shard.work import StageTimes, disk_error, named
 from preprocessing.sources import SourceStore
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def build_shard(
     Args:
         crashed: source name to detail, for sources known to take the decoder's process down: rejected unread.
         times: what the stages cost is added to it while they run.
-        progress: called after every source, from another thread.
+        progress: called after every source.
 
     Raises:
         StorageError: the storage failed after its retries, or the local disk is full.
@@ -95,24 +96,32 @@ def build_shard(
     times = times if times is not None else StageTimes()
     crashed = crashed or {}
     samples: list[_Written] = []
-    refused: dict[str, RejectedSource] = {s.name: store.refusal(s.path) for s in plan.missing}
-    refused |= {s.name: RejectedSource("crashed", crashed[s.name]) for s in plan.present if s.name in crashed}
+    refused: dict[str, RejectedSource] = {p.source.name: store.refusal(p.source.path) for p in plan.missing}
+    todo = []
+    for planned in plan.present:
+        if (name := planned.source.name) in crashed:
+            refused[name] = RejectedSource("crashed", crashed[name])
+        else:
+            todo.append(planned)
     with scratch_folder() as folder:
         tar = folder / f"{plan.name}.tar"
         try:
-            with TarBuilder(tar) as builder:
-
-                def take(source: Source, made: Sample | RejectedSource) -> None:
+            with (
+                TarBuilder(tar) as builder,
+                contextlib.closing(
+                    make_samples(todo, store, recipe.classes, recipe.stored, folder, times=times)
+                ) as results,
+            ):
+                for source, made in results:
                     if isinstance(made, RejectedSource):
                         refused[source.name] = made
                     else:
-                        builder.add(made.record.key, made.members)
-                        samples.append((made.record, {name: _crc32(content) for name, content in made.members.items()}))
+                        with named(source):
+                            builder.add(made.record.key, made.members)
+                            written = {name: _crc32(content) for name, content in made.members.items()}
+                        samples.append((made.record, written))
                     if progress:
                         progress(source)
-
-                todo = [s for s in plan.present if s.name not in crashed]
-                make_samples(todo, store, recipe.classes, recipe.stored, folder, take=take, times=times)
         except OSError as error:
             raise disk_error(plan.path, error) from error
         except ReciprocalError as error:

@@ -4,6 +4,7 @@ whole.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,25 +13,39 @@ import av
 import numpy as np
 
 from pipeline.config.preprocess import StoredConfig
-from pipeline.dataset.sample import extension, sample_key
+from pipeline.dataset.sample import extension
 from pipeline.dataset.shards import SampleRecord, sample_json
 from pipeline.errors import ReciprocalError
-from preprocessing.annotations import Source
 from preprocessing.media.encode import VideoCodec, VideoWriter, stored_rate
+from preprocessing.shard.plan import PlannedSource
 from preprocessing.shard.work import StageTimes, named
 
 
-class ClipWriter:
-    """Encodes one sample into files of ``folder``. Used by one thread; ``abandon`` may come at any time and removes
-    them.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A finished sample: its record without a place in a tar, and its members by webdataset extension, as files or
+    bytes.
     """
 
+    record: SampleRecord
+    members: Mapping[str, Path | bytes]
+
+
+class ClipWriter:
+    """Encodes one sample into files of ``folder``. Not thread-safe; ``remove`` may be called in any state."""
+
     def __init__(
-        self, source: Source, fps: float, classes: Sequence[str], stored: StoredConfig, folder: Path, times: StageTimes
+        self,
+        planned: PlannedSource,
+        fps: float,
+        classes: Sequence[str],
+        stored: StoredConfig,
+        folder: Path,
+        times: StageTimes,
     ) -> None:
-        self.source, self.times = source, times
+        self.source, self.times = planned.source, times
         self._fps, self._classes, self._stored, self._folder = fps, classes, stored, folder
-        self._key = sample_key(source.name)
+        self._key = planned.key
         self._writers: dict[str, VideoWriter] = {}
         self._num_frames = 0
         self._size = (0, 0)
@@ -88,8 +103,8 @@ class ClipWriter:
         members["json"] = sample_json({**facts, **described})
         return SampleRecord(**facts, offset=0, size=0, members=()), members
 
-    def abandon(self) -> None:
-        """Remove what there is."""
+    def remove(self) -> None:
+        """Close and delete the sample's files, finished or not."""
         for modality, writer in self._writers.items():
             writer.abandon()
             self._path(modality).unlink(missing_ok=True)
@@ -102,7 +117,7 @@ def check_video(source: Path | bytes, modality: str, num_frames: int, width: int
     Raises:
         ReciprocalError: it cannot be decoded, or has another number or size of pictures.
     """
-    # Flow is u above v; motion has one picture less.
+    # Flow stores u above v; flow and difference have one picture fewer than rgb.
     expected = (num_frames - (modality != "rgb"), height * (2 if modality == "flow" else 1), width)
     shapes: dict[tuple[int, int], int] = {}
     try:

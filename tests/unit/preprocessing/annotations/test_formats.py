@@ -211,7 +211,7 @@ def test_kinetics_official_validation_list_against_two_videos(root, real_data, c
     assert list(found.classes) == [name for name in names if name]
     assert Counter(found.classes[s.label] for s in found.sources) == Counter(row["label"] for row in official)
     assert sum(len(p.present) for p in plans) == 2
-    assert {(s.start_s, s.end_s) for p in plans for s in p.present} == {
+    assert {(s.source.start_s, s.source.end_s) for p in plans for s in p.present} == {
         (None, float(one["time_end"]) - float(one["time_start"])),
         (float(two["time_start"]), float(two["time_end"])),
     }

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,11 +26,11 @@ from preprocessing.annotations import Annotations, Source
 from preprocessing.flow.base import FlowEngine, to_gray
 from preprocessing.flow.factory import flow_engine
 from preprocessing.media.decode import decode_video
-from preprocessing.shard import clip, stages
+from preprocessing.shard import clip, pairs
 from preprocessing.shard.build import Recipe, build_shard, committed_record
-from preprocessing.shard.clip import check_video
-from preprocessing.shard.plan import ShardPlan, plan_shards
-from preprocessing.shard.stages import Sample, make_samples
+from preprocessing.shard.clip import Sample, check_video
+from preprocessing.shard.plan import PlannedSource, ShardPlan, plan_shards
+from preprocessing.shard.stages import make_samples
 from preprocessing.shard.work import StageTimes
 from preprocessing.sources import open_sources
 from preprocessing.synthetic.generate import SyntheticConfig, draw_clip, write_h264
@@ -89,18 +90,21 @@ def make_one(
     source: Source, videos: Path, stored: StoredConfig, folder: Path
 ) -> tuple[Sample, dict[str, bytes]] | RejectedSource:
     """One source's sample and its members' bytes, or its reject."""
-    out = []
-
-    def take(_, made):
-        out.append(
-            made
-            if isinstance(made, RejectedSource)
-            else (made, {n: m if isinstance(m, bytes) else m.read_bytes() for n, m in made.members.items()})
-        )
-
-    make_samples([source], open_sources(str(videos)), CLASSES, stored, folder, take=take, times=StageTimes())
+    ((_, result),) = (
+        (source, made if isinstance(made, RejectedSource) else (made, bytes_of(made)))
+        for source, made in generate_samples([source], videos, stored, folder)
+    )
     assert not list(folder.iterdir())
-    return out[0]
+    return result
+
+
+def bytes_of(sample: Sample) -> dict[str, bytes]:
+    return {name: m if isinstance(m, bytes) else m.read_bytes() for name, m in sample.members.items()}
+
+
+def generate_samples(sources: Sequence[Source], videos: Path, stored: StoredConfig, folder: Path):
+    inputs = [PlannedSource(source=s, key=sample_key(s.name), num_bytes=1) for s in sources]
+    return make_samples(inputs, open_sources(str(videos)), CLASSES, stored, folder, times=StageTimes())
 
 
 def test_every_input_ends_as_sample_or_reject(plan, videos, tmp_path):
@@ -268,7 +272,7 @@ def test_a_fault_behind_the_decoder_names_the_source(plan, videos, tmp_path, mon
     def broken(frames):
         raise ValueError("injected")
 
-    monkeypatch.setattr(stages, "quantise_diff", broken)
+    monkeypatch.setattr(pairs, "quantise_diff", broken)
     with pytest.raises(ReciprocalError, match=r"train/shard-000000: [AB]/\w+.mp4: ValueError: injected"):
         run(plan, videos, Watched(tmp_path / "out"))
 
