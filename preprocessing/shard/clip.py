@@ -17,6 +17,7 @@ from pipeline.dataset.sample import extension
 from pipeline.dataset.shards import SampleRecord, sample_json
 from pipeline.errors import ReciprocalError
 from preprocessing.media.encode import VideoCodec, VideoWriter, stored_rate
+from preprocessing.shard.motion import DifferenceStage
 from preprocessing.shard.plan import PlannedSource
 from preprocessing.shard.work import StageTimes, named
 
@@ -47,15 +48,17 @@ class ClipWriter:
         self._fps, self._classes, self._stored, self._folder = fps, classes, stored, folder
         self._key = planned.key
         self._writers: dict[str, VideoWriter] = {}
+        self._differences = DifferenceStage() if "diff" in stored.modalities else None
         self._num_frames = 0
         self._size = (0, 0)
 
     def _path(self, modality: str) -> Path:
         return self._folder / f"{self._key}.{extension(modality)}"
 
-    def write(self, frames_rgb_THWC: np.ndarray, flow_codes: np.ndarray | None, diff_codes: np.ndarray | None) -> None:
-        """Append a block: T frames, and the codes of the pairs that end in them (None where there are none)."""
+    def write(self, frames_rgb_THWC: np.ndarray, flow_codes: np.ndarray | None) -> None:
+        """Append a block: T frames, and the flow codes of the pairs that end in them (None where there are none)."""
         with self.times.measure("encode_s"), named(self.source):
+            diff_codes = self._differences.next(frames_rgb_THWC) if self._differences else None
             self._num_frames += len(frames_rgb_THWC)
             for modality, pictures in (("rgb", frames_rgb_THWC), ("flow", flow_codes), ("diff", diff_codes)):
                 if pictures is not None:
@@ -72,8 +75,8 @@ class ClipWriter:
             )
         return self._writers[modality]
 
-    def finish(self) -> tuple[SampleRecord, Mapping[str, Path | bytes]]:
-        """Close the videos, decode each once, and return record and members.
+    def finish(self) -> Sample:
+        """Close the videos, decode each once, and return the sample.
 
         Raises:
             ReciprocalError: a video does not decode to what was written; names the member.
@@ -101,7 +104,7 @@ class ClipWriter:
             "modalities": list(self._stored.modalities),
         }
         members["json"] = sample_json({**facts, **described})
-        return SampleRecord(**facts, offset=0, size=0, members=()), members
+        return Sample(record=SampleRecord(**facts, offset=0, size=0, members=()), members=members)
 
     def remove(self) -> None:
         """Close and delete the sample's files, finished or not."""

@@ -12,7 +12,6 @@ import numpy as np
 from pipeline.errors import RejectedSource
 from preprocessing.annotations import Source
 from preprocessing.shard.clip import ClipWriter, Sample
-from preprocessing.shard.pairs import PairStage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +56,15 @@ class EncodeStage:
         self._open.append(clip)
         return clip
 
-    def write(self, clip: ClipWriter, frames: np.ndarray, flow: np.ndarray | None, diff: np.ndarray | None) -> None:
+    def write(self, clip: ClipWriter, frames_rgb_THWC: np.ndarray, flow_codes: np.ndarray | None) -> None:
         """Queue a block of a clip."""
-        self._tasks.append(self._thread.submit(clip.write, frames, flow, diff))
+        self._tasks.append(self._thread.submit(clip.write, frames_rgb_THWC, flow_codes))
 
-    def finish(self, clip: ClipWriter, end: ClipEnd, pairs: PairStage) -> None:
-        """Queue the end of a clip."""
-        self._tasks.append(self._thread.submit(lambda: _Finished(clip.source, _finished(clip, end, pairs), clip)))
+    def finish(self, clip: ClipWriter, end: ClipEnd, flow_quality: dict[str, float]) -> None:
+        """Queue the end of a clip; ``flow_quality`` is added to its record."""
+        self._tasks.append(
+            self._thread.submit(lambda: _Finished(clip.source, _finished(clip, end, flow_quality), clip))
+        )
 
     def reject(self, clip: ClipWriter | None, source: Source, reject: RejectedSource) -> None:
         """Queue a reject, behind what was already written of its clip."""
@@ -87,17 +88,12 @@ class EncodeStage:
             self._open.remove(clip)
 
 
-def _finished(clip: ClipWriter, end: ClipEnd, pairs: PairStage) -> Sample:
+def _finished(clip: ClipWriter, end: ClipEnd, flow_quality: dict[str, float]) -> Sample:
     """Close the clip's videos, read them back, and complete the record."""
-    record, members = clip.finish()
-    # Rounded: the last bits of a mean depend on the machine's vector width, and the record's bytes must not.
-    if pairs.mean_px:
-        quality = {
-            name: round(float(np.mean(getattr(pairs, name))), digits)
-            for name, digits in (("saturation", 6), ("error_px", 5), ("mean_px", 4))
-        }
-        record = dataclasses.replace(record, **{f"flow_{name}": value for name, value in quality.items()})
+    sample = clip.finish()
     width, height = end.source_size
-    record = dataclasses.replace(record, decoded_frames=end.decoded_frames, source_width=width, source_height=height)
+    record = dataclasses.replace(
+        sample.record, decoded_frames=end.decoded_frames, source_width=width, source_height=height, **flow_quality
+    )
     clip.times.clips += 1
-    return Sample(record=record, members=members)
+    return Sample(record=record, members=sample.members)

@@ -1,11 +1,12 @@
 """Sources to samples: decoding, flow and encoding overlap.
 
-    decode thread    fetch and decode    -> blocks of frames
-    calling thread   flow, difference    -> blocks of codes
-    encode thread    encode, read back   -> finished samples, in order, yielded in the calling thread
+    decode thread    fetch and decode                -> blocks of frames
+    calling thread   flow                            -> blocks of flow codes
+    encode thread    difference, encode, read back   -> finished samples, in order, yielded in the calling thread
 
-The queues between them are bounded: memory does not grow with a clip's length, nor with a slow consumer. While the flow of one block is computed, the next is decoded and the previous one encoded, so that a GPU does not wait;
-on one core the three share the time and the latency of object storage is hidden. The result does not depend on timing.
+The queues between them are bounded: memory does not grow with a clip's length, nor with a slow consumer. While the
+flow of one block is computed, the next is decoded and the previous one encoded, so that a GPU does not wait; on one
+core the three share the time and the latency of object storage is hidden. The result does not depend on timing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from preprocessing.flow.factory import flow_engine
 from preprocessing.media.decode import VideoReader
 from preprocessing.shard.clip import ClipWriter, Sample
 from preprocessing.shard.encode_stage import ClipEnd, EncodeStage
-from preprocessing.shard.pairs import PairStage
+from preprocessing.shard.motion import FlowStage
 from preprocessing.shard.plan import PlannedSource
 from preprocessing.shard.work import StageTimes, named
 from preprocessing.sources import SourceStore
@@ -80,6 +81,7 @@ def make_samples(
     """
     engine = engine_for(stored) if "flow" in stored.modalities else None
     clip: ClipWriter | None = None
+    flow: FlowStage | None = None
     with (
         EncodeStage() as encoder,
         contextlib.closing(
@@ -89,15 +91,15 @@ def make_samples(
         for event in events:
             if isinstance(event, _Begin):
                 clip = encoder.open(ClipWriter(event.planned, event.fps, classes, stored, folder, times))
-                pairs = PairStage(engine, stored, times)
+                flow = FlowStage(engine, stored.flow_bound, times) if engine else None
             elif isinstance(event, np.ndarray):
                 assert clip is not None
                 with named(clip.source):
-                    flow, diff = pairs.next(event)
-                encoder.write(clip, event, flow, diff)
+                    flow_codes = flow.next(event) if flow else None
+                encoder.write(clip, event, flow_codes)
             elif isinstance(event, ClipEnd):
                 assert clip is not None
-                encoder.finish(clip, event, pairs)
+                encoder.finish(clip, event, flow.quality() if flow else {})
                 clip = None
             else:
                 encoder.reject(clip, *event)

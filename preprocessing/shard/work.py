@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import time
 from collections.abc import Iterator
 
 import av
 import cv2
 
+from pipeline.common.timer import StageTimer
 from pipeline.errors import ReciprocalError, StorageError
 from preprocessing.annotations import Source
 
 
 @dataclasses.dataclass
-class StageTimes:
+class StageTimes(StageTimer):
     """Seconds that each stage was busy; stages overlap, so they add up to more than the wall clock."""
 
     fetch_s: float = 0.0
@@ -27,18 +27,6 @@ class StageTimes:
     store_s: float = 0.0
     clips: int = 0  # samples written
     pairs: int = 0  # of frames whose flow was computed
-
-    def __add__(self, other: StageTimes) -> StageTimes:
-        return StageTimes(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(self)})
-
-    @contextlib.contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Add the time of a with-block to ``stage``."""
-        start_s = time.perf_counter()
-        try:
-            yield
-        finally:
-            setattr(self, stage, getattr(self, stage) + time.perf_counter() - start_s)
 
 
 @contextlib.contextmanager

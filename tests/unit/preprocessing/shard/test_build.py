@@ -26,7 +26,7 @@ from preprocessing.annotations import Annotations, Source
 from preprocessing.flow.base import FlowEngine, to_gray
 from preprocessing.flow.factory import flow_engine
 from preprocessing.media.decode import decode_video
-from preprocessing.shard import clip, pairs
+from preprocessing.shard import clip, motion
 from preprocessing.shard.build import Recipe, build_shard, committed_record
 from preprocessing.shard.clip import Sample, check_video
 from preprocessing.shard.plan import PlannedSource, ShardPlan, plan_shards
@@ -272,7 +272,7 @@ def test_a_fault_behind_the_decoder_names_the_source(plan, videos, tmp_path, mon
     def broken(frames):
         raise ValueError("injected")
 
-    monkeypatch.setattr(pairs, "quantise_diff", broken)
+    monkeypatch.setattr(motion, "quantise_diff", broken)
     with pytest.raises(ReciprocalError, match=r"train/shard-000000: [AB]/\w+.mp4: ValueError: injected"):
         run(plan, videos, Watched(tmp_path / "out"))
 

@@ -12,7 +12,7 @@ from pipeline.config.preprocess import StoredConfig
 from pipeline.errors import ReciprocalError, RejectedSource
 from preprocessing.annotations import Source
 from preprocessing.media.decode import VideoReader
-from preprocessing.shard import clip, pairs, stages
+from preprocessing.shard import clip, motion, stages
 from preprocessing.shard.clip import Sample
 from preprocessing.shard.plan import PlannedSource
 from preprocessing.shard.stages import make_samples
@@ -21,6 +21,7 @@ from preprocessing.sources import open_sources
 from preprocessing.synthetic.generate import SyntheticConfig, draw_clip, write_h264
 
 PLAIN = StoredConfig(short_side=32, modalities=("rgb", "diff"))
+FLOW = StoredConfig(short_side=32, modalities=("rgb", "flow", "diff"), flow_engine="opencv")
 NAMES = tuple(f"A/{i}.mp4" for i in range(12))
 BROKEN = "A/3.mp4"
 
@@ -99,12 +100,12 @@ def test_an_error_in_any_stage_ends_both_threads_and_removes_all_files(
 
     target = {
         "decode": (stages, "VideoReader"),
-        "flow": (pairs, "quantise_diff"),
+        "flow": (motion, "quantise_flow"),
         "encode": (clip.VideoWriter, "close"),
     }[stage]
     monkeypatch.setattr(*target, broken if stage != "decode" else lambda *_, **__: broken())
     with pytest.raises(ReciprocalError, match="injected"):
-        list(samples_of(videos, tmp_path))
+        list(samples_of(videos, tmp_path, FLOW))
     assert our_threads() == set()
     assert not list(tmp_path.iterdir())
 
@@ -131,24 +132,23 @@ class OpenedVideos:
 def test_decoding_and_flow_continue_while_the_encoder_works(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first clip's encoder waits until the second video is open and the second clip's difference was asked for."""
-    opened, differences, write = OpenedVideos(monkeypatch), threading.Semaphore(0), clip.VideoWriter.write
-    quantise_diff, overlapped = pairs.quantise_diff, []
+    """The first clip's encoder waits until the second video is open and the second clip's flow has been computed."""
+    opened, computed, write, overlapped = OpenedVideos(monkeypatch), threading.Semaphore(0), clip.VideoWriter.write, []
 
-    def counted(frames):
-        differences.release()
-        return quantise_diff(frames)
+    class Counted(stages.FlowStage):
+        def next(self, frames_rgb_THWC):
+            codes = super().next(frames_rgb_THWC)
+            computed.release()
+            return codes
 
     def waits(self, pictures):
         if not overlapped:
-            overlapped.append(
-                opened.wait_for(2) and differences.acquire(timeout=20.0) and differences.acquire(timeout=20.0)
-            )
+            overlapped.append(opened.wait_for(2) and computed.acquire(timeout=20.0) and computed.acquire(timeout=20.0))
         write(self, pictures)
 
-    monkeypatch.setattr(pairs, "quantise_diff", counted)
+    monkeypatch.setattr(stages, "FlowStage", Counted)
     monkeypatch.setattr(clip.VideoWriter, "write", waits)
-    list(samples_of(videos, tmp_path))
+    list(samples_of(videos, tmp_path, FLOW))
     assert overlapped == [True]
 
 
