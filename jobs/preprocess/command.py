@@ -41,8 +41,9 @@ from pipeline.errors import ReciprocalError
 from pipeline.storage import open_storage
 from pipeline.storage.scratch import remove_abandoned
 from preprocessing.annotations import Annotations, read_annotations
-from preprocessing.shard.build import build_shard, code_version
+from preprocessing.shard.build import build_shard
 from preprocessing.shard.plan import ShardPlan, plan_shards
+from preprocessing.shard.provenance import builder_version
 from preprocessing.sources import open_sources
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ def _finish(
         modalities=job.recipe.stored.modalities,
         parameters=as_dict(job.recipe.stored),
         parameter_hash=job.recipe.parameter_hash,
-        code_version=code_version(),
+        code_version=builder_version(),
         shards=tuple(tally.entries[plan.path] for plan in plans),
         flow=job.recipe.flow,
     )

@@ -18,9 +18,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import av
 import cv2
-import numpy as np
 
 from pipeline.config.base import as_dict
 from pipeline.config.preprocess import StoredConfig
@@ -205,30 +203,3 @@ def _placed(samples: Sequence[_Written], tar: Path) -> tuple[SampleRecord, ...]:
             raise ReciprocalError(f"{tar.name}: sample {key} does not read back as it was written")
         records.append(dataclasses.replace(record, offset=offset, size=size, members=members))
     return tuple(records)
-
-
-_DECISIVE = (
-    "annotations/__init__.py",
-    "build.py",
-    "clip.py",
-    "clock.py",
-    "decode.py",
-    "encode.py",
-    "flow.py",
-    "plan.py",
-    "stages.py",
-    "tvl1/*.py",
-)
-
-
-def code_version() -> str:
-    """What made the bytes: a hash of the code that decides them, and the versions of the libraries under it."""
-    digest = hashlib.sha256()
-    here = Path(__file__).resolve().parent
-    for path in [
-        *sorted(p for pattern in _DECISIVE for p in here.glob(pattern)),
-        here.parent / "pipeline/dataset/sample.py",
-        here.parent / "pipeline/dataset/shards.py",
-    ]:
-        digest.update(path.read_bytes())
-    return f"{digest.hexdigest()[:12]} opencv-{cv2.__version__} av-{av.__version__} numpy-{np.__version__}"
