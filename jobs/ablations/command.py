@@ -18,6 +18,7 @@ Exit     0 all trained, whatever came out; 1 failed while running; 2 refused bef
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -30,11 +31,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
+import ray.exceptions
 
 from jobs.ablations.report import as_json, plot, show
 from jobs.ablations.training import TEST_SPLIT, read_result, result_path, train_and_test
 from jobs.ablations.variants import GROUPS, VARIANTS, Group, tiny_config
 from jobs.cluster.connect import check_resources, connect
+from jobs.cluster.submit import run_tasks
 from pipeline.common.cli import console, parse
 from pipeline.config.base import require
 from pipeline.config.train import TrainConfig
@@ -145,39 +148,36 @@ def run_all(trainings: Sequence[Training], out: Storage) -> dict[str, list[dict[
     """
     results: dict[str, list[dict[str, Any]]] = {}
     task = ray.remote(num_cpus=1, max_retries=2)(train_and_test)
-    running: dict[ray.ObjectRef, Training] = {}
+    todo: list[Training] = []
     for training in trainings:
         if found := read_result(out, training.path):
             results.setdefault(training.name, []).append(found)
         else:
-            running[task.remote(training.name, training.config, out.uri)] = training
-    start_s, total = time.perf_counter(), len(running)
-    log.info("%d trainings are there already, %d to do", len(trainings) - total, total)
-    while running:
-        (done,), _ = ray.wait(list(running))
-        training = running.pop(done)
-        try:
-            result = ray.get(done)
-        except ray.exceptions.RayError as error:
-            for reference in running:
-                ray.cancel(reference, force=True)
-            raise ReciprocalError(
-                f"{training.name}, seed {training.config.run.seed}: {str(error).strip().splitlines()[-1]}; mend it and"
-                " run the same command again to go on"
-            ) from error
-        results.setdefault(training.name, []).append(result)
-        scores = " ".join(f"{stream} {value:.3f}" for stream, value in result["top1"].items())
-        log.info(
-            "%d of %d, %s seed %d: %s (training clips %.3f, %.0f s); %.0f s so far",
-            total - len(running),
-            total,
-            training.name,
-            result["seed"],
-            scores,
-            result["train_top1"],
-            result["seconds"],
-            time.perf_counter() - start_s,
-        )
+            todo.append(training)
+    start_s = time.perf_counter()
+    log.info("%d trainings are stored already, %d to do", len(trainings) - len(todo), len(todo))
+    # Trainings last minutes: killed, not asked to stop, when another has failed.
+    ended = run_tasks(todo, lambda t: task.remote(t.name, t.config, out.uri), force_cancel=True)
+    with contextlib.closing(ended):
+        for count, (training, result) in enumerate(ended, start=1):
+            if isinstance(result, ray.exceptions.RayError):
+                raise ReciprocalError(
+                    f"{training.name}, seed {training.config.run.seed}: {str(result).strip().splitlines()[-1]}; fix it"
+                    " and run the same command again to continue"
+                ) from result
+            results.setdefault(training.name, []).append(result)
+            scores = " ".join(f"{stream} {value:.3f}" for stream, value in result["top1"].items())
+            log.info(
+                "%d of %d, %s seed %d: %s (training clips %.3f, %.0f s); %.0f s so far",
+                count,
+                len(todo),
+                training.name,
+                result["seed"],
+                scores,
+                result["train_top1"],
+                result["seconds"],
+                time.perf_counter() - start_s,
+            )
     return results
 
 

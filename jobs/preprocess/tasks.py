@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from jobs.cluster.submit import run_tasks
+from jobs.preprocess.policy import Decision, Ending, History, decide
 from jobs.preprocess.progress import ProgressView, Reporter, make_board
 from jobs.preprocess.tally import Outcome
 from pipeline.config.preprocess import StoredConfig
@@ -26,9 +29,7 @@ from preprocessing.shard.work import StageTimes
 from preprocessing.sources import SourceStore
 
 log = logging.getLogger(__name__)
-_MAX_FAILED_SHARDS = 3  # then the fault is not in a shard but in what all of them use
 _CRASHES = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.LocalRayletDiedError)
-_MIN_IN_FLIGHT = 64  # submitted tasks; a plan of a million videos is not handed to Ray at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,11 +103,21 @@ def remote_options(resources: Resources) -> dict[str, Any]:
     return {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus, "runtime_env": environment}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """One task to build a shard."""
+
+    plan: ShardPlan
+    crashed: dict[str, str]
+    """Sources not to be opened, because they killed their worker, with what Ray said about it."""
+
+
 def run_shards(plans: Sequence[ShardPlan], job: Job, resources: Resources, *, done: Callable[[Outcome], bool]) -> None:
     """Build shards on the connected Ray cluster; show progress.
 
     Args:
-        done: gets every finished shard once, as it finishes; False stops the run: what is in flight is cancelled.
+        done: gets every finished shard once, as it finishes; returns whether the run may continue. If not, what is in
+            flight is cancelled.
 
     Raises:
         ReciprocalError: shards failed; names them, with the first cause. What was finished is stored.
@@ -114,52 +125,68 @@ def run_shards(plans: Sequence[ShardPlan], job: Job, resources: Resources, *, do
     options = remote_options(resources)
     build, survives = _build.options(**options), _survives.options(**options)
     shared, board = ray.put(job), make_board()
-    in_flight = max(_MIN_IN_FLIGHT, 4 * int(ray.cluster_resources().get("CPU", 0)))
     # The largest first: the last tasks to end are then small ones, and no core waits long for them.
-    waiting = iter(sorted(plans, key=lambda plan: -plan.num_bytes))
-    running: dict[Any, ShardPlan] = {}
+    largest_first = sorted(plans, key=lambda plan: -plan.num_bytes)
+    again: deque[_Attempt] = deque()
     failures: dict[str, str] = {}
     searched: set[str] = set()
-    stopped = False
-    with ProgressView(board, len(plans), sum(len(p.present) for p in plans)) as view:
-        while len(failures) < _MAX_FAILED_SHARDS and not stopped:
-            for plan in itertools.islice(waiting, in_flight - len(running)):
-                running[build.remote(plan, shared, {}, board)] = plan
-            if not running:
+    with (
+        ProgressView(board, len(plans), sum(len(p.present) for p in plans)) as view,
+        contextlib.closing(
+            run_tasks(
+                (_Attempt(plan=plan, crashed={}) for plan in largest_first),
+                lambda attempt: build.remote(attempt.plan, shared, attempt.crashed, board),
+                again=again,
+                waiting=view.refresh,
+            )
+        ) as attempts,
+    ):
+        for attempt, result in attempts:
+            plan = attempt.plan
+            may_continue = True
+            if isinstance(result, Outcome):
+                _show(view, plan, result)
+                may_continue = done(result)
+            history = History(
+                searched=plan.path in searched, num_failed=len(failures), too_many_rejects=not may_continue
+            )
+            decision = decide(_ending(result), history)
+            if decision is Decision.SEARCH_AND_RETRY:
+                log.warning("%s: its worker died; looking for the video that kills it", plan.path)
+                searched.add(plan.path)
+                again.append(_Attempt(plan=plan, crashed=_find_crashing(survives, plan, shared)))
+                continue
+            if not isinstance(result, Outcome):
+                failures[plan.path] = _cause(result)
+                log.error("%s failed: %s", plan.path, failures[plan.path])
+            if decision is Decision.STOP_RUN:
                 break
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=2)
-            for task in ready:
-                plan = running.pop(task)
-                try:
-                    outcome: Outcome = ray.get(task)
-                except _CRASHES as error:
-                    if plan.path in searched:
-                        failures[plan.path] = f"its worker died again: {str(error).splitlines()[0]}"
-                        continue
-                    searched.add(plan.path)
-                    log.warning("%s: its worker died; looking for the video that kills it", plan.path)
-                    crashed = _find_crashing(survives, plan, shared)
-                    # None: it was the worker's fate (memory, a node), not a video's; one more try tells.
-                    running[build.remote(plan, shared, crashed, board)] = plan
-                except ray.exceptions.RayTaskError as error:
-                    failures[plan.path] = str(error.cause) if isinstance(error.cause, ReciprocalError) else str(error)
-                    log.error("%s failed: %s", plan.path, failures[plan.path])
-                except ray.exceptions.RayError as error:
-                    failures[plan.path] = str(error)
-                    log.error("%s failed: %s", plan.path, error)
-                else:
-                    rejected = sum(r.reason != "missing" for r in outcome.rejects)
-                    view.shard_done(plan.path, len(plan.present), outcome.times.pairs, rejected)
-                    for reject in outcome.rejects:
-                        if reject.reason != "missing":
-                            log.info("rejected %s: %s (%s)", reject.source, reject.reason, reject.detail)
-                    stopped = not done(outcome) or stopped
-            view.refresh()
-    for task in running:
-        ray.cancel(task)
+        view.refresh()
     if failures:
         path, cause = next(iter(failures.items()))
-        raise ReciprocalError(f"{len(failures)} shards failed; {path}: {cause}. Run the same command again to go on")
+        raise ReciprocalError(f"{len(failures)} shards failed; {path}: {cause}. Run the same command again to continue")
+
+
+def _ending(result: Outcome | ray.exceptions.RayError) -> Ending:
+    if isinstance(result, Outcome):
+        return Ending.STORED
+    return Ending.WORKER_DIED if isinstance(result, _CRASHES) else Ending.FAILED
+
+
+def _cause(error: ray.exceptions.RayError) -> str:
+    """Why a shard was given up, in the words of our own error where there is one."""
+    if isinstance(error, _CRASHES):
+        return f"its worker died again: {str(error).splitlines()[0]}"
+    cause = getattr(error, "cause", None)
+    return str(cause if isinstance(cause, ReciprocalError) else error)
+
+
+def _show(view: ProgressView, plan: ShardPlan, outcome: Outcome) -> None:
+    """Count a stored shard, and log the videos that were rejected for what is in them."""
+    rejects = [reject for reject in outcome.rejects if reject.reason != "missing"]
+    view.shard_done(plan.path, len(plan.present), outcome.times.pairs, len(rejects))
+    for reject in rejects:
+        log.info("rejected %s: %s (%s)", reject.source, reject.reason, reject.detail)
 
 
 def _find_crashing(survives: Any, plan: ShardPlan, job: Any) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +11,7 @@ import ray
 import ray.exceptions
 
 from jobs.cluster.connect import connect
+from jobs.cluster.submit import run_tasks
 from jobs.preprocess.tasks import Resources, remote_options
 from pipeline.dataset.manifest import Manifest, ShardEntry
 from pipeline.errors import ReciprocalError, StorageError
@@ -20,7 +21,6 @@ from preprocessing.verify.shard import Decode, ShardCheck, verify_shard_at
 _FEW_SHARDS = 8  # up to here starting Ray's workers takes longer than the work
 # Hashing and decoding run one thread. The tar goes to the task's own disk; only faults and keys come back.
 _RESOURCES = Resources(num_cpus=1, num_gpus=0)
-_IN_FLIGHT = 256  # tasks handed to Ray at a time: enough for some hundred cores, and results do not pile up
 
 
 @ray.remote(max_retries=3, retry_exceptions=[StorageError])  # pyright: ignore[reportArgumentType]
@@ -62,22 +62,15 @@ def _by_tasks(
     connect()
     verify = _verify.options(**remote_options(_RESOURCES))
     shared = ray.put(short)
-    waiting = iter(manifest.shards)
-    running = {verify.remote(storage, entry, shared, decode): entry for entry in itertools.islice(waiting, _IN_FLIGHT)}
-    while running:
-        (done,), _ = ray.wait(list(running), num_returns=1)
-        entry = running.pop(done)
-        try:
-            result: ShardCheck | str = ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            result = (
-                f"{type(error.cause).__name__}: {error.cause}"
-                if isinstance(error.cause, ReciprocalError | OSError)
-                else str(error)
-            )
-        except ray.exceptions.RayError as error:
-            result = f"its worker was lost: {str(error).splitlines()[0]}"
-        running.update(
-            {verify.remote(storage, following, shared, decode): following for following in itertools.islice(waiting, 1)}
-        )
-        yield entry, result
+    tasks = run_tasks(manifest.shards, lambda entry: verify.remote(storage, entry, shared, decode))
+    with contextlib.closing(tasks):
+        for entry, result in tasks:
+            yield entry, _reason(result) if isinstance(result, ray.exceptions.RayError) else result
+
+
+def _reason(error: ray.exceptions.RayError) -> str:
+    """Why a shard could not be verified, in one line where the storage is to blame."""
+    if not isinstance(error, ray.exceptions.RayTaskError):
+        return f"its worker was lost: {str(error).splitlines()[0]}"
+    cause = error.cause
+    return f"{type(cause).__name__}: {cause}" if isinstance(cause, ReciprocalError | OSError) else str(error)
