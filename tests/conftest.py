@@ -52,38 +52,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> str:
     """URI of a small stored data set: 4 classes, 5 + 2 + 2 clips each of 10 to 12 frames at short side 32, all
-    modalities.
-    """
-    from pipeline.config.base import as_dict
+    modalities."""
     from pipeline.config.preprocess import StoredConfig
-    from pipeline.dataset.manifest import MANIFEST, Manifest, entry_of
-    from pipeline.storage import open_storage
-    from preprocessing.annotations import read_ucf101
-    from preprocessing.shard.build import Recipe, build_shard
-    from preprocessing.shard.plan import plan_shards
-    from preprocessing.sources import open_sources
-    from preprocessing.synthetic.generate import SyntheticConfig, generate
+    from tests.support.synthetic_set import store_synthetic
 
-    base = tmp_path_factory.mktemp("tiny")
-    generate(
-        SyntheticConfig(
-            out=base / "raw", train=5, val=2, test=2, appearances=2, motions=2, min_frames=10, max_frames=12
-        )
-    )
-    stored, storage = StoredConfig(short_side=32), open_storage(f"file://{base}/set")
-    annotations = read_ucf101(base / "raw")
-    store, recipe = open_sources(str(base / "raw" / "videos")), Recipe.of(annotations.classes, stored)
-    plans = plan_shards(annotations, store.sizes({s.path for s in annotations.sources}), 8)
-    records = [build_shard(p, store=store, recipe=recipe, storage=storage) for p in plans]
-    manifest = Manifest(
-        dataset="tiny",
-        classes=annotations.classes,
-        modalities=stored.modalities,
-        parameters=as_dict(stored),
-        parameter_hash=recipe.parameter_hash,
-        code_version="test",
-        shards=tuple(entry_of(r) for r in records),
-        flow=recipe.flow,
-    )
-    storage.write(MANIFEST, manifest.to_json())
-    return storage.uri
+    size = {"train": 5, "val": 2, "test": 2, "appearances": 2, "motions": 2, "min_frames": 10, "max_frames": 12}
+    return store_synthetic(tmp_path_factory.mktemp("tiny"), "tiny", StoredConfig(short_side=32), 8, **size)
