@@ -33,7 +33,7 @@ check: setup
 	$(BIN)/codespell .
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	if [ -x $(BIN)/actionlint ]; then $(BIN)/actionlint; else echo "actionlint is not installed: skipped"; fi
-	$(BIN)/python -m pytest -q tests/unit/repository
+	$(BIN)/python -m pytest -q -m "not slow" tests/unit/repository
 
 format: setup
 	$(BIN)/ruff check --fix .
