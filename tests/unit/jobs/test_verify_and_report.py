@@ -95,6 +95,7 @@ def test_a_failing_storage_is_code_1_and_no_fault(
 
 
 @pytest.mark.usefixtures("private_ray")
+@pytest.mark.slow
 def test_ray_finds_the_same(damaged: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert verify_job.main([damaged.uri, "--json", str(tmp_path / "threads.json")]) == 1
     monkeypatch.setattr(verify_tasks, "_FEW_SHARDS", 0)

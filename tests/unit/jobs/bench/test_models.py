@@ -102,6 +102,7 @@ def test_both_paths_are_compared_on_the_same_weights(small: tuple[Subject, ...])
     assert alone.fast_ms > 0
 
 
+@pytest.mark.slow
 def test_gradients_that_differ_are_held_against_float64(
     small: tuple[Subject, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_scaling_keeps_widths_and_full_size_is_untouched() -> None:
     assert dataclasses.replace(half.model, num_steps=16) == full.model  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_result(small: tuple[Subject, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "models.json"
     assert main(["models", "--json", str(out), "--rounds", "1", "--threads", "1", "--skip", "memory", "gpu"]) == 0
@@ -163,6 +165,7 @@ def test_the_result(small: tuple[Subject, ...], tmp_path: Path, capsys: pytest.C
     assert "it is small" in shown
 
 
+@pytest.mark.slow
 def test_the_peak_is_that_of_a_process_of_its_own() -> None:
     """A wide first layer's maps are known: 8 frames of 48 x 48 pixels and 256 maps in fp32 are 19 MB, kept more
     than ten times over.

@@ -63,6 +63,7 @@ def test_stopped_anywhere_and_resumed_equals_undisturbed(tiny_set: str, tmp_path
     assert state["position"] == resumed_state["position"] == {"epoch": 2, "step": 0, "global_step": 10}
 
 
+@pytest.mark.slow
 def test_compiled_steps_are_the_same_steps(tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     graphs = CompileCounterWithBackend("aot_eager")
@@ -109,6 +110,7 @@ def _averages(rank: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_running_statistics_are_averaged_over_ranks(tmp_path: Path) -> None:
     mp.spawn(_averages, args=(free_port(), str(tmp_path)), nprocs=2)
     first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in range(2))
@@ -116,6 +118,7 @@ def test_running_statistics_are_averaged_over_ranks(tmp_path: Path) -> None:
     assert (first[2], second[2]) == ([1], [5])  # a counter is left alone
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_process(tiny_set: str, tmp_path: Path) -> None:
     port = free_port()
     config = tiny_config(tiny_set)

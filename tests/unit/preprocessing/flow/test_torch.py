@@ -189,6 +189,7 @@ def test_fast_mode_is_labelled(engine):
 
 
 @needs_triton
+@pytest.mark.slow
 def test_triton_kernels_under_the_interpreter():
     """Kernel by kernel and as a whole, in a process that has TRITON_INTERPRET set before anything imports Triton."""
     checks = Path(__file__).with_name("kernel_checks.py")

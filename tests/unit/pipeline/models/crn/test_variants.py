@@ -282,6 +282,7 @@ def test_strategy_c_with_a_fixed_draw_is_the_sum_by_hand() -> None:
 @pytest.mark.parametrize(
     "changes", [{"modalities": ("rgb", "diff")}, {"modalities": ("rgb",), "partner": "self", "recompute": True}]
 )
+@pytest.mark.slow
 def test_one_graph_without_breaks_serves_every_draw(changes: dict[str, Any]) -> None:
     model, plain = build(small(**changes)), build(small(**changes))
     plain.load_state_dict(model.state_dict())

@@ -197,6 +197,7 @@ def run_kernel_check(environment: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_triton_kernel_interpreted() -> None:
     """In a process that has TRITON_INTERPRET set before anything imports Triton."""
     pytest.importorskip("triton", reason="Triton is not installed here")
