@@ -81,8 +81,8 @@ class DataConfig:
     batch_size: int = 32
     """Global batch, over all ranks."""
     micro_batch: int = 0
-    """Samples that a rank takes through the model at once; gradients of the pieces of its part add up, so that a few
-    GPUs train with the batch of many. 0: its whole part.
+    """Samples that a rank takes through the model at once; the gradients of its micro-batches add up, so that a few
+    GPUs train with the batch of many. 0: its whole part of the global batch.
     """
     damaged_budget: int = 10
     """Distinct samples that one rank may find unreadable (black clips of weight 0) before the run fails."""

@@ -12,9 +12,10 @@ from pipeline.config.model import CHANNELS
 from pipeline.data.batch import Batch
 from pipeline.data.decoding.base import Decoder, Row
 from pipeline.data.decoding.stacks import empty_clips, stack_motion
-from pipeline.data.fetch.fetcher import Damaged, DamageLedger
+from pipeline.data.fetch.damage import Damaged, DamageLedger
 from pipeline.data.index import SplitIndex
 from pipeline.data.sampling.clips import sample_plans
+from pipeline.data.sampling.order import MicroBatch
 from pipeline.dataset.sample import extension, stored_modalities
 from pipeline.errors import ReciprocalError
 
@@ -56,13 +57,13 @@ class Assembler:
         """
 
     def begin(
-        self, part: np.ndarray, fetched: Sequence[dict[str, bytes] | Damaged], epoch: int, step: int
+        self, micro_batch: MicroBatch, fetched: Sequence[dict[str, bytes] | Damaged], epoch: int
     ) -> Callable[[], Batch]:
-        """Begin to make the batch of some samples.
+        """Begin to make the batch of a micro-batch's samples.
 
         Args:
-            part: indices of the samples; ``FILLER`` at the end for rows of weight 0.
-            fetched: what arrived for each of them, fillers left out.
+            micro_batch: its fillers become rows of weight 0.
+            fetched: what arrived for each of its samples, fillers left out.
 
         Returns:
             A function that waits for the batch; to be called once, in the order of the beginnings. It raises
@@ -72,10 +73,10 @@ class Assembler:
             DamagedSampleError: more damaged samples than the budget allows.
         """
         views = self._num_views * self._num_crops
-        size = len(part) * views
+        size = len(micro_batch.samples) * views
         labels, weights, keys = np.zeros(size, np.int64), np.zeros(size, np.float32), [""] * size
         rows: list[Row] = []
-        for n, (i, members) in enumerate(zip(part, fetched, strict=False)):  # fillers stand at the end
+        for n, (i, members) in enumerate(zip(micro_batch.stored, fetched, strict=True)):
             place = slice(n * views, (n + 1) * views)
             labels[place] = self._index.labels[i]
             keys[place] = [self._index.key(i)] * views
@@ -91,11 +92,21 @@ class Assembler:
                 clips = waiting()
                 self._measure(rows)
             except ReciprocalError as error:
-                where = f"epoch {epoch}, step {step}: {', '.join(k for k in keys if k)}"
+                where = f"epoch {epoch}, step {micro_batch.step}: {', '.join(k for k in keys if k)}"
                 raise type(error)(*error.args[:-1], f"{error.args[-1]} ({where})") from error
             good = np.flatnonzero(weights)
             inputs = {m: self._stack(m, clips.get(m), good, size) for m in self._index.modalities}
-            return Batch(inputs, self._tensor(labels), self._tensor(weights), tuple(keys), epoch, step)
+            return Batch(
+                inputs,
+                self._tensor(labels),
+                self._tensor(weights),
+                tuple(keys),
+                epoch,
+                micro_batch.step,
+                micro_batch.index,
+                micro_batch.count,
+                micro_batch.offset,
+            )
 
         return finish
 

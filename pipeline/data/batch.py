@@ -9,7 +9,7 @@ import torch
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One rank's rows of one step, or a piece of them. A row is one clip: one view of one sample.
+    """One rank's rows of one step, or one micro-batch of them. A row is one clip: one view of one sample.
 
     With K views the rows of a sample are contiguous: rows ``i*K .. i*K+K-1`` belong to the rank's sample i.
 
@@ -21,8 +21,9 @@ class Batch:
             zero.
         keys: B sample keys.
 
-    A step may come in several pieces (``data.micro_batch``): ``piece`` of ``pieces``, in order, on every rank as many.
-    ``offset`` is the place of its first sample in the global batch, whatever the number of ranks.
+    A step comes in ``num_micro_batches`` batches (``data.micro_batch``), as many on every rank; this one is number
+    ``micro_batch_index``, from 0. ``offset`` is the place of its first sample in the global batch, whatever the number
+    of ranks.
 
     Raises:
         ValueError: shapes or dtypes disagree; the message prints them.
@@ -34,8 +35,8 @@ class Batch:
     keys: tuple[str, ...]
     epoch: int
     step: int
-    piece: int = 0
-    pieces: int = 1
+    micro_batch_index: int = 0
+    num_micro_batches: int = 1
     offset: int = 0
 
     def __post_init__(self) -> None:
@@ -55,6 +56,11 @@ class Batch:
                 "a batch needs (B, T, C, H, W) float32 inputs with equal B, T, H, W, int64 labels (B,) and "
                 f"float32 weights (B,); got {rows} keys and {shown}"
             )
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether this is the step's last micro-batch."""
+        return self.micro_batch_index == self.num_micro_batches - 1
 
     def __len__(self) -> int:
         """Rows, fillers included."""

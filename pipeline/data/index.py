@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,20 +13,17 @@ import numpy as np
 
 from pipeline.dataset.manifest import Manifest, ShardEntry, read_records
 from pipeline.dataset.sample import extension, stored_modalities
-from pipeline.dataset.shards import Member, SampleRecord
+from pipeline.dataset.shards import MemberRange, SampleRange
 from pipeline.errors import ManifestError
 from pipeline.storage import Storage
 
+_offset_of = operator.attrgetter("offset")
 _READ_THREADS = 8  # records are small objects: latency, not bandwidth, is what they cost
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitIndex:
-    """All samples of one split, in the manifest's order.
-
-    ``record(i)`` lists only the members of the modalities that were asked for, and its byte range covers just those:
-    one ranged GET brings them.
-    """
+    """All samples of one split, in the manifest's order: what reading and sampling need of their records."""
 
     split: str
     classes: tuple[str, ...]
@@ -35,14 +34,10 @@ class SplitIndex:
     """(N,) int32 into ``tars``."""
     keys: np.ndarray
     """(N,) bytes."""
-    sources: np.ndarray
-    """(N,) bytes, UTF-8."""
     labels: np.ndarray
     """(N,) int64."""
     sizes: np.ndarray
     """(N, 3) int32: num_frames, height, width."""
-    fps: np.ndarray
-    """(N,) float64."""
     members: np.ndarray
     """(N, M, 3) int64: offset, size, crc32 of each member that ``stored_modalities(modalities)`` names."""
 
@@ -53,35 +48,21 @@ class SplitIndex:
         """Key of sample ``i``."""
         return self.keys[i].decode()
 
-    def tar(self, i: int) -> str:
-        """Path of the tar that holds sample ``i``, relative to the data set."""
-        return self.tars[self.tar_of[i]]
+    def sample_range(self, i: int) -> SampleRange:
+        """The one ranged GET that brings the wanted members of sample ``i``."""
+        table = zip(self._extensions, self.members[i].tolist(), strict=True)
+        members = [MemberRange(name, *row) for name, row in table]
+        members.sort(key=_offset_of)
+        offset, last = members[0].offset, members[-1]
+        tar = self.tars[self.tar_of[i]]
+        return SampleRange(tar, self.key(i), offset, last.offset + last.size - offset, tuple(members))
 
-    def record(self, i: int) -> SampleRecord:
-        """Sample ``i`` with the members of the wanted modalities."""
-        names = [extension(m) for m in stored_modalities(self.modalities)]
-        members = [
-            Member(name=n, offset=int(o), size=int(s), crc32=int(c))
-            for n, (o, s, c) in zip(names, self.members[i], strict=True)
-        ]
-        members.sort(key=lambda m: m.offset)
-        num_frames, height, width = (int(x) for x in self.sizes[i])
-        offset, end = members[0].offset, members[-1].offset + members[-1].size
-        return SampleRecord(
-            key=self.key(i),
-            label=int(self.labels[i]),
-            source=self.sources[i].decode("utf-8", "surrogateescape"),
-            num_frames=num_frames,
-            fps=float(self.fps[i]),
-            width=width,
-            height=height,
-            offset=offset,
-            size=end - offset,
-            members=tuple(members),
-        )
+    @functools.cached_property
+    def _extensions(self) -> tuple[str, ...]:
+        return tuple(extension(m) for m in stored_modalities(self.modalities))
 
     def range_bytes(self) -> np.ndarray:
-        """Bytes of the ranged GET of each sample: (N,) int64, the sizes of the records."""
+        """Bytes of the ranged GET of each sample: (N,) int64."""
         offsets, ends = self.members[..., 0], self.members[..., 0] + self.members[..., 1]
         return ends.max(1) - offsets.min(1)
 
@@ -104,10 +85,8 @@ def _shard_columns(
     members = [[s.member(extension(m)) for m in stored_modalities(modalities)] for s in samples]
     return {
         "keys": np.array([s.key.encode() for s in samples]),
-        "sources": np.array([s.source.encode("utf-8", "surrogateescape") for s in samples]),
         "labels": np.array([s.label for s in samples], dtype=np.int64),
         "sizes": np.array([(s.num_frames, s.height, s.width) for s in samples], dtype=np.int32),
-        "fps": np.array([s.fps for s in samples]),
         "members": np.array([[(m.offset, m.size, m.crc32) for m in row] for row in members], dtype=np.int64),
     }
 

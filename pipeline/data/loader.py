@@ -12,41 +12,25 @@ The state of a loader is (epoch, step): it keeps no other. order -> ranged GETs 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 
 from pipeline.common.read_ahead import ReadAhead
-from pipeline.common.timer import StageTimer
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.data.assemble import Assembler
 from pipeline.data.batch import Batch
 from pipeline.data.decoding.base import Decoder, Device
 from pipeline.data.decoding.factory import backend, make_decoder
 from pipeline.data.fetch.cache import DiskCache
-from pipeline.data.fetch.fetcher import DamageLedger, Fetcher, FetchMetrics, Request
+from pipeline.data.fetch.damage import DamageLedger
+from pipeline.data.fetch.fetcher import Fetcher
+from pipeline.data.fetch.read import FetchMetrics
 from pipeline.data.index import SplitIndex, load_index
-from pipeline.data.sampling.order import (
-    FILLER,
-    epoch_order,
-    global_batch,
-    num_steps,
-    passes,
-    rank_batch_size,
-    rank_slice,
-)
+from pipeline.data.producer import LoaderTimes, Producer
+from pipeline.data.sampling.order import num_steps, rank_batch_size
 from pipeline.dataset.manifest import Manifest
 from pipeline.storage import Storage
-
-
-@dataclasses.dataclass
-class _Times(StageTimer):
-    decode_s: float = 0.0
-    consumer_wait_s: float = 0.0
-    batches: int = 0
-    samples: int = 0
 
 
 class Loader:
@@ -72,8 +56,8 @@ class Loader:
     ) -> None:
         self.index = index
         self._storage, self._decoder, self._data, self._cache = storage, decoder, data, cache
-        self._train, self._seed, self._rank, self._world_size = train, seed, rank, world_size
-        self._fetch_metrics, self._times = FetchMetrics(), _Times()
+        self._rank_batch = rank_batch_size(data.batch_size, world_size)
+        self._fetch_metrics, self._times = FetchMetrics(), LoaderTimes()
         self._ledger = DamageLedger(data.damaged_budget)
         self._assembler = Assembler(
             index,
@@ -87,6 +71,9 @@ class Loader:
             num_crops=num_crops,
             channels_last=channels_last,
         )
+        self._producer = Producer(
+            index, self._assembler, self._times, data=data, shuffle=train, seed=seed, rank=rank, world_size=world_size
+        )
         self._running: ReadAhead[Batch] | None = None
 
     def num_steps(self, epoch: int = 0) -> int:
@@ -97,7 +84,7 @@ class Loader:
     def iter_epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches ``start_step``, ``start_step + 1``, ... of an epoch; nothing where ``start_step`` is its end.
 
-        With ``data.micro_batch`` below the rank's part, each step comes in ``Batch.pieces`` pieces.
+        With ``data.micro_batch`` below the rank's part, each step comes in ``Batch.num_micro_batches`` batches.
 
         Closing the iterator (or leaving it to an error) stops its threads. Starting another one stops this one.
 
@@ -109,17 +96,16 @@ class Loader:
         if not 0 <= start_step <= self.num_steps(epoch):
             raise ValueError(f"start_step {start_step} is outside 0..{self.num_steps(epoch)}")
         self._stop()
-        part = rank_batch_size(self._data.batch_size, self._world_size)
         fetcher = Fetcher(
             self._storage,
             self._data.fetch_threads,
             self._data.fetch_deadline_s,
             self._fetch_metrics,
             buffer_bytes=self._data.fetch_buffer_mb * 1_000_000,
-            burst=min(part, self._data.micro_batch or part),
+            burst=min(self._rank_batch, self._data.micro_batch or self._rank_batch),
             cache=self._cache,
         )
-        batches = self._produce(epoch, start_step, fetcher)
+        batches = self._producer.produce(epoch, start_step, fetcher)
         ahead = self._running = ReadAhead(
             batches, self._data.prefetch, f"loader-{self.index.split}", wake=fetcher.close
         )
@@ -144,10 +130,6 @@ class Loader:
             "decode_share": self._assembler.decode_share,
         }
 
-    def damaged_keys(self) -> tuple[str, ...]:
-        """Keys of this rank's damaged samples so far."""
-        return self._ledger.keys()
-
     def close(self) -> None:
         """Stop all threads and free the decoder."""
         self._stop()
@@ -163,50 +145,6 @@ class Loader:
         if self._running is not None:
             self._running.close()
             self._running = None
-
-    def _produce(self, epoch: int, start_step: int, fetcher: Fetcher) -> Iterator[Batch]:
-        order = epoch_order(len(self.index), self._seed, epoch, shuffle=self._train)
-
-        def pieces(step: int) -> list[tuple[int, np.ndarray]]:
-            part = rank_slice(global_batch(order, step, self._data.batch_size), self._rank, self._world_size)
-            return passes(part, self._data.micro_batch)
-
-        steps = range(start_step, self.num_steps(epoch))
-        wanted = (i for step in steps for _, indices in pieces(step) for i in indices if i != FILLER)
-        arrived = fetcher.iterate(Request(self.index.tar(i), self.index.record(i)) for i in wanted)
-        first = self._rank * rank_batch_size(self._data.batch_size, self._world_size)
-        work = (
-            (step, number, len(cut), *piece)
-            for step in steps
-            for cut in [pieces(step)]
-            for number, piece in enumerate(cut)
-        )
-        begun: Callable[[], Batch] | None = None
-        for step, number, count, start, indices in work:
-            try:
-                fetched = [next(arrived) for i in indices if i != FILLER]
-                with self._times.measure("decode_s"):
-                    make = self._assembler.begin(indices, fetched, epoch, step)
-            except Exception:
-                if begun is not None:  # what stops this batch does not touch the one before it
-                    yield self._finish(begun)
-                raise
-            self._times.batches += 1
-            self._times.samples += len(fetched)
-            # The next batch is begun before the last is waited for: no thread idles while a batch's last clip is made.
-            if begun is not None:
-                yield self._finish(begun)
-            begun = functools.partial(_placed, make, number, count, first + start)
-        if begun is not None:
-            yield self._finish(begun)
-
-    def _finish(self, batch: Callable[[], Batch]) -> Batch:
-        with self._times.measure("decode_s"):
-            return batch()
-
-
-def _placed(make: Callable[[], Batch], piece: int, pieces: int, offset: int) -> Batch:
-    return dataclasses.replace(make(), piece=piece, pieces=pieces, offset=offset)
 
 
 def make_loader(
@@ -247,7 +185,7 @@ def make_loader(
         ManifestError: the split is missing or empty, or a modality is not stored.
         StorageError: records cannot be read.
     """
-    part = rank_batch_size(data.batch_size, world_size)
+    rank_batch = rank_batch_size(data.batch_size, world_size)
     if num_views < 1:
         raise ValueError(f"num_views is {num_views}: must be at least 1")
     if num_crops not in (1, 3):
@@ -256,8 +194,7 @@ def make_loader(
         index = load_index(storage, manifest, split, modalities)
     elif (index.split, index.modalities) != (split, tuple(modalities)):
         raise ValueError(f"the index is of {index.split} {index.modalities}, asked for {split} {tuple(modalities)}")
-    piece = min(part, data.micro_batch or part)
-    rows = piece * (1 if train else num_views * num_crops)
+    rows = min(rank_batch, data.micro_batch or rank_batch) * (1 if train else num_views * num_crops)
     decoder = make_decoder(
         data,
         clip,

@@ -15,7 +15,7 @@ from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CHANNELS
 from pipeline.data.fetch.cache import stored_total
 from pipeline.data.fetch.damage import Damaged
-from pipeline.data.fetch.read import FetchMetrics, Request, read_sample
+from pipeline.data.fetch.read import FetchMetrics, read_sample
 from pipeline.data.index import SplitIndex, check_modalities, load_index
 from pipeline.data.sampling.order import num_steps, rank_batch_size
 from pipeline.dataset.manifest import Manifest
@@ -169,7 +169,7 @@ def _read_one(storage: Storage, index: SplitIndex, deadline_s: float) -> None:
     """Read a sample as a worker does; where it is damaged, which a run may survive, another one of another place."""
     details, timed = [], storage.within(deadline_s)
     for i in dict.fromkeys((len(index) // 2, 0, len(index) - 1)):
-        found = read_sample(timed, Request(index.tar(i), index.record(i)), FetchMetrics(), threading.Lock())
+        found = read_sample(timed, index.sample_range(i), FetchMetrics(), threading.Lock())
         if not isinstance(found, Damaged):
             return
         details.append(f"{found.key} in {found.tar} ({found.detail})")

@@ -54,11 +54,6 @@ def extension(modality: str) -> str:
     return "json" if modality == "json" else f"{modality}.mp4"
 
 
-def member_name(key: str, modality: str) -> str:
-    """File name of a member inside the tar."""
-    return f"{check_key(key)}.{extension(modality)}"
-
-
 def quantise_flow(flow_px: np.ndarray, bound_px: float = 20.0) -> np.ndarray:
     """Flow in pixels to codes: ``q = round((clip(d, -b, b) + b) * 255 / (2 b))``, half to even.
 

@@ -53,7 +53,7 @@ class Stepper:
         core: the bare model.
         config: of the run.
 
-    Dropout differs between pieces and ranks, the drawn supervision steps do not.
+    Dropout differs between micro-batches and ranks, the drawn supervision steps do not.
     """
 
     def __init__(
@@ -67,15 +67,14 @@ class Stepper:
     ) -> None:
         self.model, self.core, self.optimizer, self.scheduler = model, core, optimizer, scheduler
         self.config, self.device = config, device
-        self._loss = self._weight = self._correct = torch.zeros((), device=device)  # of the step's pieces so far
+        self._loss = self._weight = self._correct = torch.zeros((), device=device)  # of the step's micro-batches so far
         self.sums = Sums.zero(device)
 
     def __call__(self, batch: Batch, global_step: int) -> bool:
-        """Take one piece of global batch ``global_step`` through the model; update after its last one.
+        """Take one micro-batch of global batch ``global_step`` through the model; update after its last one.
 
-        Gradients of the pieces add up as sums over clips and are divided by the weight of the whole global batch, which
-        is known
-        at the end: a damaged clip, wherever it is, leaves the others' weights as they are.
+        Gradients of the micro-batches add up as sums over clips and are divided by the weight of the whole global
+        batch, which is known at the end: a damaged clip, wherever it is, leaves the others' weights as they are.
 
         Returns:
             Whether the step is complete.
@@ -83,11 +82,12 @@ class Stepper:
         Raises:
             ReciprocalError: the loss is not finite; names the step and the keys of the batch.
         """
-        seed, complete = self.config.run.seed, batch.piece == batch.pieces - 1
-        # By its place in the global batch: the same dropout on fewer ranks with as large pieces.
+        seed, complete = self.config.run.seed, batch.ends_step
+        # By its place in the global batch: the same dropout on fewer ranks with micro-batches as large.
         torch.manual_seed(derived_seed("step", seed, global_step, batch.offset))
         drawn = self.core.draw_steps(torch.Generator().manual_seed(derived_seed("supervision", seed, global_step)))
-        if batch.piece == 0:
+        first = batch.micro_batch_index == 0
+        if first:
             self.optimizer.zero_grad(set_to_none=True)
             self._loss, self._weight = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         size = self.config.data.batch_size
@@ -106,13 +106,13 @@ class Stepper:
             self._loss += loss.detach()
             self._weight += batch.weights.sum()
             guess = fuse(branch_probabilities(outputs)).argmax(1)
-            self._correct = ((guess == batch.labels) * batch.weights).sum() + (self._correct if batch.piece else 0)
+            self._correct = ((guess == batch.labels) * batch.weights).sum() + (0 if first else self._correct)
         if complete:
             self._update(batch, global_step)
         return complete
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
-        """Gradients stay on their rank: they travel once a step, with its last piece."""
+        """Gradients stay on their rank: they are exchanged once a step, with its last micro-batch."""
         return (
             self.model.no_sync()
             if isinstance(self.model, torch.nn.parallel.DistributedDataParallel)

@@ -23,9 +23,11 @@ import webdataset
 from infra import local, ray_head
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.stack import Stack, find_stack
-from pipeline.data.fetch.fetcher import Fetcher, FetchMetrics, Request
+from pipeline.data.fetch.fetcher import Fetcher
+from pipeline.data.fetch.read import FetchMetrics
 from pipeline.data.loader import make_loader
 from pipeline.dataset.manifest import read_manifest, read_records
+from pipeline.dataset.shards import MemberRange, SampleRange
 from pipeline.errors import StorageSetupError
 from pipeline.evaluation.report import EvalReport
 from pipeline.storage import Storage, open_storage
@@ -129,7 +131,12 @@ def test_webdataset_and_dali_read_the_loaders_bytes(data_uri: str, stack: Stack,
     fetcher = Fetcher(storage, 4, 60.0, FetchMetrics())
     samples = [(r.path, s) for r in records for s in r.samples]
     try:
-        fetched = list(fetcher.iterate(Request(f"{path}.tar", sample) for path, sample in samples))
+        fetched = list(
+            fetcher.iterate(
+                SampleRange(f"{path}.tar", s.key, s.offset, s.size, tuple(MemberRange(**vars(m)) for m in s.members))
+                for path, s in samples
+            )
+        )
     finally:
         fetcher.close()
     ours = {sample.key: members for (_, sample), members in zip(samples, fetched, strict=True)}

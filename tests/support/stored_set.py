@@ -16,9 +16,10 @@ import numpy as np
 
 from pipeline.dataset.manifest import MANIFEST, Manifest, entry_of
 from pipeline.dataset.sample import quantise_diff, quantise_flow, sample_key
-from pipeline.dataset.shards import Reject, SampleRecord, ShardRecord, dali_index, file_sha256, scan_tar, write_tar
+from pipeline.dataset.shards import Reject, SampleRecord, ShardRecord, dali_index, file_sha256, scan_tar
 from pipeline.storage import Storage
 from preprocessing.media.encode import VideoCodec, encode_gray, encode_rgb
+from tests.support.tars import write_tar
 
 CLASSES = ("walk", "run & <jump>", "sit")
 MODALITIES = ("rgb", "flow", "diff")

@@ -18,7 +18,9 @@ from typing import Any
 from jobs.bench.loader.workload import WARM_STEPS, Course, check_keys, read_members
 from pipeline.data.decoding.base import Decoder, Row
 from pipeline.data.decoding.factory import make_decoder
-from pipeline.data.fetch.fetcher import Damaged, Fetcher, FetchMetrics, Request
+from pipeline.data.fetch.damage import Damaged
+from pipeline.data.fetch.fetcher import Fetcher
+from pipeline.data.fetch.read import FetchMetrics
 from pipeline.data.loader import Loader
 from pipeline.data.sampling.order import epoch_order
 from pipeline.errors import ReciprocalError
@@ -146,7 +148,7 @@ def time_fetching(course: Course, depth: int, requests: int) -> dict[str, float]
     wanted = [indices[k % len(indices)] for k in range(requests + warm)]
     fetcher = Fetcher(course.storage, depth, course.data.fetch_deadline_s, metrics, burst=course.batch_size)
     try:
-        arrived = fetcher.iterate(Request(course.index.tar(i), course.index.record(i)) for i in wanted)
+        arrived = fetcher.iterate(course.index.sample_range(i) for i in wanted)
         for _ in range(warm):  # connections are made, and the depth has grown
             next(arrived)
         bytes_before, gets_before, clock = metrics.bytes, metrics.requests, Clock()

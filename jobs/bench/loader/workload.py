@@ -149,12 +149,12 @@ def read_members(course: Course, indices: Iterable[int]) -> dict[str, dict[str, 
     samples = {course.index.key(i): i for i in indices}
 
     def read(i: int) -> dict[str, bytes]:
-        record, tar = course.index.record(i), course.index.tar(i)
+        sample = course.index.sample_range(i)
         try:
-            return split_members(record, course.storage.read_range(tar, record.offset, record.size))
+            return split_members(sample, course.storage.read_range(sample.tar, sample.offset, sample.size))
         except ValueError as error:
             raise ReciprocalError(
-                f"sample {record.key} in {tar} is damaged, and a bench needs sound ones: {error}"
+                f"sample {sample.key} in {sample.tar} is damaged, and a bench needs intact ones: {error}"
             ) from error
 
     with ThreadPoolExecutor(_READ_THREADS) as pool:

@@ -34,10 +34,6 @@ class DamageLedger:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def keys(self) -> tuple[str, ...]:
-        """Keys of the damaged samples, in the order they were met."""
-        return tuple(self._seen)
-
     def add(self, damaged: Damaged) -> None:
         """Count and log a damaged sample.
 

@@ -14,13 +14,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from pipeline.data.fetch.cache import DiskCache
-from pipeline.data.fetch.damage import Damaged, DamageLedger
+from pipeline.data.fetch.damage import Damaged
 from pipeline.data.fetch.depth import Depth
-from pipeline.data.fetch.read import FetchMetrics, Request, read_sample
+from pipeline.data.fetch.read import FetchMetrics, read_sample
+from pipeline.dataset.shards import SampleRange
 from pipeline.errors import StorageError
 from pipeline.storage import Storage
-
-__all__ = ["DamageLedger", "Damaged", "FetchMetrics", "Fetcher", "Request", "read_sample"]
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ class Fetcher:
         self._lock = threading.Lock()
         self._work, self._arrival = threading.Condition(self._lock), threading.Condition(self._lock)
         self._depth = Depth(threads, burst)
-        self._todo: deque[tuple[int, Request]] = deque()
+        self._todo: deque[tuple[int, SampleRange]] = deque()
         self._done: dict[int, dict[str, bytes] | Damaged | BaseException] = {}
         self._in_flight = self._idle = self._num_taken = self._wanted = 0
         self._batch_wait_s = 0.0
@@ -114,31 +113,31 @@ class Fetcher:
                     self._arrival.notify()
             del number, request, result  # an idle thread must not keep a sample's bytes
 
-    def iterate(self, requests: Iterable[Request]) -> Iterator[dict[str, bytes] | Damaged]:
+    def iterate(self, requests: Iterable[SampleRange]) -> Iterator[dict[str, bytes] | Damaged]:
         """Yield the result of each request, in order; may be called once.
 
         Raises:
             StorageError: the storage failed, or samples did not arrive within the deadline; shard and key are named.
         """
-        ahead: deque[tuple[int, Request]] = deque()
+        ahead: deque[tuple[int, SampleRange]] = deque()
         held = 0
         source = enumerate(requests)
         upcoming = next(source, None)
         while ahead or upcoming:
-            while upcoming and self._has_room(len(ahead), held, upcoming[1].record.size):
-                held += upcoming[1].record.size
+            while upcoming and self._has_room(len(ahead), held, upcoming[1].size):
+                held += upcoming[1].size
                 self._metrics.fetch_held_max = max(self._metrics.fetch_held_max, held)
                 ahead.append(upcoming)
                 self._post(*upcoming)
                 upcoming = next(source, None)
             number, request = ahead.popleft()
-            held -= request.record.size
+            held -= request.size
             yield self._take(number, request)
 
     def _has_room(self, num_ahead: int, held: int, size: int) -> bool:
         return num_ahead == 0 or (num_ahead < self._burst + 2 * self._depth.value and held + size <= self._buffer_bytes)
 
-    def _post(self, number: int, request: Request) -> None:
+    def _post(self, number: int, request: SampleRange) -> None:
         with self._lock:
             if not (self._failed or self._closed):
                 self._todo.append((number, request))
@@ -155,7 +154,7 @@ class Fetcher:
             self._idle += 1
         self._metrics.fetch_depth = self._depth.value
 
-    def _take(self, number: int, request: Request) -> dict[str, bytes] | Damaged:
+    def _take(self, number: int, request: SampleRange) -> dict[str, bytes] | Damaged:
         began_s = time.perf_counter()
         with self._lock:
             queued, self._wanted = len(self._todo), number
@@ -175,7 +174,7 @@ class Fetcher:
             raise result
         if result is None:
             state = "was given up" if arrived else f"did not arrive within {self._deadline_s:g} s"
-            raise StorageError(f"sample {request.record.key} in {self._storage.uri}/{request.tar} {state}")
+            raise StorageError(f"sample {request.key} in {self._storage.uri}/{request.tar} {state}")
         return result
 
     def close(self) -> None:

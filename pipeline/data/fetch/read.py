@@ -12,19 +12,11 @@ import threading
 
 from pipeline.data.fetch.cache import DiskCache
 from pipeline.data.fetch.damage import Damaged
-from pipeline.dataset.shards import SampleRecord, split_members
+from pipeline.dataset.shards import SampleRange, split_members
 from pipeline.errors import StorageError
 from pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """A sample to read: its record (the members that are wanted) and its tar's path."""
-
-    tar: str
-    record: SampleRecord
 
 
 @dataclasses.dataclass
@@ -52,7 +44,7 @@ class FetchMetrics:
 
 
 def read_sample(
-    storage: Storage, request: Request, metrics: FetchMetrics, lock: threading.Lock, cache: DiskCache | None = None
+    storage: Storage, sample: SampleRange, metrics: FetchMetrics, lock: threading.Lock, cache: DiskCache | None = None
 ) -> dict[str, bytes] | Damaged:
     """Members of one sample by extension, checked: from the cache, else by a GET; a second GET where the first differs,
     then ``Damaged``.
@@ -62,40 +54,40 @@ def read_sample(
     Raises:
         StorageError: the storage failed; the message names shard and key.
     """
-    record, detail = request.record, ""
+    detail = ""
     if cache is not None:
-        data = cache.get(request.tar, record.offset, record.size)
-        members = _intact(record, data, cache, request.tar) if data is not None else None
+        data = cache.get(sample.tar, sample.offset, sample.size)
+        members = _intact(sample, data, cache) if data is not None else None
         with lock:
             metrics.cache_hits += members is not None
             metrics.cache_misses += members is None
-            metrics.cache_bytes += record.size if members is not None else 0
+            metrics.cache_bytes += sample.size if members is not None else 0
         if members is not None:
             return members
     for _ in range(2):
         try:
-            data = storage.read_range(request.tar, record.offset, record.size)
+            data = storage.read_range(sample.tar, sample.offset, sample.size)
         except (StorageError, OSError) as error:
             kind = type(error) if isinstance(error, StorageError) else StorageError
-            raise kind(f"sample {record.key} in {storage.uri}/{request.tar}: {error}") from error
+            raise kind(f"sample {sample.key} in {storage.uri}/{sample.tar}: {error}") from error
         with lock:
             metrics.requests += 1
             metrics.bytes += len(data)
         try:
-            members = split_members(record, data)
+            members = split_members(sample, data)
         except ValueError as error:
             detail = str(error)
             continue
         if cache is not None:
-            cache.put(request.tar, record.offset, record.size, data)
+            cache.put(sample.tar, sample.offset, sample.size, data)
         return members
-    return Damaged(record.key, request.tar, detail)
+    return Damaged(sample.key, sample.tar, detail)
 
 
-def _intact(record: SampleRecord, data: bytes, cache: DiskCache, tar: str) -> dict[str, bytes] | None:
+def _intact(sample: SampleRange, data: bytes, cache: DiskCache) -> dict[str, bytes] | None:
     try:
-        return split_members(record, data)
+        return split_members(sample, data)
     except ValueError as error:
         log.warning("a cached copy is damaged, removed, and fetched again: %s", error)
-        cache.drop(tar, record.offset, record.size)
+        cache.drop(sample.tar, sample.offset, sample.size)
         return None

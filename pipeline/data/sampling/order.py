@@ -2,12 +2,13 @@
 
 Global batch k of an epoch is a slice of one permutation; rank r of W takes the r-th of W equal parts of it. The
 last batch is filled with -1 up to the full size. A run may stop after any step and go on with another W: the
-global batches stay what they were. Where fewer ranks cannot hold their larger part at once, they take it in pieces and
-add up the gradients (``passes``).
+global batches stay what they were. Where fewer ranks cannot hold their larger part at once, they take it in
+micro-batches and add up the gradients.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -75,18 +76,44 @@ def rank_slice(indices: np.ndarray, rank: int, world_size: int) -> np.ndarray:
     return indices[rank * part : (rank + 1) * part]
 
 
-def passes(part: np.ndarray, micro_batch: int) -> list[tuple[int, np.ndarray]]:
-    """A rank's part of a global batch, cut into pieces that go through the model one after the other.
+@dataclasses.dataclass(frozen=True)
+class MicroBatch:
+    """The samples that one rank takes through the model at once: its part of a step, or a part of that part."""
 
-    Fewer ranks with smaller pieces see the same pieces as more ranks do: part r of W ranks is piece r of one rank whose
-    pieces have that size.
+    step: int
+    index: int
+    """Which of the ``count`` micro-batches of this rank's step it is; ranks have equally many."""
+    count: int
+    offset: int
+    """Place of its first sample in the global batch."""
+    samples: np.ndarray
+    """(n,) int64 indices, ``FILLER`` at the end of an epoch's last batch."""
+
+    @property
+    def stored(self) -> list[int]:
+        """The samples without the fillers, which stand at the end."""
+        return [int(i) for i in self.samples if i != FILLER]
+
+
+def micro_batches(
+    order: np.ndarray, step: int, *, batch_size: int, micro_batch: int, rank: int, world_size: int
+) -> list[MicroBatch]:
+    """Rank ``rank``'s part of global batch ``step``, cut into what goes through the model one after the other.
+
+    Fewer ranks with smaller micro-batches see the same ones as more ranks do: part r of W ranks is micro-batch r of one
+    rank whose micro-batches have that size.
 
     Args:
-        part: from ``rank_slice``.
-        micro_batch: samples of a piece, the last may have less; 0: one piece.
+        order: of the epoch, from ``epoch_order``.
+        micro_batch: samples of a micro-batch, the last may have fewer; 0: the whole part is one.
 
-    Returns:
-        Place in ``part`` and indices of each piece, in order; their number is the same on every rank.
+    Raises:
+        ConfigError: the batch does not divide by the number of ranks.
     """
+    part = rank_slice(global_batch(order, step, batch_size), rank, world_size)
     size = micro_batch or len(part)
-    return [(start, part[start : start + size]) for start in range(0, len(part), size)]
+    starts = range(0, len(part), size)
+    return [
+        MicroBatch(step, index, len(starts), rank * len(part) + start, part[start : start + size])
+        for index, start in enumerate(starts)
+    ]

@@ -16,11 +16,12 @@ import torch
 
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.data.loader import Loader, make_loader
-from pipeline.dataset.manifest import MANIFEST, Manifest, entry_of
+from pipeline.dataset.manifest import MANIFEST, Manifest, entry_of, read_records
 from pipeline.dataset.sample import extension, sample_key
-from pipeline.dataset.shards import SampleRecord, ShardRecord, file_sha256, scan_tar, write_tar
+from pipeline.dataset.shards import SampleRecord, ShardRecord, file_sha256, scan_tar
 from pipeline.storage import LocalStorage
 from preprocessing.media.encode import VideoCodec, encode_gray, encode_rgb
+from tests.support.tars import write_tar
 
 CODEC = VideoCodec()
 CLIP = ClipConfig(num_frames=3, stack=2, crop=16, norm="caffe", flow_std=1.0)
@@ -35,6 +36,16 @@ class StoredSet:
     storage: LocalStorage
     manifest: Manifest
     videos: dict[str, Videos]
+
+    def stored_member(self, key: str, modality: str) -> bytes:
+        """A sample's video of a modality as it is stored, found through the records."""
+        for split in self.manifest.split_sizes():
+            for record in read_records(self.storage, self.manifest, split):
+                for sample in record.samples:
+                    if sample.key == key:
+                        member = sample.member(extension(modality))
+                        return self.storage.read_range(f"{record.path}.tar", member.offset, member.size)
+        raise KeyError(key)
 
 
 def counter_videos(num_frames: int, height: int, width: int, seed: int) -> Videos:

@@ -1,8 +1,8 @@
 """An epoch that is stopped and resumed on other numbers of ranks, through the real loader: nothing lost, nothing twice,
 nothing else.
 
-Manifests, batches, ranks, pieces and stops are drawn; samples are a few bytes each, and the decoder writes down what it
-is given.
+Manifests, batches, ranks, micro-batches and stops are drawn; samples are a few bytes each, and the decoder writes down
+what it is given.
 """
 
 from __future__ import annotations
@@ -82,10 +82,8 @@ def small_set(shards: list[int]) -> tuple[Bytes, SplitIndex]:
         tars=names,
         tar_of=np.array(tar_of, np.int32),
         keys=np.array([f"k{i}".encode() for i in range(number)]),
-        sources=np.array([b"s"] * number),
         labels=np.arange(number) % 2,
         sizes=sizes.astype(np.int32),
-        fps=np.full(number, 25.0),
         members=np.array(members, np.int64),
     )
     return Bytes(dict(zip(names, tars, strict=True))), index
@@ -124,7 +122,7 @@ def consume(
         with loader:
             batches = loader.iter_epoch(epoch, steps.start)
             taken: list[Batch] = []
-            while steps and not (taken and taken[-1].step == steps[-1] and taken[-1].piece == taken[-1].pieces - 1):
+            while steps and not (taken and taken[-1].step == steps[-1] and taken[-1].ends_step):
                 taken.append(next(batches))
         for b in taken:
             assert b.step in steps

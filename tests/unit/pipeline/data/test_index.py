@@ -25,18 +25,17 @@ def test_index_is_the_records(counter_set, modalities) -> None:
     index = pickle.loads(pickle.dumps(index))
     assert len(index) == len(records) == 13
     for i, (tar, sample) in enumerate(records):
-        found = index.record(i)
-        wanted = dataclasses.asdict(sample)
-        for name in ("key", "label", "source", "num_frames", "fps", "width", "height"):
-            assert getattr(found, name) == wanted[name]
-        assert index.tar(i) == tar
-        assert {m.name: m for m in found.members} == {
-            m.name: m for m in sample.members if m.name.split(".")[0] in modalities
-        }
+        found = index.sample_range(i)
+        assert (found.tar, found.key) == (tar, sample.key)
+        assert (index.key(i), index.labels[i]) == (sample.key, sample.label)
+        assert index.sizes[i].tolist() == [sample.num_frames, sample.height, sample.width]
+        assert [m._asdict() for m in found.members] == [
+            dataclasses.asdict(m) for m in sample.members if m.name.split(".")[0] in modalities
+        ]
         data = counter_set.storage.read_range(tar, found.offset, found.size)
         assert set(split_members(found, data)) == {f"{m}.mp4" for m in modalities}
         assert found.size <= sample.size
-    assert index.range_bytes().tolist() == [index.record(i).size for i in range(len(index))]
+    assert index.range_bytes().tolist() == [index.sample_range(i).size for i in range(len(index))]
     assert index.class_counts().tolist() == np.bincount([s.label for _, s in records], minlength=3).tolist()
 
 

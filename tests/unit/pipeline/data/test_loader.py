@@ -114,8 +114,7 @@ def test_views_are_contiguous_and_each_sample_comes_once(loader, texture_set, ba
                 keys.append(batch.keys[0])
                 (i,) = [n for n in range(len(part.index)) if part.index.key(n) == batch.keys[0]]
                 num_frames, height, width = (int(x) for x in part.index.sizes[i])
-                member = part.index.record(i).member("flow.mp4")
-                stored = texture_set.storage.read_range(part.index.tar(i), member.offset, member.size)
+                stored = texture_set.stored_member(part.index.key(i), "flow")
                 codes = decode_frames(stored, "flow", range(num_frames - 1))
                 plans = sample_plans("", num_frames, height, width, clip, train=False, seed=0, epoch=0, num_views=3)
                 assert len({p.rgb_frames for p in plans}) == 3

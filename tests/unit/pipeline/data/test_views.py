@@ -29,10 +29,7 @@ def test_three_crops_of_each_view_are_contiguous(loader, texture_set, backend) -
             i = 2 * n + sample
             assert set(batch.keys[6 * sample : 6 * sample + 6]) == {index.key(i)}
             num_frames, height, width = (int(x) for x in index.sizes[i])
-            member = index.record(i).member("flow.mp4")
-            codes = decode_frames(
-                texture_set.storage.read_range(index.tar(i), member.offset, member.size), "flow", range(num_frames - 1)
-            )
+            codes = decode_frames(texture_set.stored_member(index.key(i), "flow"), "flow", range(num_frames - 1))
             plans = sample_plans(
                 "", num_frames, height, width, clip, train=False, seed=0, epoch=0, num_views=2, num_crops=3
             )
@@ -65,12 +62,11 @@ def test_diff_online_needs_rgb_alone(loader, stored_set_of, pictures, tmp_path, 
         "rgb": (4, 3, 3, 32, 32),
         "diff-online": (4, 3, 6, 32, 32),
     }
-    assert fetched == sum(index.record(i).member("rgb.mp4").size for i in range(4))
+    assert fetched == sum(len(lean.stored_member(index.key(i), "rgb")) for i in range(4))
     for row, key in enumerate(batch.keys):
         (i,) = [n for n in range(4) if index.key(n) == key]
         num_frames, height, width = (int(x) for x in index.sizes[i])
-        record = index.record(i)
-        video = lean.storage.read_range(index.tar(i), record.offset, record.size)
+        video = lean.stored_member(key, "rgb")
         (plan,) = sample_plans(key, num_frames, height, width, clip, train=True, seed=11, epoch=0)
         wanted = prepare_clip(
             {"rgb": decode_frames(video, "rgb", range(num_frames))}, plan, clip, modalities=("rgb", "diff-online")
@@ -112,7 +108,7 @@ def damaged_storage(counter_set):
             return bytes(length) if path == "train/shard-000000.tar" and offset == first else data
 
     index = load_index(counter_set.storage, counter_set.manifest, "train", ("rgb", "flow"))
-    first = index.record(0).offset
+    first = index.sample_range(0).offset
     return Damaged(str(counter_set.root))
 
 

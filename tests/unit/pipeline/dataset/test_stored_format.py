@@ -23,10 +23,10 @@ from pipeline.dataset.shards import (
     file_sha256,
     scan_tar,
     split_members,
-    write_tar,
 )
 from pipeline.errors import ConfigError, ManifestError, RejectedSource
 from pipeline.storage import open_storage
+from tests.support.tars import write_tar
 
 SAMPLES = [
     ("one", {"rgb.mp4": b"r" * 700, "json": b"{}"}),

@@ -18,7 +18,7 @@ from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CRNConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data.loader import make_loader
-from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.manifest import read_manifest, read_records
 from pipeline.evaluation.evaluate import join_parts, predict_part
 from pipeline.evaluation.plots import plot_confusion
 from pipeline.evaluation.predictions import read_predictions, write_predictions
@@ -67,7 +67,7 @@ def test_a_fused_score_goes_the_whole_way(
         seed=0,
         num_views=2,
     ) as loader:
-        records = [loader.index.record(i) for i in range(len(loader.index))]
+        records = [s for record in read_records(storage, manifest, "test") for s in record.samples]
         batches = list(loader.iter_epoch(0))
     found = join_parts([predict_part(model, batches, device=torch.device("cpu"))], {r.key: r.label for r in records})
 

@@ -16,7 +16,7 @@ import torch
 from pipeline.config.base import as_dict
 from pipeline.config.train import TrainConfig
 from pipeline.data.loader import make_loader
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.manifest import Manifest, read_records
 from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import join_parts, predict_part
 from pipeline.models import build_model
@@ -45,7 +45,9 @@ def test_raw_video_agrees_with_evaluation_of_the_stored_one(
         seed=0,
         num_views=2,
     ) as loader:
-        records = [loader.index.record(i) for i in range(len(loader.index))]
+        records = [
+            sample for record in read_records(open_storage(tiny_set), manifest, "test") for sample in record.samples
+        ]
         stored = join_parts(
             [predict_part(predictor.model, loader.iter_epoch(0), device=torch.device("cpu"))],
             {r.key: r.label for r in records},
@@ -137,7 +139,7 @@ def test_three_crops_are_those_of_evaluation(
         num_crops=3,
     ) as loader:
         stored = next(iter(loader.iter_epoch(0)))
-        source = loader.index.record(0).source
+        source = read_records(open_storage(tiny_set), manifest, "test")[0].samples[0].source
     predictor.probabilities(raw_video(tiny_set, source))
     for name, x in seen[0].inputs.items():
         assert x.shape == (6, *stored.inputs[name].shape[1:])

@@ -1,4 +1,4 @@
-"""A step in pieces is the same step; a run that loses ranks ends where an undisturbed one does."""
+"""A step in micro-batches is the same step; a run that loses ranks ends where an undisturbed one does."""
 
 from __future__ import annotations
 
@@ -107,19 +107,19 @@ def test_pieces_of_a_step_add_up(tiny_set: str, tmp_path: Path) -> None:
         run(tiny_config(tiny_set, micro_batch=micro_batch), folders[micro_batch])
     for micro_batch in (3, 1):
         worst = difference(weights(folders[0]), weights(folders[micro_batch]))
-        print(f"pieces of {micro_batch}: largest weight difference {worst:.2e}")
+        print(f"micro-batches of {micro_batch}: largest weight difference {worst:.2e}")
         assert worst < 1e-6
 
 
 def test_a_clip_of_weight_0_takes_nothing_from_the_others(tiny_set: str) -> None:
-    """Gradients of pieces (a), (b, damaged) are those of the plain mean over a and b."""
+    """Gradients of micro-batches (a), (b, damaged) are those of the plain mean over a and b."""
     config = tiny_config(tiny_set)
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, clip_norm=0, warmup_steps=0))
     torch.manual_seed(3)
     inputs = {"rgb": torch.randn(3, 4, 3, 32, 32), "flow": torch.randn(3, 4, 2, 32, 32)}
     labels = torch.tensor([0, 2, 1])
 
-    def gradients(pieces: list[list[int]], batch_size: int) -> list[torch.Tensor]:
+    def gradients(micro_batches: list[list[int]], batch_size: int) -> list[torch.Tensor]:
         torch.manual_seed(0)
         model = build_model(config.model, num_classes=4, crop=32).eval()
         model.train()
@@ -132,7 +132,7 @@ def test_a_clip_of_weight_0_takes_nothing_from_the_others(tiny_set: str) -> None
             model, model, optimizer, build_scheduler(optimizer, config.optim, 10), whole, torch.device("cpu")
         )
         offset = 0
-        for number, rows in enumerate(pieces):
+        for number, rows in enumerate(micro_batches):
             batch = Batch(
                 {m: x[rows] for m, x in inputs.items()},
                 labels[rows],
@@ -141,10 +141,10 @@ def test_a_clip_of_weight_0_takes_nothing_from_the_others(tiny_set: str) -> None
                 0,
                 0,
                 number,
-                len(pieces),
+                len(micro_batches),
                 offset,
             )
-            assert stepper(batch, 0) == (number == len(pieces) - 1)
+            assert stepper(batch, 0) == (number == len(micro_batches) - 1)
             offset += len(rows)
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 

@@ -164,7 +164,7 @@ def test_a_graph_that_failed_says_so(textures) -> None:
 
 
 def test_prediction_machines_need_no_dali() -> None:
-    modules = "batch order clips index fetch reference decoders loader preflight prefetch"
+    modules = "batch index loader preflight sampling.clips fetch.fetcher decoding.reference decoding.factory"
     load = f"import sys\nfor m in '{modules}'.split(): __import__('pipeline.data.' + m)\n"
     code = load + "print(any(m.startswith('nvidia.dali') for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90)

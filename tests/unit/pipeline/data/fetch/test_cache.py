@@ -16,7 +16,8 @@ import pytest
 
 from pipeline.data.fetch import cache as module
 from pipeline.data.fetch.cache import DiskCache
-from pipeline.data.fetch.fetcher import Damaged, FetchMetrics, Request, read_sample
+from pipeline.data.fetch.damage import Damaged
+from pipeline.data.fetch.read import FetchMetrics, read_sample
 from pipeline.data.index import load_index
 from pipeline.storage import LocalStorage
 
@@ -251,8 +252,8 @@ def test_samples_come_from_the_cache_and_damage_never_does(
     index = load_index(counter_set.storage, counter_set.manifest, "train", ("rgb",))
     storage, metrics, lock = CountingStorage(str(counter_set.root)), FetchMetrics(), threading.Lock()
     cache = DiskCache(tmp_path, 10**9, counter_set.manifest.digest)
-    request = Request(index.tar(3), index.record(3))
-    size = request.record.size
+    request = index.sample_range(3)
+    size = request.size
 
     def read() -> object:
         return read_sample(storage, request, metrics, lock, cache)
@@ -266,7 +267,7 @@ def test_samples_come_from_the_cache_and_damage_never_does(
         size,
         size,
     )
-    path = cache._path(request.tar, request.record.offset, size)
+    path = cache._path(request.tar, request.offset, size)
     for spoilt in (
         b"",
         path.read_bytes()[:-1],
