@@ -61,8 +61,7 @@ def train_and_test(name: str, config: TrainConfig, out_uri: str) -> dict[str, An
     torch.manual_seed(config.run.seed)
     model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop)
     facts = RunFacts(
-        config={},
-        identity=config.identity(),
+        config=config,
         manifest_digest=manifest.digest,
         dataset=manifest.dataset,
         classes=manifest.classes,
@@ -85,7 +84,7 @@ def train_and_test(name: str, config: TrainConfig, out_uri: str) -> dict[str, An
         tempfile.TemporaryDirectory() as folder,
         make_loader(data, manifest, config.data.train_split, data=config.data, train=True, **common) as loader,
     ):
-        metrics = train(config, facts, model, loader, LocalReporter(open_storage(f"file://{folder}")), device=cpu)
+        metrics = train(facts, model, loader, LocalReporter(open_storage(f"file://{folder}")), device=cpu)
     with make_loader(
         data,
         manifest,

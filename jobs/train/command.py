@@ -16,6 +16,7 @@ Exit     0 finished; 1 failed while running; 2 refused before any worker started
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -119,8 +120,7 @@ def train(config: TrainConfig) -> int:
         run_page(tracking_id),
     )
     facts = RunFacts(
-        config=record.config,
-        identity=record.identity,
+        config=config,
         manifest_digest=manifest.digest,
         dataset=manifest.dataset,
         classes=manifest.classes,
@@ -131,7 +131,7 @@ def train(config: TrainConfig) -> int:
     )
     start = time.perf_counter()
     try:
-        result = _trainer(config, facts, prepared.start, gpu).fit()
+        result = _trainer(WorkerTask(facts=facts, gpu=gpu, start=prepared.start)).fit()
     except BaseException as error:
         tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         if isinstance(error, (ray.train.TrainingFailedError, ray.exceptions.RayError)):
@@ -194,17 +194,13 @@ def prepare(config: TrainConfig) -> Prepared:
     return Prepared(dataclasses.replace(config, run=run), manifest, plan, start)
 
 
-def _trainer(
-    config: TrainConfig, facts: RunFacts, start: StartWeights | None, gpu: bool
-) -> ray.train.torch.TorchTrainer:
+def _trainer(task: WorkerTask) -> ray.train.torch.TorchTrainer:
+    config, gpu = task.facts.config, task.gpu
     resources: dict[str, float] = {"CPU": config.run.cpus_per_worker}
     if gpu:
         resources["GPU"] = 1
     return ray.train.torch.TorchTrainer(
-        train_worker,
-        train_loop_config=dataclasses.asdict(
-            WorkerTask(facts=dataclasses.asdict(facts), gpu=gpu, start=dataclasses.asdict(start) if start else None)
-        ),
+        functools.partial(train_worker, task),  # pickled as it is; a train_loop_config would have to be a dict
         # A rank that is gone should end the step in minutes: what hangs longer than any sane step is an error.
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
         scaling_config=ray.train.ScalingConfig(

@@ -14,7 +14,7 @@ from typing import Any
 import ray.train
 import torch
 
-from pipeline.config.train import TrainConfig, config_from_dict
+from pipeline.config.train import TrainConfig
 from pipeline.data.loader import make_loader
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ManifestError
@@ -32,11 +32,12 @@ log = logging.getLogger("jobs.train")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkerTask:
-    """What the driver hands to the ranks."""
+    """What the driver hands to the ranks, pickled."""
 
-    facts: dict[str, Any]  # RunFacts
+    facts: RunFacts
     gpu: bool
-    start: dict[str, Any] | None = None  # StartWeights; None: fresh weights
+    start: StartWeights | None = None
+    """None: fresh weights."""
 
 
 class RayReporter:
@@ -57,16 +58,15 @@ class RayReporter:
             ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def train_worker(fields: dict[str, Any]) -> dict[str, float]:
-    """One rank. ``fields`` is WorkerTask as a dict; returns the last metrics."""
+def train_worker(task: WorkerTask) -> dict[str, float]:
+    """One rank; returns the last metrics."""
     _set_up_logging()
     # Weights in channels-last order make gradients of 1x1 convolutions whose strides differ in name only
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    facts = RunFacts(**{**fields["facts"], "classes": tuple(fields["facts"]["classes"])})
-    config = config_from_dict(facts.config)
+    facts, config = task.facts, task.facts.config
     context = ray.train.get_context()
     rank, world_size, local_rank = context.get_world_rank(), context.get_world_size(), context.get_local_rank()
-    device = torch.device("cuda", torch.cuda.current_device()) if fields["gpu"] else torch.device("cpu")
+    device = torch.device("cuda", torch.cuda.current_device()) if task.gpu else torch.device("cpu")
     storage = open_storage(config.data.uri)
     manifest = read_manifest(storage)
     if manifest.digest != facts.manifest_digest:
@@ -74,9 +74,7 @@ def train_worker(fields: dict[str, Any]) -> dict[str, float]:
             f"{config.data.uri} changed while the run was waiting: manifest {manifest.digest[:12]} instead of"
             f" {facts.manifest_digest[:12]}"
         )
-    start = (
-        StartWeights(**fields["start"]) if fields["start"] and ray.train.get_checkpoint() is None else None
-    )  # a checkpoint has all weights
+    start = task.start if ray.train.get_checkpoint() is None else None  # a checkpoint has all weights
     torch.manual_seed(config.run.seed)  # equal initial weights on all ranks
     model = first_model(config, len(manifest.classes), start)
     tracker = RunTracker(facts.tracking_run_id) if rank == 0 else None
@@ -95,14 +93,14 @@ def train_worker(fields: dict[str, Any]) -> dict[str, float]:
         "seed": config.run.seed,
         "rank": rank,
         "world_size": world_size,
-        "device": "gpu" if fields["gpu"] and config.data.device != "cpu" else "cpu",
+        "device": "gpu" if task.gpu and config.data.device != "cpu" else "cpu",
         "device_id": device.index or 0,
         "channels_last": True,  # as the models' convolutions want it
     }
     with make_loader(storage, manifest, config.data.train_split, train=True, **common) as loader:
         validate = _validation(config, storage, manifest, device, common)
         metrics = train(
-            config, facts, model, loader, RayReporter(), device=device, rank=rank, tracker=tracker, validate=validate
+            facts, model, loader, RayReporter(), device=device, rank=rank, tracker=tracker, validate=validate
         )
         if tracker:
             tracker.log_metrics(

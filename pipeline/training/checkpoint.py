@@ -20,6 +20,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from pipeline.config.base import as_dict
+from pipeline.config.train import TrainConfig
 from pipeline.errors import UserError
 
 CHECKPOINT_VERSION = 1
@@ -39,8 +41,7 @@ class Position:
 class RunFacts:
     """What a checkpoint must say besides weights, so that it can be evaluated and registered alone."""
 
-    config: dict[str, Any]
-    identity: dict[str, Any]
+    config: TrainConfig
     manifest_digest: str
     dataset: str
     classes: tuple[str, ...]
@@ -48,6 +49,11 @@ class RunFacts:
     code_version: str
     run_id: str
     tracking_run_id: str = ""
+
+    def state(self) -> dict[str, Any]:
+        """As ``state.json`` holds them: JSON-ready, with the part of the config that a resumed run may not change."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "config": as_dict(self.config), "identity": self.config.identity()}
 
 
 def save_main(
@@ -67,7 +73,7 @@ def save_main(
         "version": CHECKPOINT_VERSION,
         "position": dataclasses.asdict(position),
         "metrics": metrics,
-        **dataclasses.asdict(facts),
+        **facts.state(),
     }
     (folder / "state.json").write_text(json.dumps(state, sort_keys=True, indent=1))
 

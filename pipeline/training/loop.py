@@ -59,7 +59,6 @@ Validate = Callable[[ActionModel, int], dict[str, float]]  # collective; metrics
 
 
 def train(
-    config: TrainConfig,
     facts: RunFacts,
     model: ActionModel,
     loader: Loader,
@@ -73,7 +72,7 @@ def train(
     """Train from the newest checkpoint, or from the start, to the last epoch.
 
     Args:
-        config: the run; facts: what its checkpoints must carry.
+        facts: the run's config, and what else its checkpoints must carry.
         model: with its initial weights, equal on all ranks; moved to ``device`` here.
         loader: this rank's batches; its state is (epoch, step).
         reporter: keeps and finds checkpoints.
@@ -86,6 +85,7 @@ def train(
         UserError: the checkpoint belongs to another config or data set.
         ReciprocalError: the loss stopped being finite, or too many samples are damaged.
     """
+    config = facts.config
     model.to(device)
     if config.run.freeze_batchnorm:
         freeze_batchnorm(model)

@@ -36,5 +36,9 @@ def lr_factor(config: OptimConfig, total_steps: int, step: int) -> float:
 def build_scheduler(
     optimizer: torch.optim.Optimizer, config: OptimConfig, total_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """``lr_factor`` as a torch scheduler; step it once after every optimiser step."""
+    """``lr_factor`` as a torch scheduler; step it once after every optimiser step.
+
+    LambdaLR rather than LinearLR and CosineAnnealingLR in a SequentialLR: those compute each rate from the one before,
+    so most rates differ in the last bits, and their state does not fit the checkpoints of older runs.
+    """
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, total_steps, step))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config.base import as_dict
 from pipeline.config.train import TrainConfig
 from pipeline.data.loader import make_loader
 from pipeline.dataset.manifest import read_manifest
@@ -47,8 +46,7 @@ def train_here(config: TrainConfig, reporter: LocalReporter, rank: int = 0, worl
     storage = open_storage(config.data.uri)
     manifest = read_manifest(storage)
     facts = RunFacts(
-        config=as_dict(config),
-        identity=config.identity(),
+        config=config,
         manifest_digest=manifest.digest,
         dataset="tiny",
         classes=manifest.classes,
@@ -70,4 +68,4 @@ def train_here(config: TrainConfig, reporter: LocalReporter, rank: int = 0, worl
         rank=rank,
         world_size=world_size,
     ) as loader:
-        return train(config, facts, model, loader, reporter, device=torch.device("cpu"), rank=rank)
+        return train(facts, model, loader, reporter, device=torch.device("cpu"), rank=rank)

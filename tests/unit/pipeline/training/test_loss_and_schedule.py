@@ -7,7 +7,7 @@ import torch
 
 from pipeline.config.train import OptimConfig
 from pipeline.training.loss import supervised_loss
-from pipeline.training.optim import build_optimizer, lr_factor
+from pipeline.training.optim import build_optimizer, build_scheduler, lr_factor
 
 
 def test_loss_is_the_sum_over_branches_and_steps_of_the_weighted_mean() -> None:
@@ -56,3 +56,59 @@ def test_groups_get_their_learning_rates() -> None:
     optimizer = build_optimizer({"backbone": [backbone], "head": [head]}, OptimConfig(lr=1e-2, backbone_lr=1e-3))
     assert {g["name"]: g["lr"] for g in optimizer.param_groups} == {"backbone": 1e-3, "head": 1e-2}
     assert len(build_optimizer({"backbone": [], "head": [head]}, OptimConfig(name="adam")).param_groups) == 1
+
+
+def test_optimiser_and_scheduler_of_a_stored_checkpoint_continue_exactly() -> None:
+    """The literal states were saved after 4 of 7 steps by the first version of this code; numbers are its numbers."""
+    saved_optimizer = {
+        "state": {
+            0: {"momentum_buffer": torch.tensor([9.049, 9.049])},
+            1: {"momentum_buffer": torch.tensor([9.049])},
+        },
+        "param_groups": [
+            {
+                "lr": lr,
+                "name": name,
+                "momentum": 0.9,
+                "dampening": 0,
+                "weight_decay": 0.0,
+                "nesterov": False,
+                "maximize": False,
+                "foreach": None,
+                "differentiable": False,
+                "fused": None,
+                "initial_lr": initial_lr,
+                "params": [number],
+            }
+            for number, (name, initial_lr, lr) in enumerate(
+                [("backbone", 0.25, 0.20340686298001828), ("head", 0.5, 0.40681372596003657)]
+            )
+        ],
+    }
+    saved_scheduler = {
+        "base_lrs": [0.25, 0.5],
+        "last_epoch": 4,
+        "_step_count": 5,
+        "_is_initial": False,
+        "_get_lr_called_within_step": False,
+        "_last_lr": [0.20340686298001828, 0.40681372596003657],
+        "lr_lambdas": [None, None],
+    }
+    groups = {
+        "backbone": [torch.nn.Parameter(torch.tensor([-3.40385365486145, -2.40385365486145]))],
+        "head": [torch.nn.Parameter(torch.tensor([-5.8077073097229]))],
+    }
+    config = OptimConfig(lr=0.5, backbone_lr=0.25, warmup_steps=2, schedule="cosine", weight_decay=0.0)
+    optimizer = build_optimizer(groups, config)
+    scheduler = build_scheduler(optimizer, config, 10)
+    optimizer.load_state_dict(saved_optimizer)
+    scheduler.load_state_dict(saved_scheduler)
+    parameters = [p for group in groups.values() for p in group]
+    for step in range(4, 7):
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter) * (step + 1)
+        optimizer.step()
+        scheduler.step()
+    assert scheduler.get_last_lr() == [0.049093137019981734, 0.09818627403996347]
+    found = torch.cat([p.detach() for p in parameters])
+    torch.testing.assert_close(found, torch.tensor([-11.094439506530762, -10.094439506530762, -21.188879013061523]))
