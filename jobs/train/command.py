@@ -3,12 +3,12 @@
     python -m jobs.train crn_demo --data.uri s3://reciprocal/synthetic
     ray job submit --address http://HEAD:8265 --working-dir . -- python -m jobs.train crn_demo --data.uri s3://...
     python -m jobs.train mrst_t2_ucf_t --data.uri ... --start-from RUN      # from the weights of a finished run
-    python -m jobs.train --list [NAME]      # recipes; PART of a name filters, a whole one tells all
+    python -m jobs.train --list [NAME]      # recipes; PART of a name filters, a whole name shows everything
 
 Reads    the data set of --data.uri, and only the shards its manifest lists; the weights of --start-from or
          --model.pretrained.
 Writes   OUTPUT/RUN_ID/ (pipeline.runs.folder says what), an MLflow run tagged with the run id.
-Restart  the same command goes on from the newest checkpoint and with the same MLflow run. A changed config,
+Restart  the same command resumes from the newest checkpoint, in the same MLflow run. A changed config,
          manifest or file of weights is refused; another --run.run-id starts afresh. A finished run is left alone.
 Exit     0 finished; 1 failed while running; 2 refused before any worker started.
 """
@@ -84,13 +84,13 @@ def train(config: TrainConfig) -> int:
     record = RunRecord(
         config=as_dict(config), identity=config.identity(), manifest_digest=manifest.digest, code_version=code_version()
     )
-    going_on = claim(run, record)
+    resuming = claim(run, record)
     if run.exists(RESULT):
         _print_end(config, run_uri, read_result(run), "finished before, nothing to do; it")
         return 0
     for line in prepared.plan.summary():
         log.info("%s", line)
-    if not going_on:
+    if not resuming:
         if prepared.start:
             log.info("%s", prepared.start)
         elif missing := missing_start(config):
@@ -113,7 +113,7 @@ def train(config: TrainConfig) -> int:
     tracker.log_text(json.dumps(as_dict(config), indent=1, sort_keys=True), "config.json")
     log.info(
         "%s %s: %d ranks, batch %d, MLflow %s",
-        "going on with" if going_on else "starting",
+        "resuming" if resuming else "starting",
         run_uri,
         config.run.num_workers,
         config.data.batch_size,
@@ -136,7 +136,7 @@ def train(config: TrainConfig) -> int:
         tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         if isinstance(error, (ray.train.TrainingFailedError, ray.exceptions.RayError)):
             raise ReciprocalError(
-                f"training failed: {_root_cause(error)}; mend it and run the same command again to go on"
+                f"training failed: {_root_cause(error)}; fix it and run the same command again to resume"
             ) from error
         raise
     checkpoint = result.checkpoint

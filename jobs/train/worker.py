@@ -111,7 +111,7 @@ def train_worker(task: WorkerTask) -> dict[str, float]:
 
 
 def _set_up_logging() -> None:
-    # Our lines go to the driver; Ray Train's, every rank's every report in full, would drown them.
+    # Our lines go to the driver; Ray Train's, every report of every rank in full, would bury them.
     for name in [
         "ray.train",
         *(n for n in logging.root.manager.loggerDict if "/ray/train/" in n),
@@ -125,7 +125,7 @@ def _set_up_logging() -> None:
             handler.setFormatter(logging.Formatter("%(message)s"))
             logger.addHandler(handler)
             logger.propagate = False
-    logging.getLogger("pipeline.models").setLevel(logging.WARNING)  # what was loaded, the driver has said once
+    logging.getLogger("pipeline.models").setLevel(logging.WARNING)  # the driver has logged what was loaded
 
 
 def _validation(
@@ -136,7 +136,7 @@ def _validation(
         return None
 
     def validate(model: ActionModel, epoch: int) -> dict[str, float]:
-        # One view a video: a curve to watch, named by its protocol so that nobody takes it for the test number.
+        # One view a video: a curve to watch, named by its protocol so that it is not mistaken for the test result.
         with make_loader(storage, manifest, split, train=False, num_views=1, **common) as loader:
             part = predict_part(model, loader.iter_epoch(0), device=device, precision=config.run.precision)
             predictions = join_parts(

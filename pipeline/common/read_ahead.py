@@ -1,4 +1,4 @@
-"""Run an iterator in a thread of its own, a bounded number of items ahead, and stop it for certain."""
+"""Run an iterator in a thread of its own, a bounded number of items ahead, and stop it reliably."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class ReadAhead(Generic[T]):
     """Takes items from ``source`` in a thread of its own; ``source.close()`` runs in that thread too.
 
     Args:
-        source: a generator; it is closed when it ends, fails or is given up.
-        ahead: items ready or in the making that the consumer has not taken.
+        source: a generator; it is closed when it ends, fails or is abandoned.
+        ahead: items ready or being made that the consumer has not taken.
         name: of the thread.
         wake: called by ``close``: makes a ``source`` that waits for something raise, so that the thread ends.
         join_s: how long ``close`` waits for the thread; None: until it ends.
@@ -54,8 +54,8 @@ class ReadAhead(Generic[T]):
                 except StopIteration:
                     break
                 self._items.put((item, None))
-                del item  # a thread that waits for room must not keep an item's memory
-        except BaseException as error:  # raised again in ``get``; a thread has nobody else to tell
+                del item  # a thread that waits for a slot must not keep an item's memory
+        except BaseException as error:  # raised again in ``get``
             end = error
         finally:
             close = getattr(self._source, "close", None)

@@ -32,7 +32,8 @@ def from_dict(kind: type[T], fields: dict[str, Any], prefix: str = "") -> T:
     Raises:
         ConfigError: a value breaks its rule, or this code does not know a field.
     """
-    types = {name: hint for name, hint in get_type_hints(kind).items() if name in kind.__dataclass_fields__}
+    hints = get_type_hints(kind)
+    types = {field.name: hints[field.name] for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in fields.keys() - types.keys():
         raise ConfigError(prefix + name, fields[name], f"there is no such field; use one of {', '.join(types)}")
     return kind(**{name: _from_plain(types[name], value, prefix + name) for name, value in fields.items()})

@@ -87,7 +87,7 @@ class DataConfig:
     damaged_budget: int = 10
     """Distinct samples that one rank may find unreadable (black clips of weight 0) before the run fails."""
     fetch_threads: int = 32
-    """Most ranged GETs in flight for one rank, at most 64; how many there are follows what the decoder eats."""
+    """Most ranged GETs in flight for one rank, at most 64; their number follows the decoder's rate."""
     fetch_buffer_mb: int = 256
     """Most MB that one rank reads ahead of its decoder."""
     fetch_deadline_s: float = 180.0

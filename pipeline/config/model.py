@@ -20,7 +20,7 @@ class CRNConfig:
     modalities: tuple[Modality, ...] = ("rgb", "flow")
     """One or two branches, in order. Two for a CRN; one trains a single stream."""
     partner: Literal["other", "self", "off"] = "other"
-    """Whose hidden state enters RIB and RAB: the other branch's (CRN), its own (N-CRN), nobody's (plain)."""
+    """Whose hidden state enters RIB and RAB: the other branch's (CRN), its own (N-CRN), none (plain)."""
     rib: Literal["rib", "srib", "none"] = "rib"
     """Recurrent Interpretation Block: three dilated 3x3; one 3x3; identity."""
     rib_form: Literal["cat", "sum", "split", "bottleneck"] = "cat"
@@ -31,8 +31,8 @@ class CRNConfig:
     rib_activation: Literal["relu", "none"] = "relu"
     """Behind the convolutions of rib and srib."""
     coupling: Literal["top", "each"] = "top"
-    """What of the partner is heard: its top layer's H, at the branch input; or every layer's H at the same layer,
-    each with its own RIB and RAB.
+    """Which of the partner's hidden states are used: its top layer's H, at the branch input; or every layer's H at the
+    same layer, each with its own RIB and RAB.
     """
     fusion: Literal["none", "early", "late"] = "none"
     """none: a score per branch. early: both feature maps through one RAB into one recurrence. late: two
@@ -62,7 +62,7 @@ class CRNConfig:
     7c; stride 8, 16, 32.
     """
     stack: int = 1
-    """Motion frames joined along channels at each step (the paper's habit: 5)."""
+    """Motion frames joined along channels at each step (the paper uses 5)."""
     dropout: float = 0.0
     """In front of the classifier."""
     recompute: bool = False
@@ -105,7 +105,7 @@ class CRNConfig:
         )
         require(0 < self.width <= 4, "model.width", self.width, "must be in (0, 4]")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")
-        fix = "a single step has no step before it to hear: use partner off"
+        fix = "a single step has no step before it whose hidden state it could see: use partner off"
         require(not (self.partner != "off" and self.num_steps == 1), "model.num_steps", self.num_steps, fix)
         least = {"a": 1, "b": 1, "c": 2, "d": 3}[self.strategy]
         require(
@@ -141,7 +141,7 @@ class CRNConfig:
                 self.partner != "off",
                 "model.coupling",
                 self.coupling,
-                "nobody is heard with partner off: use coupling top",
+                "with partner off there is no partner's hidden state: use coupling top",
             )
         if self.fusion != "none":
             require(len(self.modalities) == 2, "model.fusion", self.fusion, "needs two modalities")

@@ -110,8 +110,8 @@ def ray_token_file() -> Path:
 def ray_authentication() -> dict[str, str]:
     """Environment of every process that joins or submits to a Ray of this state folder.
 
-    Ray's RPC ports are bound to all interfaces, and without a token anybody who reaches them runs code as this user.
-    Empty where somebody else's cluster or token is meant: ``RAY_ADDRESS``, ``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH``
+    Ray's RPC ports are bound to all interfaces, and without a token anyone who reaches them can run code as this user.
+    Empty where another cluster or token is meant: ``RAY_ADDRESS``, ``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH``
     or ``RECIPROCAL_STACK=off`` is set, or ``RAY_AUTH_MODE`` is something else than token.
     """
     off = os.environ.get("RECIPROCAL_STACK", "").lower() in _OFF

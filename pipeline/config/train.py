@@ -48,11 +48,11 @@ class RunConfig:
     """Where a run lives and what it may use."""
 
     run_id: str = ""
-    """Name of the run: the same id goes on from its last checkpoint. Default: the recipe's name and a hash of the
+    """Name of the run: the same id resumes from its last checkpoint. Default: the recipe's name and a hash of the
     config.
     """
     output: str = ""
-    """Folder of all runs (s3:// or file://). Default: ``runs`` beside the data set."""
+    """Folder of all runs (s3:// or file://). Default: ``runs`` next to the data set."""
     experiment: str = "reciprocal"
     """MLflow experiment."""
     seed: int = 0
@@ -79,7 +79,7 @@ class RunConfig:
     log_steps: int = 10
     """Steps between two points of a curve."""
     log_samples: bool = False
-    """Keep the keys of every step beside the checkpoint (small sets, audits)."""
+    """Keep the keys of every step next to the checkpoint (small sets, audits)."""
     freeze_batchnorm: bool = False
     """BatchNorm keeps its running statistics: results do not depend on the number of ranks."""
 
@@ -100,7 +100,7 @@ class RunConfig:
         )
 
 
-# May change when a run goes on: they decide where and how fast, not what is computed.
+# May change when a run resumes: they decide where and how fast, not what is computed.
 _FREE_ON_RESUME = {
     "run": (
         "num_workers",
@@ -194,7 +194,7 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """The part of the config that a resumed run may not change.
 
-        Weights are told by what they are, not by where they lie: ``sha256:...`` stands for the path, once the driver
+        Weights are identified by their content, not by their path: ``sha256:...`` stands for the path, once the driver
         has filled in ``start_digest``. A run from fresh weights has the identity it had before there were such fields.
         """
         fields = with_old_names(as_dict(self))

@@ -26,7 +26,7 @@ def code_version() -> str:
         except (OSError, subprocess.SubprocessError):
             pass  # no git on this machine, or a repository without a commit: the sources still have a hash
     digest = hashlib.sha256()
-    for room in ("pipeline", "preprocessing", "jobs"):
-        for path in sorted((_ROOT / room).rglob("*.py")):
+    for package in ("pipeline", "preprocessing", "jobs"):
+        for path in sorted((_ROOT / package).rglob("*.py")):
             digest.update(path.relative_to(_ROOT).as_posix().encode() + path.read_bytes())
     return f"source-{digest.hexdigest()[:12]}"

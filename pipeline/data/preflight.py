@@ -24,9 +24,9 @@ from pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_MAX_ENLARGING = 2.0
-_READ_S = 60.0  # for a first sample: who waits longer has a server that is not there
-_MAKING = 2  # batches beside those prefetched: one in the making, one with the trainer
+_MAX_UPSCALING = 2.0
+_READ_S = 60.0  # for a first sample: a server that takes longer is not there
+_UNFINISHED = 2  # batches besides those prefetched: one in the making, one with the trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ def check_data(
         bytes=num_bytes,
         steps=num_steps(len(index), data.batch_size),
         rank_batch=rank_batch,
-        batch_bytes=(data.prefetch + _MAKING)
+        batch_bytes=(data.prefetch + _UNFINISHED)
         * min(rank_batch, data.micro_batch or rank_batch)
         * clip.num_frames
         * channels
@@ -137,11 +137,11 @@ def check_data(
 
 def _check_crop(manifest: Manifest, clip: ClipConfig) -> None:
     short_side = manifest.parameters.get("short_side")
-    if short_side and clip.test_resize > _MAX_ENLARGING * short_side:
-        largest = int(_MAX_ENLARGING * short_side * clip.crop / clip.test_resize)
+    if short_side and clip.test_resize > _MAX_UPSCALING * short_side:
+        largest = int(_MAX_UPSCALING * short_side * clip.crop / clip.test_resize)
         fix = (
             f"views of short side {clip.test_resize} px would enlarge the stored {short_side} px more than"
-            f" {_MAX_ENLARGING:g} times: use at most {largest}, or preprocess again with a larger stored.short_side"
+            f" {_MAX_UPSCALING:g} times: use at most {largest}, or preprocess again with a larger stored.short_side"
         )
         raise ConfigError("clip.crop", clip.crop, fix)
 
@@ -166,7 +166,7 @@ def _check_cache(data: DataConfig, num_bytes: int) -> float:
 
 
 def _read_one(storage: Storage, index: SplitIndex, deadline_s: float) -> None:
-    """Read a sample as a worker does; where it is damaged, which a run may survive, another one of another place."""
+    """Read a sample as a worker does; where it is damaged, which a run may survive, one of another place."""
     details, timed = [], storage.within(deadline_s)
     for i in dict.fromkeys((len(index) // 2, 0, len(index) - 1)):
         found = read_sample(timed, index.sample_range(i), FetchMetrics(), threading.Lock())

@@ -45,7 +45,7 @@ class Storage(abc.ABC):
         """Paths of all objects that start with ``prefix``, in lexical order, at any depth."""
 
     def list_sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """As ``list``, with the bytes of each object; no request an object where the storage's listing tells them."""
+        """As ``list``, with the bytes of each object, which a storage whose listing includes them need not request."""
         for path in self.list(prefix):
             yield path, self.size(path)
 

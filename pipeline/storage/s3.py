@@ -1,8 +1,8 @@
-"""S3 through boto3: requests that outlive a restart of the server, checked uploads, and errors that say what to mend.
+"""S3 through boto3: requests that survive a restart of the server, checked uploads, and errors that say what to fix.
 
-Every request is repeated within a deadline (``pipeline.storage.s3_retry``), the reading of its body included, so that a
-server that is restarted or overloaded costs time and no work. Only ``probe``, which comes before any work, gives up at
-once.
+Every request is retried within a deadline (``pipeline.storage.s3_retry``), the reading of its body included, so that a
+server that is restarted or overloaded costs time but loses no work. Only ``probe``, which runs before any work, gives
+up at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.config.stack import find_stack, s3_settings
 from pipeline.errors import NotFoundError, StorageError, StorageSetupError
 from pipeline.storage.base import Storage
 from pipeline.storage.s3_body import UploadBody, check_size, whole_body
-from pipeline.storage.s3_retry import Deadline, deadline_s, persist
+from pipeline.storage.s3_retry import Deadline, deadline_s, with_retries
 
 T = TypeVar("T")
 _CLIENT_LOCK = threading.Lock()
@@ -56,11 +56,10 @@ def _make_client(
     who: tuple[object, ...], _endpoint: str, settings: tuple[tuple[str, str], ...], read_timeout_s: float
 ) -> Any:
     config = Config(
-        retries={"total_max_attempts": 1, "mode": "standard"},  # s3_retry repeats
+        retries={"total_max_attempts": 1, "mode": "standard"},  # s3_retry does that
         connect_timeout=min(5.0, read_timeout_s),
         read_timeout=read_timeout_s,
-        # botocore puts its own together anew for every request, from 16 parts, twice: a fifth of what a small GET costs
-        # in Python.
+        # botocore builds its own for every request, from 16 parts, twice: a fifth of what a small GET costs in Python.
         user_agent="reciprocal",
         max_pool_connections=64,
         tcp_keepalive=True,
@@ -74,7 +73,7 @@ def _make_client(
 
 @functools.lru_cache(maxsize=2)
 def _session(_who: tuple[object, ...]) -> Any:
-    return boto3.Session()  # slow to make; boto3's default one would keep the first credentials it found for ever
+    return boto3.Session()  # slow to make; boto3's default one would keep the first credentials it found
 
 
 class S3Storage(Storage):
@@ -100,8 +99,8 @@ class S3Storage(Storage):
         super(S3Storage, quick).probe(write=write)
 
     def within(self, deadline_s: float, on_retry: Callable[[], None] | None = None) -> S3Storage:
-        """See ``Storage.within``. The deadline stands in place of RECIPROCAL_S3_DEADLINE_S; bodies get no more time for
-        their length. A try that hears nothing for a sixth of it, at most 30 s, is given up and repeated.
+        """See ``Storage.within``. The deadline replaces RECIPROCAL_S3_DEADLINE_S; bodies get no more time for
+        their length. A try that receives nothing for a sixth of it, at most 30 s, is abandoned and retried.
         """
         timed = copy.copy(self)
         timed._within_s, timed._on_retry = deadline_s, on_retry
@@ -120,7 +119,7 @@ class S3Storage(Storage):
             try:
                 answer = client.get_object(Bucket=self.bucket, Key=self.prefix + path, **arguments)
             except botocore.exceptions.ClientError as error:
-                if _code(error) in ("InvalidRange", "416"):  # from behind the end on there is nothing, as in a file
+                if _code(error) in ("InvalidRange", "416"):  # a range past the end is empty, as in a file
                     return b""
                 raise
             if most is not None and answer["ContentLength"] > most:  # the whole object, gigabytes of it perhaps
@@ -156,7 +155,7 @@ class S3Storage(Storage):
         self._request(path, attempt, num_bytes=size)
 
     def _put_parts(self, path: str, read_at: Callable[[int, int], bytes], size: int) -> None:
-        """Upload in parts, each repeated alone. A process that is killed leaves parts behind, which no listing shows; a
+        """Upload in parts, each retried by itself. A killed process leaves parts behind, which no listing shows; a
         bucket's lifecycle rule (AbortIncompleteMultipartUpload) removes them.
         """
         key = self.prefix + path
@@ -234,7 +233,7 @@ class S3Storage(Storage):
     def _request(
         self, path: str, attempt: Callable[[Any, Deadline], T], *, num_bytes: int = 0, allowed_s: float = 0.0
     ) -> T:
-        """``attempt(client, deadline)``, repeated until the deadline; errors become the project's own."""
+        """``attempt(client, deadline)``, retried until the deadline; errors become the project's own."""
         where = f"{self.uri}/{path}".rstrip("/")
         if self._within_s:
             read_timeout_s = min(_TIMED_READ_TIMEOUT_S, self._within_s / _TIMED_TRIES)
@@ -246,7 +245,7 @@ class S3Storage(Storage):
             deadline = Deadline(allowed_s or min(deadline_s(), _PROBE_S if self._probing else float("inf")))
         deadline.allow_for(num_bytes)
         try:
-            return persist(
+            return with_retries(
                 where,
                 lambda deadline: attempt(_client(read_timeout_s), deadline),
                 deadline,

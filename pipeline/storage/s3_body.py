@@ -1,4 +1,4 @@
-"""The bytes of S3 requests and answers, moved in pieces that each meet the request's deadline."""
+"""The bytes of S3 requests and answers, moved in parts, each within the request's deadline."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from pipeline.storage.s3_retry import CutError, Deadline
 
-_PIECE_BYTES = 1 << 20
+_PART_BYTES = 1 << 20
 
 
 class UploadBody(io.RawIOBase):
-    """What is sent, in small pieces, each under the socket's timeout and the request's deadline; as one ``bytes`` it
-    would be under neither.
+    """What is sent, in small parts, each within the socket's timeout and the request's deadline; one ``bytes`` object
+    would be limited by neither.
 
     Reads with ``pread``-like calls, so that the parts of one file can be sent at the same time, and none is held in
     memory.
@@ -60,16 +60,16 @@ def whole_body(answer: dict[str, Any], deadline: Deadline) -> bytes:
     deadline.allow_for(length)
     # The stream below botocore's: its read1 returns after one recv, while read(n) waits for n bytes however slowly they
     # come.
-    stream, pieces, arrived = body._raw_stream, [], 0
+    stream, parts, arrived = body._raw_stream, [], 0
     try:
         while arrived < length:
             deadline.check()
-            piece = stream.read1(min(_PIECE_BYTES, length - arrived))
-            if not piece:
+            part = stream.read1(min(_PART_BYTES, length - arrived))
+            if not part:
                 raise CutError(f"the answer ended after {arrived} of {length} bytes")
-            pieces.append(piece)
-            arrived += len(piece)
+            parts.append(part)
+            arrived += len(part)
         stream.drain_conn()  # reads the end, which gives the connection back
-        return b"".join(pieces)
+        return b"".join(parts)
     finally:
         stream.close()

@@ -1,12 +1,12 @@
-"""Which S3 failures pass by themselves, and how long to wait for that.
+"""Which S3 failures are transient, and how requests are retried.
 
-Everything that a restarted, overloaded or distant server does to a request passes: refused and reset connections,
-timeouts, 5xx and SlowDown, bodies cut short. Such a request is repeated, after exponentially longer pauses with full
-jitter (uniform in [0, ceiling], so that many workers do not return in step), until its deadline. Refusals (403, no such
+Everything that a restarted, overloaded or distant server does to a request is transient: refused and reset connections,
+timeouts, 5xx and SlowDown, bodies cut short. Such a request is retried after exponentially longer pauses with full
+jitter (uniform in [0, ceiling], so that many workers do not retry in step), until its deadline. Refusals (403, no such
 bucket, no such key) are final.
 
-The repeating is done here and nowhere else: boto3's own retries are off, because two loops inside each other multiply
-their attempts (8 x 8), know nothing of a deadline, and never cover the reading of a body.
+Retries happen here and nowhere else: boto3's own are off, because nested retry loops multiply their attempts (8 x 8),
+know no deadline, and never cover the reading of a body.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DEADLINE_VARIABLE = "RECIPROCAL_S3_DEADLINE_S"
-_DEADLINE_S = 120.0  # longer than a server or a load balancer takes to restart
-_SLOWEST_BYTES_PER_S = 1 << 20  # a body gets so much more time: below this rate a data set is of no use anyway
+_DEADLINE_S = 120.0  # a server or a load balancer restarts in less
+_SLOWEST_BYTES_PER_S = 1 << 20  # more time for a body: a data set that is read more slowly is useless anyway
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
-_QUIET_S = 5.0  # trouble shorter than this is not worth a line in the log
-_JITTER = random.SystemRandom()  # forked workers share the state of the usual generator, and would pause alike
+_QUIET_S = 5.0  # shorter trouble is not worth a line in the log
+_JITTER = random.SystemRandom()  # forked workers would share the state of ``random``, and pause in step
 
-_PASSING_CODES = {
+_TRANSIENT_CODES = {
     "SlowDown",
     "Throttling",
     "ThrottlingException",
@@ -50,7 +50,7 @@ _PASSING_CODES = {
     "XAmzContentSHA256Mismatch",
     "OperationAborted",  # 4xx: a body did not arrive whole
 }
-_PASSING = (
+_TRANSIENT = (
     botocore.exceptions.ConnectionError,  # refused, closed, timed out
     botocore.exceptions.HTTPClientError,  # the same on the way, and bodies cut short
     botocore.exceptions.IncompleteReadError,
@@ -69,7 +69,7 @@ class CutError(ConnectionError):
 
 
 class Deadline:
-    """The end of the time that one request, all its repetitions included, may take.
+    """The end of the time that one request, all its retries included, may take.
 
     Args:
         fixed: bodies get no more time for being large.
@@ -92,12 +92,12 @@ class Deadline:
         return self.allowed_s - self.elapsed_s
 
     def allow_for(self, num_bytes: int) -> None:
-        """Add the time of a body of that length, once: a repetition must not put the end off for ever."""
+        """Add the time of a body of that length, once: retries must not postpone the end indefinitely."""
         if not self._fixed:
             self._body_s = max(self._body_s, num_bytes / _SLOWEST_BYTES_PER_S)
 
     def check(self) -> None:
-        """Called between the pieces of a body: a server that sends a byte a second never runs into a socket's timeout.
+        """Called between the parts of a body: a server that sends a byte a second never triggers a socket's timeout.
 
         Raises:
             TimeoutError: the time is over.
@@ -122,41 +122,41 @@ def deadline_s() -> float:
     return value
 
 
-def passes(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the same request may succeed a little later."""
     if isinstance(error, botocore.exceptions.ClientError):
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return (
-            code in _PASSING_CODES or status in (408, 429) or (status >= 500 and status != 501)
+            code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501)
         )  # 501: never will be implemented
-    return isinstance(error, _PASSING)
+    return isinstance(error, _TRANSIENT)
 
 
-def persist(
+def with_retries(
     where: str,
     attempt: Callable[[Deadline], T],
     deadline: Deadline,
     final: Callable[[Exception], bool] = lambda error: False,
     on_retry: Callable[[], None] | None = None,
 ) -> T:
-    """Return ``attempt(deadline)``, repeated while it fails with what passes.
+    """Return ``attempt(deadline)``, retried while it fails with transient errors.
 
     Args:
         where: the object's URI, for messages.
-        final: errors that shall not be repeated although they pass.
-        on_retry: called before each repetition; what it raises ends the request.
+        final: transient errors that are not to be retried.
+        on_retry: called before each retry; what it raises ends the request.
 
     Raises:
         StorageError: the deadline came first; says how often it was tried and what came last.
-        Exception: from ``attempt``, as it is: what does not pass.
+        Exception: from ``attempt``, as it is, where it is not transient.
     """
     warned = False
     for tries in itertools.count(1):
         try:
             return attempt(deadline)
         except Exception as error:
-            if not passes(error) or final(error):
+            if not is_transient(error) or final(error):
                 raise
             # The exponent is bounded, because 2.0 ** 1024 overflows.
             pause_s = _JITTER.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(tries - 1, 10)))

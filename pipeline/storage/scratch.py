@@ -1,10 +1,9 @@
-"""Folders for temporary files that do not outlive their process for long, even when it is killed.
+"""Folders for temporary files that are removed soon after their process ended, even when it was killed.
 
-``tempfile`` cleans up when a block is left; a process that is killed leaves its files for ever, and preprocessing is
-killed by
-design: Ray ends workers, the kernel ends those that take too much memory. Here every folder is locked by its owner
-(``flock``, which the kernel takes back however the owner ends), and whoever makes a new one removes those that nobody
-holds any more.
+``tempfile`` cleans up when a block is left; a process that is killed leaves its files forever, and workers of
+preprocessing are killed by design: Ray ends them, and the kernel ends those that take too much memory. Here every
+folder is locked by its owner (``flock``, which the kernel releases however the owner ends), and each process that makes
+a new folder removes those without an owner.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def scratch_folder() -> Iterator[Path]:
     handle = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        # Under its final name a folder is always locked, so that one without a lock is nobody's.
+        # Under its final name a folder is always locked, so that one without a lock has no owner.
         folder = made.rename(made.with_name(_PREFIX + made.name.removeprefix(_UNLOCKED_PREFIX)))
         try:
             yield folder

@@ -6,8 +6,8 @@
     samples-RANK.jsonl    with run.log_samples: keys of every step since the run began, of that rank
 
 The position is two numbers, epoch and step: the order of samples, their augmentation, the drawn supervision steps
-and dropout all follow from (seed, epoch, step), so there is no other random state to keep. That also lets a run go
-on with another number of ranks.
+and dropout all follow from (seed, epoch, step), so there is no other random state to keep. That also lets a run resume
+with another number of ranks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclasses.dataclass(kw_only=True)
 class Position:
-    """The next step to do: ``step`` of ``epoch``, and how many steps are behind in all."""
+    """The next step: ``step`` of ``epoch``, and how many steps have been taken in all."""
 
     epoch: int = 0
     step: int = 0
@@ -39,7 +39,7 @@ class Position:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What a checkpoint must say besides weights, so that it can be evaluated and registered alone."""
+    """What a checkpoint holds besides weights, so that it can be evaluated and registered on its own."""
 
     config: TrainConfig
     manifest_digest: str
@@ -115,7 +115,7 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
 
 
 def load_main(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> Position:
-    """Restore everything ``save_main`` wrote; returns the position to go on from."""
+    """Restore everything ``save_main`` wrote; returns the position to resume from."""
     state = read_state(folder)
     load_weights(folder, model)
     saved = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")

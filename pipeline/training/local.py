@@ -13,7 +13,7 @@ from pipeline.storage import Storage
 class LocalReporter:
     """Keeps the newest checkpoint of a run below ``storage``. One rank only.
 
-    A checkpoint's files are written first; the name in ``latest`` is moved afterwards, and older files go last.
+    A checkpoint's files are written first; then the name in ``latest`` is updated, and older files are deleted last.
     """
 
     def __init__(self, storage: Storage) -> None:

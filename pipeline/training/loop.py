@@ -28,7 +28,7 @@ from pipeline.training.checkpoint import (
 from pipeline.training.collective import average_buffers, gather_objects, world_size
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.step import Stepper
-from pipeline.training.timing import StepTimes, communication_s, judge
+from pipeline.training.timing import StepTimes, communication_s, find_bottleneck
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Reporter(Protocol):
 
 
 class Tracker(Protocol):
-    """Who hears of curves. Called on rank 0 alone."""
+    """Receives the curves. Called on rank 0 only."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
     def set_tags(self, tags: Mapping[str, str]) -> None: ...
@@ -100,7 +100,7 @@ def train(
             position = load_main(folder, model, optimizer, scheduler)
             metrics = read_state(folder)["metrics"]
             seen = read_samples(folder) if rank == 0 and config.run.log_samples else []
-            log.info("going on at epoch %d, step %d of %d", position.epoch, position.step, steps)
+            log.info("resuming at epoch %d, step %d of %d", position.epoch, position.step, steps)
     wrapped = _distribute(model, device)
     stepper = Stepper(wrapped, model, optimizer, scheduler, config, device)
 
@@ -156,7 +156,7 @@ def train(
                 and position.step < steps
             ):
                 save()
-                lap = _Lap(times)  # a checkpoint's time is nobody's rate
+                lap = _Lap(times)  # the time of a checkpoint counts in no rate
         position.epoch, position.step = epoch + 1, 0
         if position.epoch % config.run.checkpoint_epochs == 0 or position.epoch == epochs:
             if validate:
@@ -166,37 +166,37 @@ def train(
                     tracker.log_metrics(metrics, position.global_step)
             save()
     if times.steps:
-        _tell(times, loader, wrapped, rank, tracker, position.global_step)
+        _report_times(times, loader, wrapped, rank, tracker, position.global_step)
     return metrics
 
 
-def _tell(
+def _report_times(
     times: StepTimes, loader: Loader, wrapped: torch.nn.Module, rank: int, tracker: Tracker | None, step: int
 ) -> None:
-    """Collective: say where the time of all ranks went."""
+    """Collective: log where the time of all ranks went."""
     own = {**dataclasses.asdict(times), **loader.metrics(), "exchange_s": communication_s(wrapped)}
     ranks = gather_objects(own)
     if rank != 0:
         return
     mean = {name: sum(r.get(name, 0.0) for r in ranks) / len(ranks) for name in own}
-    verdict = judge(
+    bottleneck = find_bottleneck(
         StepTimes(times.steps, mean["wait_s"], mean["copy_s"], mean["step_s"]),
         mean,
         decode_share=mean.get("decode_share", 1.0),
         exchange_s=mean["exchange_s"],
     )
-    log.info("the run is %s", verdict)
+    log.info("the run is %s", bottleneck)
     if tracker:
-        tracker.log_metrics({f"time/{name}_share": share for name, share in verdict.shares.items()}, step)
-        tracker.set_tags({"verdict": str(verdict)})
+        tracker.log_metrics({f"time/{name}_share": share for name, share in bottleneck.shares.items()}, step)
+        tracker.set_tags({"bottleneck": str(bottleneck)})
 
 
 def _distribute(model: ActionModel, device: torch.device) -> torch.nn.Module:
     if world_size() == 1:
         return model
     ids = [device.index or 0] if device.type == "cuda" else None
-    # Running statistics are not looked at in training; they are averaged when they are (average_buffers), not at every
-    # step.
+    # Training does not read running statistics: they are averaged before a checkpoint or a validation
+    # (average_buffers), not at every step.
     return torch.nn.parallel.DistributedDataParallel(
         model, device_ids=ids, gradient_as_bucket_view=True, forward_sync_buffers=False
     )

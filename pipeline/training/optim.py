@@ -10,8 +10,8 @@ from pipeline.config.train import OptimConfig
 
 
 def build_optimizer(groups: dict[str, list[torch.nn.Parameter]], config: OptimConfig) -> torch.optim.Optimizer:
-    """SGD or Adam over ``{"backbone": [...], "head": [...]}``, each with its own learning rate. L2 is on all
-    weights (the papers' habit).
+    """SGD or Adam over ``{"backbone": [...], "head": [...]}``, each with its own learning rate. L2 applies to
+    all weights, as in the papers.
     """
     lr = {"backbone": config.backbone_lr, "head": config.lr}
     parameters = [{"params": params, "lr": lr[name], "name": name} for name, params in groups.items() if params]

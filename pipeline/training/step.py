@@ -25,7 +25,7 @@ def derived_seed(*parts: object) -> int:
 
 @dataclasses.dataclass
 class Sums:
-    """Running sums of what a curve shows, on the device, so that a step waits for nothing."""
+    """Running sums of what a curve shows, on the device, so that no step waits for them."""
 
     values: torch.Tensor  # loss, weight, correct, gradient norm, steps
 

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, and what that says: storage, decoding, computing or communication."""
+"""Where the time of a run goes, and what limits it: storage, decoding, computing or communication."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 
 from pipeline.common.timer import StageTimer
 
-# share of a run's time in which a trainer may wait for data before data is called the bound: no mending gains more
-_WAITS = 0.10
-_TALKS = 0.25  # share of a run's time in exchanging gradients that nothing hides
+# Share of a run's time in which a trainer may wait for data before data is the bottleneck: removing it gains no more.
+_MAX_WAIT_SHARE = 0.10
+_MAX_EXCHANGE_SHARE = 0.25  # of a run's time, exchanging gradients while nothing is computed
 
 
 @dataclasses.dataclass
 class StepTimes(StageTimer):
     """Seconds of the trainer's own thread since the start; they do not overlap.
 
-    Work on a GPU counts where the host waits for it: the norm of the gradient is looked at in every step.
+    Work on a GPU counts where the host waits for it, which it does for the norm of the gradient in every step.
     """
 
     steps: int = 0
@@ -37,7 +37,7 @@ class StepTimes(StageTimer):
 def communication_s(model: torch.nn.Module) -> float:
     """Seconds of the latest sampled step's backward pass in which only gradients were exchanged; 0 for a single rank.
 
-    torch's own measurement in DistributedDataParallel: all of the exchange less what ran beside the computation.
+    torch's own measurement in DistributedDataParallel: the exchange less the part that overlapped with computation.
     """
     read = getattr(model, "_get_ddp_logging_data", None)
     if read is None:
@@ -48,13 +48,13 @@ def communication_s(model: torch.nn.Module) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What bounds a run, as shares of the trainer's time, and what to change."""
+class Bottleneck:
+    """What limits a run, shares of the trainer's time, and what to change."""
 
     bound: str
     """storage, decode, augment, copy, compute or communication."""
     shares: dict[str, float]
-    """storage, decode and augment are the trainer's waiting, divided as the loader's own time is."""
+    """storage, decode and augment are the trainer's waiting, divided in the proportions of the loader's own time."""
     advice: str
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ _ADVICE = {
     ),
     "copy": "decode on the GPU (data.device = gpu), so that nothing is copied, or a smaller data.micro_batch",
     "compute": (
-        "the data keeps up: a faster or a further device (run.num_workers), bf16 (run.precision), a smaller model or"
+        "the data keeps up: a faster or another device (run.num_workers), bf16 (run.precision), a smaller model or"
         " clip.crop"
     ),
     "communication": (
@@ -84,10 +84,10 @@ _ADVICE = {
 }
 
 
-def judge(
+def find_bottleneck(
     times: StepTimes, loader: Mapping[str, float], *, decode_share: float = 1.0, exchange_s: float = 0.0
-) -> Verdict:
-    """What bounds a run.
+) -> Bottleneck:
+    """What limits a run.
 
     Args:
         times: of the trainer's thread, all ranks together or of one.
@@ -96,8 +96,8 @@ def judge(
         exchange_s: seconds a step in which only gradients were exchanged.
 
     Returns:
-        The verdict. Data is the bound where the trainer waits more than 10 % of its time; then storage, decoding or
-        augmentation, whichever takes most of the loader's time.
+        Data is the bottleneck where the trainer waits more than 10 % of its time: storage, decoding or augmentation,
+        whichever takes most of the loader's time.
     """
     total = max(times.total_s, 1e-9)
     fetch_s, decode_s = loader.get("fetch_wait_s", 0.0), loader.get("decode_s", 0.0)
@@ -115,12 +115,12 @@ def judge(
         "compute": times.step_s / total - communication,
         "communication": communication,
     }
-    if waits > _WAITS:
+    if waits > _MAX_WAIT_SHARE:
         bound = max(data, key=lambda name: data[name])
-    elif shares["copy"] > max(_WAITS, communication):
+    elif shares["copy"] > max(_MAX_WAIT_SHARE, communication):
         bound = "copy"
-    elif communication > _TALKS:
+    elif communication > _MAX_EXCHANGE_SHARE:
         bound = "communication"
     else:
         bound = "compute"
-    return Verdict(bound, shares, _ADVICE[bound])
+    return Bottleneck(bound, shares, _ADVICE[bound])

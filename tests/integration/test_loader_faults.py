@@ -141,7 +141,7 @@ def test_a_flipped_byte_costs_its_sample_alone(stored, loader) -> None:
     assert epochs(part, 2) == [{key: float(key != victim.key) for key in keys_of(stored)}] * 2
     metrics = part.metrics()
     assert metrics["damaged"] == 1
-    assert metrics["requests"] == 2 * (len(keys_of(stored)) + 1), "a second GET before it is given up"
+    assert metrics["requests"] == 2 * (len(keys_of(stored)) + 1), "a second GET before it counts as damaged"
 
 
 def test_a_deleted_shard_ends_with_its_name_and_a_key_of_it(stored, loader) -> None:
@@ -178,8 +178,8 @@ def test_a_cache_takes_the_load_off_a_failing_server(stored, loader, proxy: Faul
     part, keys = loader(cache_dir=str(tmp_path / "cache"), cache_gb=1), keys_of(stored)
     assert epochs(part, 1) == [dict.fromkeys(keys, 1.0)]
     assert part.metrics()["cache_misses"] == len(keys)
-    spoilt = next(p for p in (tmp_path / "cache").glob("??/*"))
-    spoilt.write_bytes(spoilt.read_bytes()[:-10] + os.urandom(10))
+    damaged = next(p for p in (tmp_path / "cache").glob("??/*"))
+    damaged.write_bytes(damaged.read_bytes()[:-10] + os.urandom(10))
     assert epochs(part, 1) == [dict.fromkeys(keys, 1.0)]
     assert part.metrics()["requests"] == len(keys) + 1
     proxy.down()

@@ -46,7 +46,7 @@ def test_two_thousand_batches_grow_nothing(
     for path in source.list():
         target.write(path, source.read(path))
     manifest = read_manifest(target)
-    # The cache is smaller than the data set, so that GETs go on beside the hits.
+    # The cache is smaller than the data set, so that there are GETs as well as hits.
     cache = {"cache_dir": str(tmp_path / "cache"), "cache_gb": 5e-5} if cached else {}
     data = DataConfig(batch_size=1, decode_threads=1, decoder="dali", fetch_threads=8, **cache)  # type: ignore[arg-type]
     memory_mb: list[float] = []

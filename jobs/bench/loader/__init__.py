@@ -1,1 +1,1 @@
-"""``python -m jobs.bench loader``: the training loader against its decoder alone and against the usual way."""
+"""``python -m jobs.bench loader``: the training loader against its decoder alone and against a baseline."""

@@ -1,9 +1,9 @@
-"""The usual way to feed a video model, as the opponent of ``jobs.bench loader``: webdataset, PyAV, torch's DataLoader.
+"""The baseline of ``jobs.bench loader``, how video models are usually fed: webdataset, PyAV, torch's DataLoader.
 
-Written as by somebody who knows these libraries, so that beating it says something: one process a core and one thread
-in each, a seek to the keyframe before the clip, one swscale context for all frames, only the wanted part of a picture
+Written as these libraries recommend, so that beating it means something: one process a core and one thread in each, a
+seek to the keyframe before the clip, one swscale context for all frames, only the wanted part of a picture
 is ever copied, bytes until after the resize (torch's vectorised one), stacks gathered as bytes, one pass from bytes to
-normalised floats, batches made in the workers' shared memory, workers that live on, two batches ahead for each.
+normalised floats, batches made in the workers' shared memory, persistent workers, two batches ahead for each.
 
 It takes the same clips, crops and flips as our loader (``pipeline.data.sampling.clips`` decides them from seed, epoch
 and key) and
@@ -27,7 +27,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from torch.nn import functional
 from webdataset.gopen import gopen_schemes
 
-from jobs.bench.loader.workload import Course
+from jobs.bench.loader.workload import Workload
 from pipeline.config.data import ClipConfig
 from pipeline.data.decoding.reference import bgr, mean_std
 from pipeline.data.sampling.boxes import Box
@@ -44,7 +44,7 @@ SHUFFLE = 32
 """Samples in each worker's shuffle buffer. Full in the steady state, whatever its size, it costs memory alone."""
 
 _PREFETCH = 2  # batches ahead, for each worker
-_PIECE_BYTES = 8 << 20  # of a tar, in one ranged GET
+_PART_BYTES = 8 << 20  # of a tar, in one ranged GET
 _EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 
@@ -54,20 +54,20 @@ def shard_urls(storage: Storage, tars: Sequence[str]) -> list[str]:
 
 
 class _Ahead(io.RawIOBase):
-    """An object's bytes in pieces, the next one on its way while the last is read."""
+    """An object's bytes, read in parts: the next one is requested while the last is read."""
 
-    _pool = ThreadPoolExecutor(1, thread_name_prefix="usual-ahead")
+    _pool = ThreadPoolExecutor(1, thread_name_prefix="baseline-ahead")
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage, self._name, self._size = storage, name, storage.size(name)
-        self._piece, self._taken, self._asked = b"", 0, 0
-        self._next: Future[bytes] | None = self._ask()
+        self._part, self._taken, self._requested = b"", 0, 0
+        self._next: Future[bytes] | None = self._request()
 
-    def _ask(self) -> Future[bytes] | None:
-        offset, self._asked = self._asked, min(self._asked + _PIECE_BYTES, self._size)
+    def _request(self) -> Future[bytes] | None:
+        offset, self._requested = self._requested, min(self._requested + _PART_BYTES, self._size)
         return (
-            self._pool.submit(self._storage.read_range, self._name, offset, self._asked - offset)
-            if offset < self._asked
+            self._pool.submit(self._storage.read_range, self._name, offset, self._requested - offset)
+            if offset < self._requested
             else None
         )
 
@@ -75,10 +75,10 @@ class _Ahead(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if self._taken == len(self._piece) and self._next is not None:
-            self._piece, self._taken = self._next.result(), 0
-            self._next = self._ask()
-        part = self._piece[self._taken : self._taken + len(buffer)]
+        if self._taken == len(self._part) and self._next is not None:
+            self._part, self._taken = self._next.result(), 0
+            self._next = self._request()
+        part = self._part[self._taken : self._taken + len(buffer)]
         buffer[: len(part)] = part
         self._taken += len(part)
         return len(part)
@@ -193,8 +193,8 @@ def _luma_halves(frames: Sequence[av.VideoFrame], box: Box, height: int) -> np.n
     return cut
 
 
-class UsualLoader:
-    """One pass over some tars after another, by worker processes that live on between passes.
+class BaselineLoader:
+    """Passes over some tars, by worker processes that stay alive between passes.
 
     Args:
         urls: tars, as from ``shard_urls``; worker w reads every ``workers``-th from the w-th on, in an order of its
@@ -230,7 +230,7 @@ class UsualLoader:
         end: what is left behind keeps the workers busy.
         """
         if self._loader is None:
-            raise RuntimeError("the usual loader is closed")
+            raise RuntimeError("the baseline is closed")
         return iter(self._loader)
 
     def close(self) -> None:
@@ -238,15 +238,15 @@ class UsualLoader:
         self._loader = None
 
 
-def usual_loader(course: Course, *, exact_colour: bool) -> UsualLoader:
+def baseline_loader(workload: Workload, *, exact_colour: bool) -> BaselineLoader:
     """For a bench's clips, with as many processes as ours has threads; they start when it is first read."""
-    to_clip = ToClip(course.modalities, course.clip, course.index.flow_bound_px, course.seed, exact_colour)
-    return UsualLoader(
-        shard_urls(course.storage, course.tars),
+    to_clip = ToClip(workload.modalities, workload.clip, workload.index.flow_bound_px, workload.seed, exact_colour)
+    return BaselineLoader(
+        shard_urls(workload.storage, workload.tars),
         to_clip,
-        batch_size=course.batch_size,
-        workers=course.threads,
-        seed=course.seed,
+        batch_size=workload.batch_size,
+        workers=workload.threads,
+        seed=workload.seed,
     )
 
 

@@ -1,4 +1,4 @@
-"""Time the training loader against its decoder alone and against the usual way, on the same clips, in one run.
+"""Time the training loader against its decoder alone and against a baseline, on the same clips, in one run.
 
     python -m jobs.bench loader --data s3://BUCKET/PREFIX --json loader.json
     python -m jobs.bench loader --data file:///FOLDER --json loader.json --modalities rgb flow --threads 8
@@ -41,8 +41,8 @@ import torch
 from rich.progress import Progress
 
 from jobs.bench.loader.report import missed, rates, show
-from jobs.bench.loader.rounds import InMemory, take_turns, time_fetching, time_ours, time_usual
-from jobs.bench.loader.workload import Course, codes_off, lay_out
+from jobs.bench.loader.rounds import InMemory, interleave, time_baseline, time_fetching, time_ours
+from jobs.bench.loader.workload import Workload, codes_off, make_workload
 from jobs.bench.machine import finish, hardware, versions
 from pipeline.common.cli import errors, parse
 from pipeline.config.base import as_dict, require
@@ -111,28 +111,28 @@ class LoaderArgs:
 def run(arguments: Sequence[str]) -> int:
     """The subcommand: parse, measure, print, write; returns the exit code."""
     args = parse(LoaderArgs, args=arguments, prog="python -m jobs.bench loader", description=__doc__)
-    course = _course(args)
-    torch.set_num_threads(course.threads)
-    result = measure(args, course)
+    workload = _workload(args)
+    torch.set_num_threads(workload.threads)
+    result = measure(args, workload)
     return finish(result, args.json, show)
 
 
-def _course(args: LoaderArgs) -> Course:
+def _workload(args: LoaderArgs) -> Workload:
     """Everything that can be refused is refused here."""
-    usual = {"baseline", "shortcut"} - set(args.skip)
-    if usual:
+    needing_webdataset = {"baseline", "shortcut"} - set(args.skip)
+    if needing_webdataset:
         require(
             importlib.util.find_spec("webdataset") is not None,
             "skip",
             args.skip,
             "webdataset is not installed: pip install 'reciprocal[bench]' (make setup does), or skip"
-            f" {' '.join(sorted(usual))}",
+            f" {' '.join(sorted(needing_webdataset))}",
         )
         require(
             ONLINE_DIFF not in args.modalities,
             "modalities",
             args.modalities,
-            f"the baseline reads what is stored: use diff, or skip {' '.join(sorted(usual))}",
+            f"the baseline reads what is stored: use diff, or skip {' '.join(sorted(needing_webdataset))}",
         )
     device, threads = resolve_device(args.device), args.threads or rank_cores()
     storage = open_storage(args.data)
@@ -146,13 +146,13 @@ def _course(args: LoaderArgs) -> Course:
         f"use one of the data set's: {', '.join(manifest.split_sizes())}",
     )
     spare = 0
-    if usual:
+    if needing_webdataset:
         from jobs.bench.loader.baseline import SHUFFLE
 
         spare = SHUFFLE
         _check_shared_memory(args, threads)
     data = DataConfig(batch_size=args.batch_size, decode_threads=threads, damaged_budget=0, decoder=args.loader)
-    course = lay_out(
+    workload = make_workload(
         storage,
         manifest,
         args.split,
@@ -168,7 +168,7 @@ def _course(args: LoaderArgs) -> Course:
         from jobs.bench.loader.step import full_size
 
         full_size(args.modalities, args.num_frames, args.stack)
-    return course
+    return workload
 
 
 def _check_shared_memory(args: LoaderArgs, threads: int) -> None:
@@ -186,7 +186,7 @@ def _check_shared_memory(args: LoaderArgs, threads: int) -> None:
         require(needed <= free, "batch_size", args.batch_size, fix)
 
 
-def measure(args: LoaderArgs, course: Course) -> dict[str, Any]:
+def measure(args: LoaderArgs, workload: Workload) -> dict[str, Any]:
     """All contenders in turns; the result as it is written.
 
     Raises:
@@ -196,60 +196,60 @@ def measure(args: LoaderArgs, course: Course) -> dict[str, Any]:
         "hardware": hardware(),
         "versions": versions(*_LIBRARIES),
         "commit": code_version(),
-        "data": course.storage.uri,
-        "digest": course.manifest.digest,
+        "data": workload.storage.uri,
+        "digest": workload.manifest.digest,
         "modalities": list(args.modalities),
-        "clip": as_dict(course.clip),
+        "clip": as_dict(workload.clip),
         "batch_size": args.batch_size,
-        "threads": course.threads,
-        "device": course.device,
-        "decoder": backend(course.data, course.device),
-        "samples": len(course.index) // course.repeats,
-        "samples_read_per_pass": len(course.index),
-        "bytes_per_clip": float(course.index.members[..., 1].sum(1).mean()),
+        "threads": workload.threads,
+        "device": workload.device,
+        "decoder": backend(workload.data, workload.device),
+        "samples": len(workload.index) // workload.repeats,
+        "samples_read_per_pass": len(workload.index),
+        "bytes_per_clip": float(workload.index.members[..., 1].sum(1).mean()),
     }
     with contextlib.ExitStack() as stack, Progress(console=errors, transient=True) as bar:
-        ours, memory = stack.enter_context(course.loader()), InMemory(course)
-        off = {"loader": _Off(course)}
+        ours, memory = stack.enter_context(workload.loader()), InMemory(workload)
+        off = {"loader": _Off(workload)}
         decoder = stack.enter_context(contextlib.closing(memory.decoder(args.loader)))
         contenders = {
-            "loader": functools.partial(time_ours, ours, course, off["loader"]),
+            "loader": functools.partial(time_ours, ours, workload, off["loader"]),
             "ceiling": functools.partial(memory.time, decoder),
         }
-        if "dali" not in args.skip and backend(course.data, course.device) != "dali":
+        if "dali" not in args.skip and backend(workload.data, workload.device) != "dali":
             contenders["dali"] = functools.partial(
                 memory.time, stack.enter_context(contextlib.closing(memory.decoder("dali")))
             )
         for name in ("baseline", "shortcut"):
             if name not in args.skip:
-                from jobs.bench.loader.baseline import TOLERANCE_CODES, usual_loader
+                from jobs.bench.loader.baseline import TOLERANCE_CODES, baseline_loader
 
                 exact = name == "baseline"
-                usual = stack.enter_context(contextlib.closing(usual_loader(course, exact_colour=exact)))
-                off[name] = _Off(course, TOLERANCE_CODES if exact else None)
-                contenders[name] = functools.partial(time_usual, usual, course, off[name])
+                baseline = stack.enter_context(contextlib.closing(baseline_loader(workload, exact_colour=exact)))
+                off[name] = _Off(workload, TOLERANCE_CODES if exact else None)
+                contenders[name] = functools.partial(time_baseline, baseline, workload, off[name])
         task = bar.add_task("rounds", total=args.rounds * len(contenders))
-        result |= rates(take_turns(contenders, args.rounds, lambda name: bar.advance(task)))
+        result |= rates(interleave(contenders, args.rounds, lambda name: bar.advance(task)))
         result["codes_off"] = {name: worst.worst for name, worst in off.items()}
         result["decode_share"] = decoder.decode_share(memory.rows(0))
-        if "step" not in args.skip and course.device == "gpu":
-            result |= _step(args, course)
+        if "step" not in args.skip and workload.device == "gpu":
+            result |= _step(args, workload)
         if "fetch" not in args.skip:
-            result |= _fetching(args, course)
+            result |= _fetching(args, workload)
     return result | {"missed": missed(result)}
 
 
 class _Off:
     """Holds a contender's first batch against the reference loader, once."""
 
-    def __init__(self, course: Course, tolerance_codes: float | None = None) -> None:
-        self._course, self._tolerance = course, tolerance_codes
+    def __init__(self, workload: Workload, tolerance_codes: float | None = None) -> None:
+        self._workload, self._tolerance = workload, tolerance_codes
         self.worst: dict[str, float] = {}
 
     def __call__(self, batch: dict[str, Any]) -> None:
         if self.worst:
             return
-        self.worst = codes_off(self._course, batch)
+        self.worst = codes_off(self._workload, batch)
         if self._tolerance is not None and max(self.worst.values()) > self._tolerance:
             raise ReciprocalError(
                 f"the baseline's clips differ from the reference loader's by {self.worst} codes, {self._tolerance} are"
@@ -257,8 +257,8 @@ class _Off:
             )
 
 
-def _fetching(args: LoaderArgs, course: Course) -> dict[str, Any]:
-    measured = {str(depth): time_fetching(course, depth, _FETCH_REQUESTS) for depth in args.fetch_depths}
+def _fetching(args: LoaderArgs, workload: Workload) -> dict[str, Any]:
+    measured = {str(depth): time_fetching(workload, depth, _FETCH_REQUESTS) for depth in args.fetch_depths}
     best = max(measured.values(), key=lambda m: m["clips_per_s"])
     return {
         "fetch_only": measured,
@@ -267,14 +267,14 @@ def _fetching(args: LoaderArgs, course: Course) -> dict[str, Any]:
     }
 
 
-def _step(args: LoaderArgs, course: Course) -> dict[str, Any]:
+def _step(args: LoaderArgs, workload: Workload) -> dict[str, Any]:
     from jobs.bench.loader.step import full_size, time_steps
 
-    with course.loader() as loader:
+    with workload.loader() as loader:
         times = time_steps(
             loader,
             full_size(args.modalities, args.num_frames, args.stack),
-            num_classes=len(course.manifest.classes),
+            num_classes=len(workload.manifest.classes),
             crop=args.crop,
             steps=args.steps,
             device=torch.device("cuda", 0),

@@ -1,4 +1,4 @@
-"""What ``jobs.bench loader`` says of its windows: rates, ratios, whether they hold, and a table."""
+"""What ``jobs.bench loader`` says of its measurements: rates, ratios, whether they hold, and a table."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 from rich.table import Table
 
-from jobs.bench.loader.rounds import Window
+from jobs.bench.loader.rounds import Measurement
 from pipeline.common.cli import console
 
 CEILING_BAR, BASELINE_BAR, WAIT_BAR = 0.90, 1.5, 0.05
 
 
-def rates(windows: dict[str, list[Window]]) -> dict[str, Any]:
-    """Every contender's best window (other load only slows one down), ratios of the loader's to them, and where the
-    loader's time went.
+def rates(measurements: dict[str, list[Measurement]]) -> dict[str, Any]:
+    """Every contender's best measurement (other load only slows one down), the loader's ratios to them, and where its
+    time went.
     """
-    best = {name: max(w.clips_per_s for w in taken) for name, taken in windows.items()}
+    best = {name: max(w.clips_per_s for w in taken) for name, taken in measurements.items()}
     figures: dict[str, Any] = {f"{name}_clips_per_s": rate for name, rate in best.items()}
     figures |= {f"ratio_to_{name}": best["loader"] / rate for name, rate in best.items() if name != "loader"}
-    cpu_ms = {name: 1000 * min(w.cpu_s / w.clips for w in taken) for name, taken in windows.items()}
+    cpu_ms = {name: 1000 * min(w.cpu_s / w.clips for w in taken) for name, taken in measurements.items()}
     figures["median_clips_per_s"] = {
-        name: statistics.median(w.clips_per_s for w in taken) for name, taken in windows.items()
+        name: statistics.median(w.clips_per_s for w in taken) for name, taken in measurements.items()
     }
     figures["cpu_ms_per_clip"], figures["ratio_by_cpu"] = (
         cpu_ms,
@@ -30,9 +30,9 @@ def rates(windows: dict[str, list[Window]]) -> dict[str, Any]:
     )
     figures["rounds"] = {
         name: [{"clips": w.clips, "seconds": w.seconds, "clips_per_s": w.clips_per_s, "cpu_s": w.cpu_s} for w in taken]
-        for name, taken in windows.items()
+        for name, taken in measurements.items()
     }
-    ours = windows["loader"]
+    ours = measurements["loader"]
     seconds, clips = sum(w.seconds for w in ours), sum(w.clips for w in ours)
     figures["time_shares"] = {
         name.removesuffix("_s"): sum(w.waits[name] for w in ours) / seconds

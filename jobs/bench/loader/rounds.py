@@ -1,7 +1,7 @@
-"""What ``jobs.bench loader`` times: the same training clips through three loaders, window after window, in turns.
+"""What ``jobs.bench loader`` times: the same training clips through several loaders, in turns.
 
-A window is what a contender delivers after its warm-up, in its steady state: caches, buffers and queues filled, and
-more work still to come when it ends.
+A measurement covers what a contender delivers in its steady state, after its warm-up: caches, buffers and queues are
+full, and there is more work to come when it ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from jobs.bench.loader.workload import WARM_STEPS, Course, check_keys, read_members
+from jobs.bench.loader.workload import WARM_STEPS, Workload, check_keys, read_members
 from pipeline.data.decoding.base import Decoder, Row
 from pipeline.data.decoding.factory import make_decoder
 from pipeline.data.fetch.damage import Damaged
@@ -27,7 +27,7 @@ from pipeline.errors import ReciprocalError
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class Measurement:
     """One contender's steady state."""
 
     clips: int
@@ -63,41 +63,41 @@ def _cpu_s() -> float:
     return total
 
 
-def time_ours(loader: Loader, course: Course, check: Callable[[dict[str, Any]], None]) -> Window:
+def time_ours(loader: Loader, workload: Workload, check: Callable[[dict[str, Any]], None]) -> Measurement:
     """The same first batches of epoch 0 again, fetched again. ``check`` gets the first of them at the end."""
     with contextlib.closing(loader.iter_epoch(0)) as batches:  # type: ignore[type-var]
         first = next(batches)
         for _ in range(WARM_STEPS - 1):
             next(batches)
         before, clock, clips = loader.metrics(), Clock(), 0
-        for _ in range(course.steps):
+        for _ in range(workload.steps):
             clips += int(next(batches).weights.sum())
         times, after = clock.read(), loader.metrics()
     check({"key": list(first.keys), **{m: x.cpu() for m, x in first.inputs.items()}})
-    return Window(clips, *times, {name: after[name] - before[name] for name in after})
+    return Measurement(clips, *times, {name: after[name] - before[name] for name in after})
 
 
 class InMemory:
     """The batches of ours, their bytes and plans ready in memory: what decoders are timed on alone."""
 
-    def __init__(self, course: Course) -> None:
-        self._course, self._batches = course, course.batches()
-        members = read_members(course, {int(i) for batch in self._batches for i in batch})
+    def __init__(self, workload: Workload) -> None:
+        self._workload, self._batches = workload, workload.batches()
+        members = read_members(workload, {int(i) for batch in self._batches for i in batch})
         self._rows = {
-            int(i): course.row(int(i), members[course.index.key(int(i))]) for batch in self._batches for i in batch
+            int(i): workload.row(int(i), members[workload.index.key(int(i))]) for batch in self._batches for i in batch
         }
 
     def decoder(self, loader: str) -> Decoder:
         """A decoder for these batches; ``loader`` as in DataConfig. ConfigError where it cannot be had."""
-        course = self._course
-        data = dataclasses.replace(course.data, decoder=loader)  # type: ignore[arg-type]
+        workload = self._workload
+        data = dataclasses.replace(workload.data, decoder=loader)  # type: ignore[arg-type]
         return make_decoder(
             data,
-            course.clip,
-            course.index.modalities,
-            course.index.flow_bound_px,
-            max_rows=course.batch_size,
-            device=course.device,
+            workload.clip,
+            workload.index.modalities,
+            workload.index.flow_bound_px,
+            max_rows=workload.batch_size,
+            device=workload.device,
             device_id=0,
         )
 
@@ -105,50 +105,52 @@ class InMemory:
         """Of one batch."""
         return [self._rows[int(i)] for i in self._batches[step]]
 
-    def time(self, decoder: Decoder) -> Window:
-        """Decode the batches that ours delivers in its window."""
+    def time(self, decoder: Decoder) -> Measurement:
+        """Decode the batches that ours delivers while it is measured."""
         clock = Clock()
         for step in range(len(self._batches)):
             if step == WARM_STEPS:
                 clock = Clock()
             decoder.decode(self.rows(step))
-        return Window(sum(len(b) for b in self._batches[WARM_STEPS:]), *clock.read())
+        return Measurement(sum(len(b) for b in self._batches[WARM_STEPS:]), *clock.read())
 
 
-def time_usual(usual: Iterable[dict[str, Any]], course: Course, check: Callable[[dict[str, Any]], None]) -> Window:
-    """A whole pass of the usual loader; its middle counts.
+def time_baseline(
+    baseline: Iterable[dict[str, Any]], workload: Workload, check: Callable[[dict[str, Any]], None]
+) -> Measurement:
+    """A whole pass of the baseline; its middle counts.
 
     Args:
         check: gets the first batch, when the pass is over.
 
     Raises:
-        ReciprocalError: the pass did not hold every sample as often as the course says.
+        ReciprocalError: the pass did not hold every sample as often as the workload says.
     """
     keys: list[str] = []
     first: dict[str, Any] = {}
-    warm, clips, clock, times = 2 * course.threads, 0, Clock(), (0.0, 0.0)
-    for number, batch in enumerate(usual):
+    warm, clips, clock, times = 2 * workload.threads, 0, Clock(), (0.0, 0.0)
+    for number, batch in enumerate(baseline):
         keys += batch["key"]
         first = first or batch
-        if warm <= number < warm + course.steps:
+        if warm <= number < warm + workload.steps:
             clips += len(batch["key"])
         if number == warm - 1:
             clock = Clock()
-        elif number == warm + course.steps - 1:
+        elif number == warm + workload.steps - 1:
             times = clock.read()
-    check_keys(keys, course)
+    check_keys(keys, workload)
     check(first)
-    return Window(clips, *times)
+    return Measurement(clips, *times)
 
 
-def time_fetching(course: Course, depth: int, requests: int) -> dict[str, float]:
+def time_fetching(workload: Workload, depth: int, requests: int) -> dict[str, float]:
     """Ranged GETs and checksums alone, up to ``depth`` in flight: what one rank's Python side can take in."""
     metrics, warm = FetchMetrics(), 4 * depth
-    indices = [int(i) for i in epoch_order(len(course.index), course.seed, 0, shuffle=True)]
+    indices = [int(i) for i in epoch_order(len(workload.index), workload.seed, 0, shuffle=True)]
     wanted = [indices[k % len(indices)] for k in range(requests + warm)]
-    fetcher = Fetcher(course.storage, depth, course.data.fetch_deadline_s, metrics, burst=course.batch_size)
+    fetcher = Fetcher(workload.storage, depth, workload.data.fetch_deadline_s, metrics, burst=workload.batch_size)
     try:
-        arrived = fetcher.iterate(course.index.sample_range(i) for i in wanted)
+        arrived = fetcher.iterate(workload.index.sample_range(i) for i in wanted)
         for _ in range(warm):  # connections are made, and the depth has grown
             next(arrived)
         bytes_before, gets_before, clock = metrics.bytes, metrics.requests, Clock()
@@ -166,13 +168,13 @@ def time_fetching(course: Course, depth: int, requests: int) -> dict[str, float]
     }
 
 
-def take_turns(
-    contenders: dict[str, Callable[[], Window]], rounds: int, done: Callable[[str], None]
-) -> dict[str, list[Window]]:
-    """Every contender's windows, one of each a round, so that other load on the machine hits all alike."""
-    windows: dict[str, list[Window]] = {name: [] for name in contenders}
+def interleave(
+    contenders: dict[str, Callable[[], Measurement]], rounds: int, done: Callable[[str], None]
+) -> dict[str, list[Measurement]]:
+    """Every contender's measurements, one in every round, so that other load on the machine slows all of them."""
+    measurements: dict[str, list[Measurement]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
-            windows[name].append(contender())
+            measurements[name].append(contender())
             done(name)
-    return windows
+    return measurements

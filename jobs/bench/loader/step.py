@@ -21,7 +21,7 @@ _WARM_STEPS = 5  # cuDNN has chosen its kernels, the allocator has its blocks
 
 
 @dataclasses.dataclass(frozen=True)
-class StepTimes:
+class FeedingTimes:
     """Seconds a step: with a batch that lies on the GPU, and with our loader."""
 
     resident_s: float
@@ -52,7 +52,7 @@ def full_size(modalities: tuple[str, ...], num_frames: int, stack: int) -> CRNCo
 
 def time_steps(
     loader: Loader, model_config: CRNConfig, *, num_classes: int, crop: int, steps: int, device: torch.device
-) -> StepTimes:
+) -> FeedingTimes:
     """Train from random weights: ``steps`` steps on one resident batch, then as many fed by the loader.
 
     Args:
@@ -70,7 +70,7 @@ def time_steps(
         for _ in range(_WARM_STEPS):
             step(next(batches).to(device, non_blocking=True))
         fed_s = _seconds(lambda: step(next(batches).to(device, non_blocking=True)), steps, device)
-    return StepTimes(resident_s, fed_s, steps, len(batch))
+    return FeedingTimes(resident_s, fed_s, steps, len(batch))
 
 
 def _step(config: CRNConfig, num_classes: int, crop: int, device: torch.device) -> Callable[[Batch], None]:

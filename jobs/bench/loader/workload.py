@@ -26,13 +26,13 @@ from pipeline.errors import ReciprocalError
 from pipeline.storage import Storage
 
 WARM_STEPS = 3
-"""Batches before a window: buffers have their size, the loader's queue is as full as it gets."""
+"""Batches before a measurement: buffers have their size, the loader's queue is as full as it gets."""
 _READ_THREADS = 8
 _AHEAD_STEPS, _AHEAD_SAMPLES = 4, 64  # more than the loader decodes and fetches ahead
 
 
 @dataclasses.dataclass(frozen=True)
-class Course:
+class Workload:
     """The clips of a bench: training clips of epoch 0 of some shards, each shard ``repeats`` times where the set is
     small.
     """
@@ -47,7 +47,7 @@ class Course:
     clip: ClipConfig
     seed: int
     steps: int
-    """Batches of a window."""
+    """Batches of a measurement."""
     data: DataConfig
     device: Device
 
@@ -61,7 +61,7 @@ class Course:
 
     @property
     def threads(self) -> int:
-        """Our decoder's threads, and the usual loader's processes."""
+        """Our decoder's threads, and the baseline's processes."""
         return self.data.decode_threads
 
     def loader(self) -> Loader:
@@ -93,7 +93,7 @@ class Course:
         return {m: members[extension(m)] for m in stored_modalities(self.modalities)}, plan, height
 
 
-def lay_out(
+def make_workload(
     storage: Storage,
     manifest: Manifest,
     split: str,
@@ -105,13 +105,13 @@ def lay_out(
     clips: int,
     spare: int,
     device: Device,
-) -> Course:
-    """Choose the shards of a bench: as many as give every worker process its part of warm-up, window and ``spare``
+) -> Workload:
+    """Choose the shards of a bench: as many as give every worker process its part of warm-up, measurement and ``spare``
     samples.
 
     Args:
         data: its batch_size and decode_threads (the workers, not 0) count, and what our loader needs of the rest.
-        clips: of a window, at least.
+        clips: of a measurement, at least.
 
     Raises:
         ManifestError: a modality is not stored, or a record cannot be read.
@@ -120,7 +120,7 @@ def lay_out(
     workers, batch_size = data.decode_threads, data.batch_size
     per_worker = -(-clips // (batch_size * workers))
     wanted = (per_worker + 3) * batch_size + spare  # 2 batches warm up, 1 ends the pass
-    # Ours looks further ahead than one batch, and must not run out of work inside its window.
+    # Ours looks further ahead than one batch, and must not run out of work while it is measured.
     in_all = (per_worker * workers + WARM_STEPS + _AHEAD_STEPS) * batch_size + _AHEAD_SAMPLES
     dealt, count = [0] * workers, 0
     while shards and (min(dealt) < wanted or sum(dealt) < in_all):
@@ -137,21 +137,21 @@ def lay_out(
     }
     index = dataclasses.replace(index, **tiled)
     tars = tuple(f"{s.path}.tar" for s in used) * repeats
-    return Course(storage, manifest, index, tars, repeats, clip, seed, per_worker * workers, data, device)
+    return Workload(storage, manifest, index, tars, repeats, clip, seed, per_worker * workers, data, device)
 
 
-def read_members(course: Course, indices: Iterable[int]) -> dict[str, dict[str, bytes]]:
+def read_members(workload: Workload, indices: Iterable[int]) -> dict[str, dict[str, bytes]]:
     """Members of samples by key, each read once and checked.
 
     Raises:
         StorageError: they cannot be read. ReciprocalError: a sample differs from its record.
     """
-    samples = {course.index.key(i): i for i in indices}
+    samples = {workload.index.key(i): i for i in indices}
 
     def read(i: int) -> dict[str, bytes]:
-        sample = course.index.sample_range(i)
+        sample = workload.index.sample_range(i)
         try:
-            return split_members(sample, course.storage.read_range(sample.tar, sample.offset, sample.size))
+            return split_members(sample, workload.storage.read_range(sample.tar, sample.offset, sample.size))
         except ValueError as error:
             raise ReciprocalError(
                 f"sample {sample.key} in {sample.tar} is damaged, and a bench needs intact ones: {error}"
@@ -161,34 +161,34 @@ def read_members(course: Course, indices: Iterable[int]) -> dict[str, dict[str, 
         return dict(zip(samples, pool.map(read, samples.values()), strict=True))
 
 
-def check_keys(keys: Sequence[str], course: Course) -> None:
-    """Raise ReciprocalError unless ``keys`` are those of the course, each as often: a loader that skips samples is
+def check_keys(keys: Sequence[str], workload: Workload) -> None:
+    """Raise ReciprocalError unless ``keys`` are those of the workload, each as often: a loader that skips samples is
     not slower or faster, it is wrong.
     """
-    found, wanted = Counter(keys), Counter(course.index.key(i) for i in range(len(course.index)))
+    found, wanted = Counter(keys), Counter(workload.index.key(i) for i in range(len(workload.index)))
     if found != wanted:
         missing, surplus = wanted - found, found - wanted
         shown = ", ".join([*list(missing)[:3], *list(surplus)[:3]])
         raise ReciprocalError(
-            f"the usual loader skipped {missing.total()} samples and repeated {surplus.total()} ({shown}): its speed"
+            f"the baseline skipped {missing.total()} samples and repeated {surplus.total()} ({shown}): its speed"
             " means nothing"
         )
 
 
-def codes_off(course: Course, batch: dict[str, Any]) -> dict[str, float]:
+def codes_off(workload: Workload, batch: dict[str, Any]) -> dict[str, float]:
     """Largest difference of a batch (keys, clips by modality) from the reference loader, by modality, in stored
     8-bit codes.
     """
-    place = {course.index.key(i): i for i in range(len(course.index))}
+    place = {workload.index.key(i): i for i in range(len(workload.index))}
     indices = [place[key] for key in batch["key"]]
-    members = read_members(course, indices)
-    decoder = ReferenceDecoder(course.modalities, course.clip, course.index.flow_bound_px)
-    clips = decoder.decode([course.row(i, members[course.index.key(i)]) for i in indices])
+    members = read_members(workload, indices)
+    decoder = ReferenceDecoder(workload.modalities, workload.clip, workload.index.flow_bound_px)
+    clips = decoder.decode([workload.row(i, members[workload.index.key(i)]) for i in indices])
     decoder.close()
     worst: dict[str, float] = {}
     for modality, clip in clips.items():
-        expected = clip if modality == "rgb" else stack_motion(clip, course.clip)
-        std = torch.tensor(mean_std(modality, course.clip, course.index.flow_bound_px)[1])
+        expected = clip if modality == "rgb" else stack_motion(clip, workload.clip)
+        std = torch.tensor(mean_std(modality, workload.clip, workload.index.flow_bound_px)[1])
         scale = std.repeat(expected.shape[2] // len(std)).view(-1, 1, 1)
         worst[modality] = float(((batch[modality] - expected).abs() * scale).max())
     return worst

@@ -19,8 +19,8 @@ class Decoder(Protocol):
 
     def decode(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]: ...
     def submit(self, rows: Sequence[Row]) -> Callable[[], dict[str, torch.Tensor]]:
-        """Begin ``decode(rows)``, as far as the backend can work beside its caller. The result waits for the end;
-        it is called once.
+        """Begin ``decode(rows)``, as far as the backend can work concurrently with its caller. The returned function
+        waits for the clips; it is called once.
         """
         ...
 

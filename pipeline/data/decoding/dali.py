@@ -4,7 +4,7 @@ One function, ``clip_ops``, holds the picture operations, the same for training 
 ``pipeline.data.decoding.reference`` is its oracle and states the values. This is the only module that imports DALI;
 nothing imports it unless a loader with ``data.decoder = dali`` is made, which ``auto`` means on a GPU.
 
-Held against DALI 2.4: ``frames=`` takes any order and repeats; a short batch may be fed where fewer samples are
+Observed with DALI 2.4: ``frames=`` takes any order and repeats; a short batch may be fed where fewer samples are
 good; ``fn.resize`` with antialias uses the same widened triangle as torch's and Pillow's, and differs only at the rim
 of a shrunk picture, where it repeats the edge and they renormalise the filter.
 """
@@ -43,7 +43,7 @@ def check_codec(video: bytes, modality: str) -> None:
     """Refuse a video that DALI's CPU backend cannot decode.
 
     Raises:
-        ConfigError: names the codec and the three ways out.
+        ConfigError: names the codec and three alternatives.
         ReciprocalError: FFmpeg finds no video in it.
     """
     try:

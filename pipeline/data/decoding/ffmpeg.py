@@ -1,9 +1,9 @@
-"""The fast way on the CPU: FFmpeg decodes the frames that are wanted, compiled loops turn their planes into the clip.
+"""The fast decoder for CPUs: FFmpeg decodes the wanted frames, compiled loops turn their planes into the clip.
 
 Measured per core it is several times as fast as DALI's CPU backend, which turns whole pictures (and flow's grey ones)
 into RGB, reads around every clip, and resizes without vector instructions. Values are those of
-``pipeline.data.decoding.reference``
-but for one rounding: the reference converts pixels to 8-bit colours before it resizes them, this one after, unrounded.
+``pipeline.data.decoding.reference``, except for one rounding: the reference converts pixels to 8-bit
+colours before it resizes them, this decoder after, unrounded.
 """
 
 from __future__ import annotations

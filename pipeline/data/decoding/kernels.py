@@ -20,7 +20,7 @@ from numba import njit, types
 
 log = logging.getLogger(__name__)
 
-# Sums may be reordered and fused: a difference of some 1e-5 codes. No "nnan": a NaN would be a bug, not a licence.
+# Sums may be reordered and fused: a difference of some 1e-5 codes. No "nnan": NaNs must stay visible.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}}
 _inner = njit(**_OPTIONS)
 _compiling = threading.Lock()
@@ -40,7 +40,7 @@ def resize(src: Any, y0: Any, wy: Any, x0: Any, wx: Any, line: Any, out: Any) ->
                 row = src[y0[i] + k]
                 for x in range(width):
                     line[x] += a * row[x]
-        if across == 2:  # spelt out: a loop over taps costs three times as much
+        if across == 2:  # unrolled: a loop over taps takes three times as long
             for j in range(wx.shape[0]):
                 p = x0[j]
                 out[i, j] = wx[j, 0] * line[p] + wx[j, 1] * line[p + 1]

@@ -1,4 +1,4 @@
-"""The picture operations, literally: PyAV decodes, torch resizes, numpy does the rest.
+"""The picture operations, written from their definitions: PyAV decodes, torch resizes, numpy does the rest.
 
 This is the oracle of the DALI graph, the loader for machines without DALI, and what evaluation and prediction use on
 raw frames. It reads whatever PyAV reads, H.264 among it.
@@ -35,8 +35,8 @@ from pipeline.data.sampling.clips import ClipPlan
 from pipeline.data.sampling.jitter import MIDDLE, YIQ, Jitter
 from pipeline.dataset.sample import DIFF_BOUND, DIFF_ZERO, ONLINE_DIFF, stored_modalities
 
-# swscale's short cut to RGB repeats chroma and rounds down: up to 43 levels off at coloured edges, 1 to 2 levels dark
-# in colours. These flags are the long way, which DALI takes too.
+# swscale's fast path to RGB repeats chroma and rounds down: up to 43 levels off at coloured edges, 1 to 2 levels dark
+# in colours. These flags select the exact path, which DALI takes too.
 EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 _NORMS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {

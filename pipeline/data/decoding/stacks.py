@@ -29,8 +29,8 @@ def empty_clips(
 
 
 class ClipMemory:
-    """Memory of clips that nobody holds any more, used again: fresh pages of a large batch cost a fifth of a clip's CPU
-    time.
+    """Reuses the memory of clips that are no longer referenced: fresh pages of a large batch cost a fifth of a clip's
+    CPU time.
 
     Args:
         keep: blocks kept, at most; more that are held at once are ordinary memory.

@@ -1,8 +1,8 @@
 """Some frames of a video in memory, by number, decoded from the keyframe at or before the first of them.
 
 Frame n is the n-th shown, counted from 0, whatever the container says about times: packets are all looked at first, and
-their times sorted. Where that does not work out (no times, times twice, packets that show nothing) the video is
-decoded from its start and frames are counted.
+their times sorted. Where that fails (missing or repeated times, packets that show no frame) the video is decoded from
+its start and frames are counted.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _by_table(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T]
         return None
     first = int(track.keyframes[track.keyframes <= min(wanted)][-1])
     context: Any = av.CodecContext.create(track.codec, "r")
-    _alone(context)
+    _single_threaded(context)
 
     def packets() -> Iterator[av.Packet]:
         for number in range(first, max(wanted) + 1):
@@ -73,7 +73,7 @@ def _by_table(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T]
 def _by_container(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T]) -> dict[int, T]:
     with av.open(io.BytesIO(video), "r") as container:
         stream = container.streams.video[0]
-        _alone(stream.codec_context)
+        _single_threaded(stream.codec_context)
         packets = [packet for packet in container.demux(stream) if packet.size]
         # A packet marked "discard" is decoded and not shown: an edit list begins after it.
         shown = sorted(packet.pts for packet in packets if packet.pts is not None and not packet.is_discard)
@@ -95,12 +95,12 @@ def _by_container(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame]
                 return found
     with av.open(io.BytesIO(video), "r") as container:
         stream = container.streams.video[0]
-        _alone(stream.codec_context)
+        _single_threaded(stream.codec_context)
         count = iter(range(1 << 62))
         return _take(container.decode(stream), lambda frame: next(count), wanted, take)
 
 
-def _alone(context: av.CodecContext) -> None:
+def _single_threaded(context: av.CodecContext) -> None:
     context.thread_type, context.thread_count = "NONE", 1  # threads are the loader's business
 
 

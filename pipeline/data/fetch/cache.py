@@ -3,10 +3,10 @@
     FOLDER/total           eight bytes: how many bytes are stored or about to be; locked (flock) while it is changed
     FOLDER/sweeping        locked by the process that evicts
     FOLDER/ab/cdef...      one byte range of one tar of one data set version; its times are those of the last read
-    FOLDER/new-...         being written, locked by its writer; without a lock it belongs to nobody and is swept
+    FOLDER/new-...         being written, locked by its writer; without a lock its writer is gone, and it is removed
 
-Nothing here vouches for the bytes: whoever reads compares checksums, so a file that a power cut or a bad disk has
-spoilt costs a GET. A file gets its name when it is whole. Room is taken in the total before a file is written, so the
+Nothing here guarantees the bytes: the reader compares checksums, so a file that a power cut or a bad disk has damaged
+costs a GET. A file gets its name when it is whole. Space is reserved in the total before a file is written, so the
 files never exceed the limit by more than those in flight; a process that is killed in between leaves a total that is
 too large, until the next sweep counts again.
 
@@ -14,7 +14,7 @@ The file that was read longest ago goes first, but none that was read since this
 sample once, in random order, so the oldest file is as likely to be wanted next as any other. Replacing it would leave a
 cache of half a data set with 15 % of hits (1 - (1-f)(1 - ln(1-f)) of a share f) in place of 50 %.
 
-No failure of the cache is a failure of the run: a warning, and it goes on without.
+No failure of the cache fails the run: it logs a warning and continues without.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipeline.common.atomic import atomic_file
 log = logging.getLogger(__name__)
 
 _NEW = "new-"
-_SWEEP_TO = 0.9  # of the limit: a sweep costs a look at every file, so it must make room for many
+_SWEEP_TO = 0.9  # of the limit: a sweep stats every file, so it must make room for many
 _PAUSE_S = 60.0  # after a sweep that found nothing to evict
 _MARGIN_S = 1.0  # clocks of file systems are coarse
 _TOTAL = struct.Struct("<q")
@@ -69,7 +69,7 @@ class DiskCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep_leftovers()
         except OSError as error:
-            self._give_up(error, reads=False)
+            self._disable(error, reads=False)
 
     def get(self, tar: str, offset: int, size: int) -> bytes | None:
         """What is stored for a byte range, unchecked; None where nothing is."""
@@ -84,14 +84,14 @@ class DiskCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._give_up(error, reads=False)
+            self._disable(error, reads=False)
             return None
 
     def put(self, tar: str, offset: int, size: int, data: bytes) -> None:
         """Store a byte range, where there is room or older files can go."""
         path = self._path(tar, offset, size)
         try:
-            if not self._writes or path.exists() or not self._take_room(len(data)):
+            if not self._writes or path.exists() or not self._reserve(len(data)):
                 return
             path.parent.mkdir(exist_ok=True)
             with atomic_file(path, mode=0o600, sync=False, folder=self.folder, prefix=_NEW) as file:
@@ -100,7 +100,7 @@ class DiskCache:
         except FileNotFoundError:
             pass  # swept between its birth and its lock, or somebody empties the folder
         except OSError as error:
-            self._give_up(error, reads=True)
+            self._disable(error, reads=True)
 
     def drop(self, tar: str, offset: int, size: int) -> None:
         """Remove what is stored for a byte range."""
@@ -118,7 +118,7 @@ class DiskCache:
         name = hashlib.sha256(f"{self._digest}\n{tar}\n{offset}\n{size}".encode()).hexdigest()
         return self.folder / name[:2] / name[2:]
 
-    def _give_up(self, error: OSError, *, reads: bool) -> None:
+    def _disable(self, error: OSError, *, reads: bool) -> None:
         with self._lock:
             first, self._writes, self._reads = self._writes and self._reads, False, self._reads and reads
         if first:
@@ -149,7 +149,7 @@ class DiskCache:
             os.pwrite(descriptor, _TOTAL.pack(max(0, total + num_bytes)), 0)
             return True
 
-    def _take_room(self, num_bytes: int) -> bool:
+    def _reserve(self, num_bytes: int) -> bool:
         if num_bytes > self.limit_bytes or time.monotonic() < self._full_until_s:
             return False
         if self._add(num_bytes, self.limit_bytes):
@@ -157,7 +157,7 @@ class DiskCache:
         return self._evict(num_bytes) and self._add(num_bytes, self.limit_bytes)
 
     def _evict(self, num_bytes: int) -> bool:
-        """Remove the files that were read longest ago; False at once where another thread or process is at it."""
+        """Remove the files that were read longest ago; False at once where another thread or process is doing so."""
         with (self.folder / "sweeping").open("ab") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,9 +1,8 @@
-"""How many ranged GETs to keep in flight: Little's law, corrected by what the decoder feels.
+"""How many ranged GETs to keep in flight: Little's law, corrected by how long the decoder waits.
 
-In flight = arrivals per second x seconds a GET takes. While nothing waits, the arrivals wanted are what the decoder
-eats, so the law gives the depth that keeps up with it. While the decoder waits, what it eats is what arrives, and the
-law only
-gives back the depth there is: then the depth grows, by one for each sample that was waited for, which doubles it with
+In flight = arrivals per second x seconds a GET takes. While the decoder never waits, the arrivals needed are what it
+consumes, so the law gives the depth that keeps up with it. While it waits, it consumes what arrives, and the law would
+only return the present depth: then the depth grows by one for each sample that was waited for, which doubles it with
 each round of GETs.
 """
 
@@ -12,7 +11,7 @@ from __future__ import annotations
 import math
 
 _START = 4
-_FEELS_S = 0.0005  # a sample that is handed over at once costs less
+_MIN_WAIT_S = 0.0005  # handing over a sample that is ready takes less
 _IDLE_SHARE = 0.02  # of its time the decoder may wait before that counts as a shortage
 _SLACK = 1.5  # GETs differ in length: the mean alone would run dry at every long one
 _SMOOTH = 1 / 16  # share of the newest GET in the mean duration
@@ -24,8 +23,7 @@ class Depth:
 
     Args:
         maximum: never more than this.
-        burst: samples that the decoder takes at once (its batch), which the measuring of its appetite must average
-            over.
+        burst: samples that the decoder takes at once (its batch); its rate is averaged over more than that.
     """
 
     def __init__(self, maximum: int, burst: int) -> None:
@@ -49,14 +47,13 @@ class Depth:
         Args:
             now_s: the time, of any monotonic clock.
             waited_s: how long it had to wait for it.
-            queued: samples that were posted and that no GET had begun to fetch when it began to wait. Without any it is
-                not the depth that holds things up (a slow GET does, or the bound on bytes), and a larger one would not
-                help.
+            queued: requested samples whose GET had not begun when it began to wait. Where there are none, the depth is
+                not the limit (a slow GET is, or the bound on bytes), and a larger one would not help.
         """
-        if waited_s > _FEELS_S and queued:
+        if waited_s > _MIN_WAIT_S and queued:
             self.value = min(self._maximum, self.value + 1)
         if math.isnan(self._began_s):
-            self._began_s = now_s  # the first sample only starts the clock: nobody eats before there is anything
+            self._began_s = now_s  # the first sample only starts the clock: before it there was nothing to consume
             return
         self._taken += 1
         self._waited_s += waited_s

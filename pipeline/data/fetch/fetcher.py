@@ -28,14 +28,14 @@ _BUFFER_BYTES = 256 << 20
 
 
 class Fetcher:
-    """Reads requests with as many GETs in flight as the decoder's appetite asks for, and yields their results in order.
+    """Reads samples with as many GETs in flight as keep up with the decoder, and yields their results in order.
 
-    Beside the samples of a batch, twice as many are read ahead as there are GETs in flight, within ``buffer_bytes``.
+    Besides the samples of a batch, twice as many are read ahead as there are GETs in flight, within ``buffer_bytes``.
 
     Args:
         storage: root of the data set.
         threads: most GETs in flight.
-        deadline_s: longest that ``burst`` samples together may be waited for; each GET, its repetitions included, ends
+        deadline_s: longest that ``burst`` samples together may be waited for; each GET, its retries included, ends
             by then too.
         metrics: where requests, bytes and waiting are added.
         buffer_bytes: most bytes in flight or ready, unless one sample alone is larger.
@@ -80,7 +80,7 @@ class Fetcher:
         with self._lock:
             self._metrics.retries += 1
             if self._closed:
-                raise StorageError("given up, because the loader was closed")
+                raise StorageError("abandoned, because the loader was closed")
 
     def _run(self) -> None:
         while True:  # a thread is counted as idle from before it starts, so that no two are made for one GET
@@ -96,7 +96,7 @@ class Fetcher:
             result: dict[str, bytes] | Damaged | BaseException
             try:
                 result = read_sample(self._storage, request, self._metrics, self._lock, self._cache)
-            except Exception as error:  # raised again where the sample is asked for
+            except Exception as error:  # raised again where the sample is taken
                 result = error
             with self._lock:
                 self._in_flight -= 1
@@ -104,9 +104,7 @@ class Fetcher:
                 self._depth.arrived(time.perf_counter() - began_s)
                 if not self._closed:
                     self._done[number] = result
-                if isinstance(
-                    result, BaseException
-                ):  # it ends the iteration: what comes behind it is not wanted any more
+                if isinstance(result, BaseException):  # it ends the iteration: later samples are no longer wanted
                     self._failed = True
                     self._todo.clear()
                 if number == self._wanted:
@@ -173,7 +171,7 @@ class Fetcher:
         if isinstance(result, BaseException):
             raise result
         if result is None:
-            state = "was given up" if arrived else f"did not arrive within {self._deadline_s:g} s"
+            state = "was abandoned" if arrived else f"did not arrive within {self._deadline_s:g} s"
             raise StorageError(f"sample {request.key} in {self._storage.uri}/{request.tar} {state}")
         return result
 

@@ -1,7 +1,7 @@
 """The bytes of one sample, checked: from the cache on disk, else by a ranged GET.
 
-Checksums are compared on arrival because decoders answer damage badly: some crash, some return grey pictures, and
-DALI gives up its whole pipeline.
+Checksums are compared on arrival because decoders answer damage badly: some crash, some return grey frames, and
+DALI's whole pipeline is lost.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class FetchMetrics:
     """Sums since the loader was made, and the depth as it is now."""
 
     requests: int = 0
-    """Ranged GETs that brought an answer; their repetitions count below."""
+    """Ranged GETs that were answered; retries count below."""
     bytes: int = 0
     """Of those GETs."""
     retries: int = 0
-    """Tries that failed and were repeated by the storage."""
+    """Tries that failed and were retried by the storage."""
     fetch_wait_s: float = 0.0
     """Time that decoding waited for bytes."""
     fetch_depth: int = 0

@@ -1,7 +1,7 @@
 """The order of samples: pure functions of (number of samples, seed, epoch), so that a run's place is two integers.
 
 Global batch k of an epoch is a slice of one permutation; rank r of W takes the r-th of W equal parts of it. The
-last batch is filled with -1 up to the full size. A run may stop after any step and go on with another W: the
+last batch is filled with -1 up to the full size. A run may stop after any step and resume with another W: the
 global batches stay what they were. Where fewer ranks cannot hold their larger part at once, they take it in
 micro-batches and add up the gradients.
 """
@@ -27,7 +27,7 @@ def _generator(*parts: object) -> np.random.Generator:
 
 
 def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
-    """Random numbers of one sample in one epoch; they know nothing of ranks, batches or order."""
+    """Random numbers of one sample in one epoch; they do not depend on ranks, batches or order."""
     return _generator("sample", seed, epoch, key)
 
 

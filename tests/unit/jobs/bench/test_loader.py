@@ -17,20 +17,20 @@ import pytest
 import torch
 
 from jobs.bench.command import main
-from jobs.bench.loader import baseline as bench_loader_usual
+from jobs.bench.loader import baseline as baseline_module
 from jobs.bench.loader import command as bench_loader
 from jobs.bench.loader.baseline import (
     TOLERANCE_CODES,
+    BaselineLoader,
     ToClip,
-    UsualLoader,
     decode_from_keyframe,
     open_object,
     shard_urls,
 )
 from jobs.bench.loader.report import missed
-from jobs.bench.loader.rounds import Window, take_turns, time_fetching, time_usual
-from jobs.bench.loader.step import StepTimes, full_size, time_steps
-from jobs.bench.loader.workload import Course, check_keys, codes_off, lay_out
+from jobs.bench.loader.rounds import Measurement, interleave, time_baseline, time_fetching
+from jobs.bench.loader.step import FeedingTimes, full_size, time_steps
+from jobs.bench.loader.workload import Workload, check_keys, codes_off, make_workload
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CRNConfig
 from pipeline.data.batch import Batch
@@ -58,7 +58,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def course_of(uri: str, clip: ClipConfig = CLIP, modalities: Sequence[str] = MODALITIES, **changes: Any) -> Course:
+def workload_of(uri: str, clip: ClipConfig = CLIP, modalities: Sequence[str] = MODALITIES, **changes: Any) -> Workload:
     storage = open_storage(uri)
     data = DataConfig(batch_size=4, decode_threads=changes.pop("workers", 1), damaged_budget=0)
     options: dict[str, Any] = {
@@ -70,13 +70,13 @@ def course_of(uri: str, clip: ClipConfig = CLIP, modalities: Sequence[str] = MOD
         "device": "cpu",
         **changes,
     }
-    return lay_out(storage, read_manifest(storage), "train", modalities, **options)
+    return make_workload(storage, read_manifest(storage), "train", modalities, **options)
 
 
-def usual_of(course: Course, urls: Sequence[str] | None = None, **changes: Any) -> UsualLoader:
-    to_clip = ToClip(course.modalities, course.clip, course.index.flow_bound_px, course.seed, **changes)
-    urls = shard_urls(course.storage, course.tars) if urls is None else urls
-    return UsualLoader(urls, to_clip, batch_size=course.batch_size, workers=0, seed=course.seed)
+def baseline_of(workload: Workload, urls: Sequence[str] | None = None, **changes: Any) -> BaselineLoader:
+    to_clip = ToClip(workload.modalities, workload.clip, workload.index.flow_bound_px, workload.seed, **changes)
+    urls = shard_urls(workload.storage, workload.tars) if urls is None else urls
+    return BaselineLoader(urls, to_clip, batch_size=workload.batch_size, workers=0, seed=workload.seed)
 
 
 @pytest.mark.parametrize(
@@ -88,28 +88,28 @@ def usual_of(course: Course, urls: Sequence[str] | None = None, **changes: Any) 
     ],
     ids=["plain", "caffe-stacked", "short-videos-enlarged"],
 )
-def test_the_usual_way_gives_the_reference_loaders_values(tiny_set, clip):
-    course = course_of(tiny_set, clip)
-    batches = list(usual_of(course))
+def test_the_baseline_gives_the_reference_loaders_values(tiny_set, clip):
+    workload = workload_of(tiny_set, clip)
+    batches = list(baseline_of(workload))
     for batch in batches:
-        off = codes_off(course, batch)
+        off = codes_off(workload, batch)
         assert set(off) == set(MODALITIES)
         assert max(off.values()) <= TOLERANCE_CODES
         assert {tuple(batch[m].shape) for m in MODALITIES} == {
             (len(batch["key"]), clip.num_frames, c, clip.crop, clip.crop) for c in (3, 2 * clip.stack, 3 * clip.stack)
         }
     assert Counter(k for b in batches for k in b["key"]) == Counter(
-        course.index.key(i) for i in range(len(course.index))
+        workload.index.key(i) for i in range(len(workload.index))
     )
 
 
 def test_other_values_are_seen(tiny_set):
-    course = course_of(tiny_set)
-    batch = next(iter(usual_of(course)))
-    assert codes_off(course, {**batch, "flow": -batch["flow"]})["flow"] > 2 * TOLERANCE_CODES
-    assert codes_off(course, {**batch, "rgb": batch["rgb"].roll(1, dims=1)})["rgb"] > 2 * TOLERANCE_CODES
-    assert codes_off(course, {**batch, "diff": batch["diff"].flip(-1)})["diff"] > 2 * TOLERANCE_CODES
-    other_seed = dataclasses.replace(course, seed=4)
+    workload = workload_of(tiny_set)
+    batch = next(iter(baseline_of(workload)))
+    assert codes_off(workload, {**batch, "flow": -batch["flow"]})["flow"] > 2 * TOLERANCE_CODES
+    assert codes_off(workload, {**batch, "rgb": batch["rgb"].roll(1, dims=1)})["rgb"] > 2 * TOLERANCE_CODES
+    assert codes_off(workload, {**batch, "diff": batch["diff"].flip(-1)})["diff"] > 2 * TOLERANCE_CODES
+    other_seed = dataclasses.replace(workload, seed=4)
     assert codes_off(other_seed, batch)["rgb"] > 2 * TOLERANCE_CODES
 
 
@@ -122,34 +122,34 @@ def test_seeking_finds_the_frames_that_decoding_from_the_start_finds(wanted):
     maker = ToClip(("rgb",), CLIP, 20.0, 0)
     box = SimpleNamespace(top=0, left=0, height=expected.shape[1], width=expected.shape[2])
     np.testing.assert_array_equal(maker._colours(frames, box), expected)  # type: ignore[arg-type]
-    halves = bench_loader_usual._luma_halves(decode_from_keyframe(codes, wanted), box, box.height)  # type: ignore[arg-type]
+    halves = baseline_module._luma_halves(decode_from_keyframe(codes, wanted), box, box.height)  # type: ignore[arg-type]
     np.testing.assert_array_equal(
         halves.reshape(len(wanted), 2 * box.height, box.width), decode_frames(codes, "flow", wanted)
     )
 
 
 def test_a_pass_that_skips_or_repeats_samples_is_an_error(tiny_set):
-    course = course_of(tiny_set, modalities=("rgb",), clip=dataclasses.replace(CLIP, num_frames=1))
-    urls = shard_urls(course.storage, course.tars)
+    workload = workload_of(tiny_set, modalities=("rgb",), clip=dataclasses.replace(CLIP, num_frames=1))
+    urls = shard_urls(workload.storage, workload.tars)
     with pytest.raises(
-        ReciprocalError, match=rf"skipped {course.manifest.shards[0].num_samples} samples and repeated 0"
+        ReciprocalError, match=rf"skipped {workload.manifest.shards[0].num_samples} samples and repeated 0"
     ):
-        time_usual(usual_of(course, urls[1:]), course, lambda batch: None)
+        time_baseline(baseline_of(workload, urls[1:]), workload, lambda batch: None)
     with pytest.raises(
-        ReciprocalError, match=rf"skipped 0 samples and repeated {course.manifest.shards[0].num_samples}"
+        ReciprocalError, match=rf"skipped 0 samples and repeated {workload.manifest.shards[0].num_samples}"
     ):
-        time_usual(usual_of(course, [*urls, urls[0]]), course, lambda batch: None)
-    keys = [course.index.key(i) for i in range(len(course.index))]
-    check_keys(keys[::-1], course)
+        time_baseline(baseline_of(workload, [*urls, urls[0]]), workload, lambda batch: None)
+    keys = [workload.index.key(i) for i in range(len(workload.index))]
+    check_keys(keys[::-1], workload)
     with pytest.raises(ReciprocalError, match="skipped 1 samples and repeated 1"):
-        check_keys([*keys[:-1], keys[0]], course)
+        check_keys([*keys[:-1], keys[0]], workload)
 
 
 def test_only_the_middle_of_a_pass_counts(tiny_set):
-    course = course_of(tiny_set, modalities=("rgb",))
-    keys = [course.index.key(i) for i in range(len(course.index))]
+    workload = workload_of(tiny_set, modalities=("rgb",))
+    keys = [workload.index.key(i) for i in range(len(workload.index))]
     batches = [{"key": keys[k : k + 4]} for k in range(0, len(keys), 4)]
-    assert course.steps == 2
+    assert workload.steps == 2
 
     def slow_outside() -> Iterator[dict[str, Any]]:
         for number, batch in enumerate(batches):
@@ -157,26 +157,26 @@ def test_only_the_middle_of_a_pass_counts(tiny_set):
             yield batch
 
     seen: list[Any] = []
-    window = time_usual(slow_outside(), course, seen.append)
-    assert (window.clips, seen) == (8, [batches[0]])
-    assert 0.04 <= window.seconds < 0.3
+    measured = time_baseline(slow_outside(), workload, seen.append)
+    assert (measured.clips, seen) == (8, [batches[0]])
+    assert 0.04 <= measured.seconds < 0.3
 
 
 @pytest.mark.parametrize("workers", [1, 3, 7])
-def test_every_worker_has_work_beyond_its_window(tiny_set, workers):
-    course = course_of(tiny_set, workers=workers, clips=50, spare=6)
-    sizes = {f"{s.path}.tar": s.num_samples for s in course.manifest.shards}
-    assert course.steps * 4 >= 50
-    assert course.steps % workers == 0
+def test_every_worker_has_work_beyond_what_is_measured(tiny_set, workers):
+    workload = workload_of(tiny_set, workers=workers, clips=50, spare=6)
+    sizes = {f"{s.path}.tar": s.num_samples for s in workload.manifest.shards}
+    assert workload.steps * 4 >= 50
+    assert workload.steps % workers == 0
     for w in range(workers):
-        assert sum(sizes[tar] for tar in course.tars[w::workers]) >= (course.steps / workers + 3) * 4 + 6
-    assert set(Counter(course.index.key(i) for i in range(len(course.index))).values()) == {course.repeats}
-    assert sum(sizes[tar] for tar in course.tars) == len(course.index)
-    assert len(course.batches()) * 4 < len(course.index)
+        assert sum(sizes[tar] for tar in workload.tars[w::workers]) >= (workload.steps / workers + 3) * 4 + 6
+    assert set(Counter(workload.index.key(i) for i in range(len(workload.index))).values()) == {workload.repeats}
+    assert sum(sizes[tar] for tar in workload.tars) == len(workload.index)
+    assert len(workload.batches()) * 4 < len(workload.index)
 
 
 def test_objects_are_read_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_loader_usual, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(baseline_module, "_PART_BYTES", 1000)
     data = os.urandom(4321)
     (tmp_path / "a.tar").write_bytes(data)
     (tmp_path / "empty.tar").write_bytes(b"")
@@ -187,11 +187,13 @@ def test_objects_are_read_in_pieces(tmp_path, monkeypatch):
 
 
 def test_fetching_is_counted(tiny_set):
-    course = course_of(tiny_set)
-    found = time_fetching(course, 4, 30)
+    workload = workload_of(tiny_set)
+    found = time_fetching(workload, 4, 30)
     mean_bytes = 1e6 * found["mb_per_s"] / found["clips_per_s"]
     assert (
-        course.index.members[..., 1].sum(1).min() <= mean_bytes <= course.index.members[..., 1].sum(1).max() + 3 * 2048
+        workload.index.members[..., 1].sum(1).min()
+        <= mean_bytes
+        <= workload.index.members[..., 1].sum(1).max() + 3 * 2048
     )  # tar headers between members
     assert 0 < found["cpu_ms_per_get"] < 50
 
@@ -200,11 +202,11 @@ def test_contenders_take_turns():
     calls: list[str] = []
 
     def contender(name: str) -> Any:
-        return lambda: calls.append(name) or Window(10, len(calls), 1.0)
+        return lambda: calls.append(name) or Measurement(10, len(calls), 1.0)
 
-    windows = take_turns({"a": contender("a"), "b": contender("b")}, 2, lambda name: None)
+    measurements = interleave({"a": contender("a"), "b": contender("b")}, 2, lambda name: None)
     assert calls == ["a", "b", "a", "b"]
-    assert [w.clips_per_s for w in windows["b"]] == [5.0, 2.5]
+    assert [w.clips_per_s for w in measurements["b"]] == [5.0, 2.5]
 
 
 @needs_dali
@@ -335,7 +337,10 @@ def test_the_share_of_a_step_that_waits():
     times = time_steps(_Paced(0.15), model, num_classes=3, crop=32, steps=4, device=torch.device("cpu"))  # type: ignore[arg-type]
     assert (times.steps, times.batch_size) == (4, 2)
     assert times.fed_s > times.resident_s + 0.1
-    assert (StepTimes(0.3, 0.4, 9, 2).wait_share, StepTimes(0.4, 0.3, 9, 2).wait_share) == (pytest.approx(0.25), 0.0)
+    assert (FeedingTimes(0.3, 0.4, 9, 2).wait_share, FeedingTimes(0.4, 0.3, 9, 2).wait_share) == (
+        pytest.approx(0.25),
+        0.0,
+    )
 
 
 def test_the_full_size_step_is_the_recipes():

@@ -142,7 +142,7 @@ class Flipping(LocalStorage):
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         data = bytearray(super().read_range(path, offset, length))
         if path in self.bad:
-            data[-1] ^= 1  # in the middle there may be a tar header, which nobody reads
+            data[-1] ^= 1  # in the middle there may be a tar header, which is never read
         return bytes(data)
 
 

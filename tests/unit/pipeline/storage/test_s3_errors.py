@@ -52,7 +52,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Answers]]:
         (403, "InvalidAccessKeyId", StorageSetupError, "InvalidAccessKeyId"),
     ],
 )
-def test_answers_become_errors_that_say_what_to_mend(
+def test_answers_become_errors_that_say_what_to_fix(
     server: type[_Answers], status: int, code: str, error: type[Exception], text: str
 ) -> None:
     server.status, server.code = status, code

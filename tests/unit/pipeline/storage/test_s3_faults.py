@@ -214,7 +214,7 @@ def test_the_probe_does_not_wait_for_a_server_that_is_not_there(
     assert time.monotonic() - began < 2
     proxy.up()
     proxy.script.extend(["slow_down", "reset", "lose_answer"])
-    storage.probe(write=True)  # but it is not put off by one bad moment
+    storage.probe(write=True)  # but one transient failure does not stop it
     assert not proxy.script
 
 

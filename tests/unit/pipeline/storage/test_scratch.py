@@ -46,7 +46,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(
         assert all((f / "x").exists() for f in folders)
         children[0].send_signal(signal.SIGKILL)
         children[0].wait()
-        assert (folders[0] / "x").exists(), "nobody cleans up for a killed process at once"
+        assert (folders[0] / "x").exists(), "a killed process's folder is not removed at once"
         with scratch_folder():
             assert not folders[0].exists()
             assert (folders[1] / "x").exists()

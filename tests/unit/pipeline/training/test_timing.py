@@ -1,10 +1,10 @@
-"""The verdict on a run follows from where its time went."""
+"""A run's bottleneck follows from where its time went."""
 
 from __future__ import annotations
 
 import pytest
 
-from pipeline.training.timing import StepTimes, judge
+from pipeline.training.timing import StepTimes, find_bottleneck
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from pipeline.training.timing import StepTimes, judge
             {"fetch_wait_s": 1.0, "decode_s": 9.0},
             {},
             "compute",
-        ),  # all mending could gain is 6 %
+        ),  # fixing it would gain 6 % at most
         (StepTimes(10, 1.5, 0.5, 8.0), {"fetch_wait_s": 1.0, "decode_s": 9.0}, {}, "decode"),
         (StepTimes(10, 0.1, 2.0, 8.0), {"fetch_wait_s": 9.0, "decode_s": 1.0}, {}, "copy"),
         (StepTimes(10, 0.1, 0.1, 9.8), {"fetch_wait_s": 9.0, "decode_s": 1.0}, {}, "compute"),
@@ -26,16 +26,18 @@ from pipeline.training.timing import StepTimes, judge
         (StepTimes(10, 0.1, 0.1, 9.8), {"fetch_wait_s": 0.0, "decode_s": 1.0}, {"exchange_s": 0.1}, "compute"),
     ],
 )
-def test_bound(times: StepTimes, loader: dict[str, float], more: dict[str, float], bound: str) -> None:
-    verdict = judge(times, loader, **more)
-    assert verdict.bound == bound
-    assert sum(verdict.shares.values()) == pytest.approx(1.0)
-    assert all(share >= 0 for share in verdict.shares.values())
-    assert str(verdict).startswith(f"{bound}-bound (storage ")
+def test_the_bottleneck_is_where_the_trainers_time_goes(
+    times: StepTimes, loader: dict[str, float], more: dict[str, float], bound: str
+) -> None:
+    bottleneck = find_bottleneck(times, loader, **more)
+    assert bottleneck.bound == bound
+    assert sum(bottleneck.shares.values()) == pytest.approx(1.0)
+    assert all(share >= 0 for share in bottleneck.shares.values())
+    assert str(bottleneck).startswith(f"{bound}-bound (storage ")
 
 
 def test_waiting_is_divided_as_the_loader_spent_its_time() -> None:
-    shares = judge(
+    shares = find_bottleneck(
         StepTimes(10, 4.0, 1.0, 5.0), {"fetch_wait_s": 3.0, "decode_s": 9.0}, decode_share=2 / 3, exchange_s=0.1
     ).shares
     assert shares == pytest.approx(
@@ -43,5 +45,5 @@ def test_waiting_is_divided_as_the_loader_spent_its_time() -> None:
     )
 
 
-def test_an_empty_run_has_a_verdict_too() -> None:
-    assert judge(StepTimes(), {}).bound == "compute"
+def test_an_empty_run_has_a_bottleneck_too() -> None:
+    assert find_bottleneck(StepTimes(), {}).bound == "compute"

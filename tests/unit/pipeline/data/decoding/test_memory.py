@@ -1,4 +1,4 @@
-"""Memory of batches is used again when, and only when, nobody can see it any more."""
+"""Memory of batches is reused when, and only when, it is no longer referenced."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_what_was_read_longest_ago_goes_first_and_what_this_run_read_stays(tmp_p
 
 
 def test_a_full_cache_of_half_the_data_hits_half_the_time(tmp_path: Path) -> None:
-    """Shuffled epochs; evicting the oldest of this run would hit 15 % (simulated beside it)."""
+    """Shuffled epochs; evicting the oldest of this run would hit 15 % (simulated alongside)."""
     cache, lru, rng = DiskCache(tmp_path, 500 * KB, "d"), [], random.Random(0)
     hits = lru_hits = 0
     for epoch in range(4):
@@ -268,13 +268,13 @@ def test_samples_come_from_the_cache_and_damage_never_does(
         size,
     )
     path = cache._path(request.tar, request.offset, size)
-    for spoilt in (
+    for damaged in (
         b"",
         path.read_bytes()[:-1],
         path.read_bytes() + b"x",
         bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:],
     ):
-        path.write_bytes(spoilt)
+        path.write_bytes(damaged)
         assert read() == right, "fetched again"
         assert path.stat().st_size == size, "and put back whole"
         assert read() == right
@@ -284,10 +284,10 @@ def test_samples_come_from_the_cache_and_damage_never_does(
 
     path.unlink()
     storage.flip = 1
-    assert read() == right, "the second GET heals, and it is what is kept"
+    assert read() == right, "the second GET's bytes are right, and they are kept"
     assert len(storage.reads) == 7
     assert read() == right
-    path.write_bytes(b"spoilt")
+    path.write_bytes(b"damaged")
     storage.flip = 2
     assert isinstance(read(), Damaged)
     assert len(storage.reads) == 9, "both GETs went past the cache"

@@ -36,7 +36,7 @@ class FaultyStorage(LocalStorage):
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             delay_s = self.delays_s.pop(0) if self.delays_s else 0.0
-            hurt = self.damage.get(offset, 0) > 0
+            damage_it = self.damage.get(offset, 0) > 0
             self.damage[offset] = self.damage.get(offset, 0) - 1
         time.sleep(delay_s)
         self.gate.wait(20)
@@ -45,7 +45,7 @@ class FaultyStorage(LocalStorage):
         if self.error is not None:
             raise self.error
         data = bytearray(super().read_range(path, offset, length))
-        if hurt:
+        if damage_it:
             data[length // 2] ^= 1
         return bytes(data)
 
@@ -77,7 +77,7 @@ def test_results_come_in_order_and_reads_overlap(stored) -> None:
     assert fetch_threads() == 0
 
 
-def test_a_second_get_heals_and_a_lasting_damage_is_marked(stored) -> None:
+def test_a_second_get_replaces_damaged_bytes_and_lasting_damage_is_reported(stored) -> None:
     storage, requests = stored
     storage.damage = {requests[1].offset: 1}
     storage.damage[requests[3].offset] = 2
@@ -125,7 +125,7 @@ def test_closing_wakes_whoever_waits(stored) -> None:
     fetcher.close()
     waiting.join(5)
     assert not waiting.is_alive()
-    assert "was given up" in str(errors[0])
+    assert "was abandoned" in str(errors[0])
     assert fetch_threads() == 0
 
 
@@ -143,7 +143,7 @@ def test_storage_errors_keep_their_kind_and_gain_a_place(stored, error, kind) ->
     fetcher.close()
 
 
-def test_the_budget_counts_samples_not_meetings(caplog) -> None:
+def test_the_budget_counts_each_damaged_sample_once(caplog) -> None:
     ledger = DamageLedger(2)
     for _ in range(3):
         ledger.add(Damaged("a", "train/shard-000000.tar", "crc32"))
@@ -170,7 +170,7 @@ class SlowStorage(FaultyStorage):
         return super().read_range(path, offset, length)
 
 
-def test_gets_in_flight_and_threads_follow_the_appetite(stored) -> None:
+def test_gets_in_flight_and_threads_follow_the_decoders_rate(stored) -> None:
     """Little's law: 50 samples a second that take 0.02 s each are one GET in flight; a decoder that never waits
     gets all it may.
     """
