@@ -29,7 +29,8 @@ from jobs.predict import PredictArgs, predict
 from jobs.preprocess.command import PreprocessConfig, preprocess
 from jobs.promote.command import PromoteArgs, promote
 from jobs.recipes import find_recipe
-from jobs.train.command import prepare, train
+from jobs.train.command import train
+from jobs.train.prepare import prepare
 from pipeline.common.cli import console, parse, run_main
 from pipeline.config.preprocess import StoredConfig
 from pipeline.config.stack import Stack, home

@@ -15,7 +15,6 @@ Exit     0 finished; 1 failed while running; 2 refused before any worker started
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import logging
@@ -33,17 +32,15 @@ from jobs.cluster.storage import ray_file_system
 from jobs.recipes import find_recipe
 from jobs.recipes.listing import show_recipes
 from jobs.recipes.registry import missing_start
+from jobs.train.prepare import prepare
 from jobs.train.worker import WorkerTask, train_worker
 from pipeline.common.cli import console, parse
 from pipeline.config.base import as_dict
 from pipeline.config.renamed import with_new_flags
 from pipeline.config.train import TrainConfig
 from pipeline.config.version import code_version
-from pipeline.data.preflight import DataPlan, check_data
-from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.errors import ConfigError, ReciprocalError, UserError
-from pipeline.runs.folder import RESULT, RunRecord, claim, default_output, default_run_id, read_result
-from pipeline.runs.start_weights import StartWeights, find_start
+from pipeline.errors import ReciprocalError, UserError
+from pipeline.runs.folder import RESULT, RunRecord, claim, read_result
 from pipeline.storage import join, open_storage
 from pipeline.tracking.runs import RunTracker, check_server, run_page, start_run
 from pipeline.training.checkpoint import RunFacts
@@ -154,44 +151,6 @@ def train(config: TrainConfig) -> int:
     tracker.finish()
     _print_end(config, run_uri, outcome, "finished;")
     return 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A run that can start: its whole config, and what was found out on the way."""
-
-    config: TrainConfig
-    manifest: Manifest
-    plan: DataPlan
-    start: StartWeights | None
-
-
-def prepare(config: TrainConfig) -> Prepared:
-    """Fill in what follows from the data set and from the weights to start from, and check that all fit. Raises
-    UserError.
-    """
-    if not config.data.uri:
-        raise ConfigError(
-            "data.uri", "", "give the data set: --data.uri s3://BUCKET/PREFIX, as jobs.preprocess printed it"
-        )
-    storage = open_storage(config.data.uri)
-    storage.probe(write=False)
-    manifest = read_manifest(storage)
-    plan = check_data(
-        storage,
-        manifest,
-        data=config.data,
-        clip=config.clip,
-        modalities=config.model.modalities,
-        world_size=config.run.num_workers,
-    )
-    config, start = find_start(config, manifest.classes)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, manifest_digest=manifest.digest))
-    output = config.run.output or default_output(config.data.uri)
-    run = dataclasses.replace(
-        config.run, output=output, run_id=config.run.run_id or default_run_id(config, manifest.digest)
-    )
-    return Prepared(dataclasses.replace(config, run=run), manifest, plan, start)
 
 
 def _trainer(task: WorkerTask) -> ray.train.torch.TorchTrainer:

@@ -11,7 +11,6 @@ import contextlib
 import copy
 import functools
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,17 +18,15 @@ from typing import Any, TypeVar
 
 import boto3
 import botocore.exceptions
-from botocore.config import Config
 
 from pipeline.config.stack import find_stack, s3_settings
 from pipeline.errors import NotFoundError, StorageError, StorageSetupError
 from pipeline.storage.base import Storage
 from pipeline.storage.s3_body import UploadBody, check_size, whole_body
+from pipeline.storage.s3_client import s3_client
 from pipeline.storage.s3_retry import Deadline, deadline_s, with_retries
 
 T = TypeVar("T")
-_CLIENT_LOCK = threading.Lock()
-_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 _PART_BYTES = 16 << 20  # what a cut connection costs; S3 takes 10,000 parts
 _MAX_PARTS = 10_000
 _PART_THREADS = 4
@@ -41,39 +38,6 @@ _UNREACHABLE = (
     botocore.exceptions.ConnectTimeoutError,
     botocore.exceptions.ProxyConnectionError,
 )
-
-
-def _client(read_timeout_s: float) -> Any:
-    # A client must not cross a fork, and different settings need different clients: both are in the cache's key.
-    who = (os.getpid(), *(os.environ.get(name) for name in _CREDENTIALS))
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    with _CLIENT_LOCK:
-        return _make_client(who, endpoint, tuple(sorted(s3_settings().items())), read_timeout_s)
-
-
-@functools.lru_cache(maxsize=8)
-def _make_client(
-    who: tuple[object, ...], _endpoint: str, settings: tuple[tuple[str, str], ...], read_timeout_s: float
-) -> Any:
-    config = Config(
-        retries={"total_max_attempts": 1, "mode": "standard"},  # s3_retry does that
-        connect_timeout=min(5.0, read_timeout_s),
-        read_timeout=read_timeout_s,
-        # botocore builds its own for every request, from 16 parts, twice: a fifth of what a small GET costs in Python.
-        user_agent="reciprocal",
-        max_pool_connections=64,
-        tcp_keepalive=True,
-        # Servers other than Amazon's know no trailing checksums; the project keeps crc32 and sha256 of its own.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"addressing_style": "path"} if settings or _endpoint else {},
-    )
-    return _session(who).client("s3", config=config, **dict(settings))
-
-
-@functools.lru_cache(maxsize=2)
-def _session(_who: tuple[object, ...]) -> Any:
-    return boto3.Session()  # slow to make; boto3's default one would keep the first credentials it found
 
 
 class S3Storage(Storage):
@@ -247,7 +211,7 @@ class S3Storage(Storage):
         try:
             return with_retries(
                 where,
-                lambda deadline: attempt(_client(read_timeout_s), deadline),
+                lambda deadline: attempt(s3_client(read_timeout_s), deadline),
                 deadline,
                 final=lambda error: self._probing and isinstance(error, _UNREACHABLE),
                 on_retry=self._on_retry,

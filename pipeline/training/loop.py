@@ -231,8 +231,9 @@ def _timed(batches: Iterator[Batch], times: StepTimes) -> Iterator[Batch]:
                 return
             yield batch
     finally:
-        if hasattr(batches, "close"):
-            batches.close()  # ends the loader's threads even when a step raised
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()  # ends the loader's threads even when a step raised
 
 
 def _curve(stepper: Stepper, lap: tuple[float, StepTimes], batch_size: int) -> dict[str, float]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from jobs.train import command as train_job
+from jobs.train import prepare as prepare_module
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import MRSTConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
@@ -94,14 +95,14 @@ def test_a_run_starts_from_another_s_weights(
     )
 
     # What has a checkpoint needs no other weights: workers that tried to read them would fail here.
-    found = train_job.find_start
+    found = prepare_module.find_start
 
     def elsewhere(*args: object) -> tuple[TrainConfig, StartWeights]:
         made, start = found(*args)  # pyright: ignore[reportArgumentType]
         assert start is not None
         return made, dataclasses.replace(start, folder=f"file://{tmp_path}/nowhere")
 
-    monkeypatch.setattr(train_job, "find_start", elsewhere)
+    monkeypatch.setattr(prepare_module, "find_start", elsewhere)
     other.delete("result.json")
     assert train_job.train(fine) == 0
     assert all(torch.equal(weights(other)[name], tuned[name]) for name in tuned)

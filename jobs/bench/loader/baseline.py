@@ -1,13 +1,12 @@
 """The baseline of ``jobs.bench loader``, how video models are usually fed: webdataset, PyAV, torch's DataLoader.
 
 Written as these libraries recommend, so that beating it means something: one process a core and one thread in each, a
-seek to the keyframe before the clip, one swscale context for all frames, only the wanted part of a picture
-is ever copied, bytes until after the resize (torch's vectorised one), stacks gathered as bytes, one pass from bytes to
+seek to the keyframe before the clip, one swscale context for all frames, only the wanted part of a picture is ever
+copied, bytes until after the resize (torch's vectorised one), stacks gathered as bytes, one pass from bytes to
 normalised floats, batches made in the workers' shared memory, persistent workers, two batches ahead for each.
 
 It takes the same clips, crops and flips as our loader (``pipeline.data.sampling.clips`` decides them from seed, epoch
-and key) and
-gives the same values, but for the rounding of its resize to whole codes: ``TOLERANCE_CODES``.
+and key) and gives the same values, but for the rounding of its resize to whole codes: ``TOLERANCE_CODES``.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import av
@@ -27,13 +25,13 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from torch.nn import functional
 from webdataset.gopen import gopen_schemes
 
+from jobs.bench.loader.tars import open_object, shard_urls
 from jobs.bench.loader.workload import Workload
 from pipeline.config.data import ClipConfig
 from pipeline.data.decoding.reference import bgr, mean_std
 from pipeline.data.sampling.boxes import Box
 from pipeline.data.sampling.clips import sample_plans, stack_gather
 from pipeline.dataset.sample import extension
-from pipeline.storage import LocalStorage, Storage, open_storage
 
 TOLERANCE_CODES = 1.25
 """Largest difference from the reference loader, in stored 8-bit codes: the resize rounds to whole codes once a
@@ -44,51 +42,7 @@ SHUFFLE = 32
 """Samples in each worker's shuffle buffer. Full in the steady state, whatever its size, it costs memory alone."""
 
 _PREFETCH = 2  # batches ahead, for each worker
-_PART_BYTES = 8 << 20  # of a tar, in one ranged GET
 _EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
-
-
-def shard_urls(storage: Storage, tars: Sequence[str]) -> list[str]:
-    """What webdataset opens: paths of files as they are, objects through ``open_object``."""
-    return [str(storage.root / tar) if isinstance(storage, LocalStorage) else f"{storage.uri}/{tar}" for tar in tars]
-
-
-class _Ahead(io.RawIOBase):
-    """An object's bytes, read in parts: the next one is requested while the last is read."""
-
-    _pool = ThreadPoolExecutor(1, thread_name_prefix="baseline-ahead")
-
-    def __init__(self, storage: Storage, name: str) -> None:
-        self._storage, self._name, self._size = storage, name, storage.size(name)
-        self._part, self._taken, self._requested = b"", 0, 0
-        self._next: Future[bytes] | None = self._request()
-
-    def _request(self) -> Future[bytes] | None:
-        offset, self._requested = self._requested, min(self._requested + _PART_BYTES, self._size)
-        return (
-            self._pool.submit(self._storage.read_range, self._name, offset, self._requested - offset)
-            if offset < self._requested
-            else None
-        )
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if self._taken == len(self._part) and self._next is not None:
-            self._part, self._taken = self._next.result(), 0
-            self._next = self._request()
-        part = self._part[self._taken : self._taken + len(buffer)]
-        buffer[: len(part)] = part
-        self._taken += len(part)
-        return len(part)
-
-
-def open_object(url: str, *args: object, **options: object) -> io.BufferedReader:
-    """webdataset's opener for ``s3://``; mode and buffer size, which it is given too, are what they are."""
-    del args, options
-    folder, _, name = url.rpartition("/")
-    return io.BufferedReader(_Ahead(open_storage(folder), name), 1 << 20)
 
 
 def _start_worker(_: int) -> None:

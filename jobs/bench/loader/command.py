@@ -14,9 +14,9 @@ fetch      ranged GETs and checksums without decoding, by GETs in flight: the li
 step       on a GPU: a training step of the full-size CRN fed by the loader, against the same step on a batch that is
            there
 
-All take training clips of epoch 0, --threads threads or processes, and turns: loader, ceiling, ..., loader, ceiling,
-... Only the steady state
-counts: warm-up and the end of each pass are left out. Small data sets are read several times a pass.
+All take training clips of epoch 0, --threads threads or processes, in turns: loader, ceiling, ..., loader, ceiling,
+... Only the steady state counts: warm-up and the end of each pass are left out. Small data sets are read several
+times a pass.
 
 Writes   --json: hardware, versions, commit, data set digest, settings, and loader_clips_per_s, ceiling_clips_per_s,
          baseline_clips_per_s (the best rounds; all of them in "rounds"), ratio_to_ceiling, ratio_to_baseline,
@@ -29,83 +29,26 @@ Exit     0 ratio_to_ceiling >= 0.90, ratio_to_baseline >= 1.5 and gpu_wait_share
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import importlib.util
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from rich.progress import Progress
 
-from jobs.bench.loader.report import missed, rates, show
-from jobs.bench.loader.rounds import InMemory, interleave, time_baseline, time_fetching, time_ours
-from jobs.bench.loader.workload import Workload, codes_off, make_workload
-from jobs.bench.machine import finish, hardware, versions
-from pipeline.common.cli import errors, parse
-from pipeline.config.base import as_dict, require
-from pipeline.config.data import ClipConfig, DataConfig
-from pipeline.config.model import CHANNELS, Modality
-from pipeline.config.version import code_version
-from pipeline.data.decoding.factory import backend, rank_cores, resolve_device
+from jobs.bench.loader.arguments import LoaderArgs
+from jobs.bench.loader.measure import measure
+from jobs.bench.loader.report import show
+from jobs.bench.loader.workload import Workload, make_workload
+from jobs.bench.machine import finish
+from pipeline.common.cli import parse
+from pipeline.config.base import require
+from pipeline.config.data import DataConfig
+from pipeline.config.model import CHANNELS
+from pipeline.data.decoding.factory import rank_cores, resolve_device
 from pipeline.data.index import check_modalities
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.sample import ONLINE_DIFF
-from pipeline.errors import ReciprocalError
 from pipeline.storage import open_storage
-
-_FETCH_REQUESTS = 400
-_LIBRARIES = ("torch", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "av", "webdataset", "boto3", "numpy")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoaderArgs:
-    """Time the training loader."""
-
-    data: str
-    """Data set: s3://BUCKET/PREFIX or file:///FOLDER, as jobs.preprocess wrote it."""
-    json: Path
-    """File for the result."""
-    split: str = "train"
-    modalities: tuple[Modality, ...] = ("rgb", "flow")
-    batch_size: int = 16
-    """Clips of a batch."""
-    num_frames: int = 10
-    """T: frames of a clip."""
-    stride: int = 1
-    stack: int = 1
-    """Motion frames joined at each step."""
-    crop: int = 224
-    threads: int = 0
-    """Our decoder's threads, and the baseline's worker processes; 0: the cores this process may use."""
-    clips: int = 256
-    """Clips that each contender decodes in one round, warm-up not counted."""
-    rounds: int = 3
-    """Turns of each contender; the best counts."""
-    fetch_depths: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    """GETs in flight to measure fetching alone with."""
-    steps: int = 30
-    """Training steps to measure the GPU's waiting over."""
-    loader: Literal["auto", "dali", "ffmpeg", "reference"] = "auto"
-    """Our decoder, as data.decoder."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    skip: tuple[Literal["baseline", "shortcut", "dali", "fetch", "step"], ...] = ()
-    """What is not measured."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "clips", "rounds", "steps"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        require(self.threads >= 0, "threads", self.threads, "must be 0 (all cores) or more")
-        require(all(d >= 1 for d in self.fetch_depths), "fetch_depths", self.fetch_depths, "each must be at least 1")
-        require(self.json.parent.is_dir(), "json", str(self.json), "its folder does not exist; make it first")
-        require(not self.json.is_dir(), "json", str(self.json), "is a folder; give a file in it")
-
-    def clip(self) -> ClipConfig:
-        """As a training run takes it."""
-        return ClipConfig(num_frames=self.num_frames, stride=self.stride, stack=self.stack, crop=self.crop)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -184,99 +127,3 @@ def _check_shared_memory(args: LoaderArgs, threads: int) -> None:
             f" {free >> 20} MB free: use a smaller batch or fewer threads, or --skip baseline shortcut"
         )
         require(needed <= free, "batch_size", args.batch_size, fix)
-
-
-def measure(args: LoaderArgs, workload: Workload) -> dict[str, Any]:
-    """All contenders in turns; the result as it is written.
-
-    Raises:
-        ReciprocalError: the baseline gives other values than the reference loader, or skips or repeats samples.
-    """
-    result: dict[str, Any] = {
-        "hardware": hardware(),
-        "versions": versions(*_LIBRARIES),
-        "commit": code_version(),
-        "data": workload.storage.uri,
-        "digest": workload.manifest.digest,
-        "modalities": list(args.modalities),
-        "clip": as_dict(workload.clip),
-        "batch_size": args.batch_size,
-        "threads": workload.threads,
-        "device": workload.device,
-        "decoder": backend(workload.data, workload.device),
-        "samples": len(workload.index) // workload.repeats,
-        "samples_read_per_pass": len(workload.index),
-        "bytes_per_clip": float(workload.index.members[..., 1].sum(1).mean()),
-    }
-    with contextlib.ExitStack() as stack, Progress(console=errors, transient=True) as bar:
-        ours, memory = stack.enter_context(workload.loader()), InMemory(workload)
-        off = {"loader": _Off(workload)}
-        decoder = stack.enter_context(contextlib.closing(memory.decoder(args.loader)))
-        contenders = {
-            "loader": functools.partial(time_ours, ours, workload, off["loader"]),
-            "ceiling": functools.partial(memory.time, decoder),
-        }
-        if "dali" not in args.skip and backend(workload.data, workload.device) != "dali":
-            contenders["dali"] = functools.partial(
-                memory.time, stack.enter_context(contextlib.closing(memory.decoder("dali")))
-            )
-        for name in ("baseline", "shortcut"):
-            if name not in args.skip:
-                from jobs.bench.loader.baseline import TOLERANCE_CODES, baseline_loader
-
-                exact = name == "baseline"
-                baseline = stack.enter_context(contextlib.closing(baseline_loader(workload, exact_colour=exact)))
-                off[name] = _Off(workload, TOLERANCE_CODES if exact else None)
-                contenders[name] = functools.partial(time_baseline, baseline, workload, off[name])
-        task = bar.add_task("rounds", total=args.rounds * len(contenders))
-        result |= rates(interleave(contenders, args.rounds, lambda name: bar.advance(task)))
-        result["codes_off"] = {name: worst.worst for name, worst in off.items()}
-        result["decode_share"] = decoder.decode_share(memory.rows(0))
-        if "step" not in args.skip and workload.device == "gpu":
-            result |= _step(args, workload)
-        if "fetch" not in args.skip:
-            result |= _fetching(args, workload)
-    return result | {"missed": missed(result)}
-
-
-class _Off:
-    """Holds a contender's first batch against the reference loader, once."""
-
-    def __init__(self, workload: Workload, tolerance_codes: float | None = None) -> None:
-        self._workload, self._tolerance = workload, tolerance_codes
-        self.worst: dict[str, float] = {}
-
-    def __call__(self, batch: dict[str, Any]) -> None:
-        if self.worst:
-            return
-        self.worst = codes_off(self._workload, batch)
-        if self._tolerance is not None and max(self.worst.values()) > self._tolerance:
-            raise ReciprocalError(
-                f"the baseline's clips differ from the reference loader's by {self.worst} codes, {self._tolerance} are"
-                " allowed: its speed means nothing"
-            )
-
-
-def _fetching(args: LoaderArgs, workload: Workload) -> dict[str, Any]:
-    measured = {str(depth): time_fetching(workload, depth, _FETCH_REQUESTS) for depth in args.fetch_depths}
-    best = max(measured.values(), key=lambda m: m["clips_per_s"])
-    return {
-        "fetch_only": measured,
-        "fetch_only_clips_per_s": best["clips_per_s"],
-        "cpu_ms_per_get": best["cpu_ms_per_get"],
-    }
-
-
-def _step(args: LoaderArgs, workload: Workload) -> dict[str, Any]:
-    from jobs.bench.loader.step import full_size, time_steps
-
-    with workload.loader() as loader:
-        times = time_steps(
-            loader,
-            full_size(args.modalities, args.num_frames, args.stack),
-            num_classes=len(workload.manifest.classes),
-            crop=args.crop,
-            steps=args.steps,
-            device=torch.device("cuda", 0),
-        )
-    return {"gpu_wait_share": times.wait_share, "step": dataclasses.asdict(times)}

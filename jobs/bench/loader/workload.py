@@ -13,7 +13,8 @@ import torch
 
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.data.decoding.base import Device, Row
-from pipeline.data.decoding.reference import ReferenceDecoder, mean_std
+from pipeline.data.decoding.reference import mean_std
+from pipeline.data.decoding.reference_decoder import ReferenceDecoder
 from pipeline.data.decoding.stacks import stack_motion
 from pipeline.data.index import SplitIndex, load_index
 from pipeline.data.loader import Loader, make_loader

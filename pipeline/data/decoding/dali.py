@@ -11,13 +11,10 @@ of a shrunk picture, where it repeats the edge and they renormalise the filter.
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import av
-import av.error
 import nvidia.dali.fn
 import nvidia.dali.math
 import nvidia.dali.pipeline
@@ -27,37 +24,14 @@ from nvidia.dali.plugin.pytorch.torch_utils import feed_ndarray
 
 from pipeline.config.data import ClipConfig
 from pipeline.data.decoding.base import Device, Row
-from pipeline.data.decoding.dali_inputs import graph_inputs
+from pipeline.data.decoding.dali_inputs import check_codec, graph_inputs
 from pipeline.data.decoding.reference import bgr, mean_std
 from pipeline.dataset.sample import DIFF_BOUND, ONLINE_DIFF, stored_modalities
-from pipeline.errors import ConfigError, ReciprocalError
+from pipeline.errors import ReciprocalError
 
 fn: Any = nvidia.dali.fn  # the wheel's stubs name neither constants nor per-sample arguments
 types: Any = nvidia.dali.types
 pipeline_def: Any = nvidia.dali.pipeline.pipeline_def
-
-CPU_CODECS = ("vp9", "vp8", "mjpeg")
-
-
-def check_codec(video: bytes, modality: str) -> None:
-    """Refuse a video that DALI's CPU backend cannot decode.
-
-    Raises:
-        ConfigError: names the codec and three alternatives.
-        ReciprocalError: FFmpeg finds no video in it.
-    """
-    try:
-        with av.open(io.BytesIO(video), "r") as container:
-            codec = container.streams.video[0].codec_context.codec.canonical_name
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ReciprocalError(f"a {modality} member holds no video: {error}") from error
-    if codec not in CPU_CODECS:
-        raise ConfigError(
-            "data.decoder",
-            "dali",
-            f"{modality} is stored as {codec}, and DALI decodes only {', '.join(CPU_CODECS)} on the CPU: "
-            "use data.decoder=ffmpeg or data.decoder=reference, or a GPU, or preprocess again (shards are VP9)",
-        )
 
 
 def _crops(video: Any, start: Any, extent: Any, clip: ClipConfig) -> Any:

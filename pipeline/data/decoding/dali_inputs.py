@@ -1,9 +1,12 @@
-"""What the DALI graph is fed: plans as small arrays."""
+"""What the DALI graph is fed: videos that it can decode, and plans as small arrays."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
+import av
+import av.error
 import numpy as np
 
 from pipeline.config.data import ClipConfig
@@ -11,6 +14,30 @@ from pipeline.data.decoding.base import Row
 from pipeline.data.decoding.reference import bgr, mean_std
 from pipeline.data.sampling.jitter import Jitter
 from pipeline.dataset.sample import ONLINE_DIFF, stored_modalities
+from pipeline.errors import ConfigError, ReciprocalError
+
+CPU_CODECS = ("vp9", "vp8", "mjpeg")
+
+
+def check_codec(video: bytes, modality: str) -> None:
+    """Refuse a video that DALI's CPU backend cannot decode.
+
+    Raises:
+        ConfigError: names the codec and three alternatives.
+        ReciprocalError: FFmpeg finds no video in it.
+    """
+    try:
+        with av.open(io.BytesIO(video), "r") as container:
+            codec = container.streams.video[0].codec_context.codec.canonical_name
+    except (av.error.FFmpegError, IndexError) as error:
+        raise ReciprocalError(f"a {modality} member holds no video: {error}") from error
+    if codec not in CPU_CODECS:
+        raise ConfigError(
+            "data.decoder",
+            "dali",
+            f"{modality} is stored as {codec}, and DALI decodes only {', '.join(CPU_CODECS)} on the CPU: "
+            "use data.decoder=ffmpeg or data.decoder=reference, or a GPU, or preprocess again (shards are VP9)",
+        )
 
 
 def graph_inputs(

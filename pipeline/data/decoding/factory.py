@@ -10,7 +10,7 @@ import torch
 
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.data.decoding.base import Decoder, Device
-from pipeline.data.decoding.reference import ReferenceDecoder
+from pipeline.data.decoding.reference_decoder import ReferenceDecoder
 from pipeline.errors import ConfigError
 
 

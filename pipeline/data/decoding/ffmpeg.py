@@ -13,23 +13,20 @@ import concurrent.futures
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
 
-import av
 import numpy as np
 import torch
-from av.video.reformatter import ColorRange, Colorspace
 
 from pipeline.config.data import ClipConfig
-from pipeline.data.decoding.filters import Band, half_span, halved, mirrored, triangle
-from pipeline.data.decoding.kernels import load_kernels
-from pipeline.data.decoding.reference import EXACT, bgr, mean_std
+from pipeline.data.decoding.compile import load_kernels
+from pipeline.data.decoding.cuts import ColourCut, cut_colour, cut_flow
+from pipeline.data.decoding.filters import Band, halved, mirrored, triangle
+from pipeline.data.decoding.reference import bgr, mean_std
 from pipeline.data.decoding.stacks import ClipMemory
 from pipeline.data.decoding.videos import read_frames
 from pipeline.data.sampling.boxes import Box
 from pipeline.data.sampling.clips import ClipPlan, motion_offsets
 from pipeline.dataset.sample import DIFF_BOUND, ONLINE_DIFF, stored_modalities
-from pipeline.errors import ReciprocalError
 
 # BT.601, limited range, to RGB 0..255: (3, 4) for luma, blue and red difference, and 1.
 _LUMA, _RED, _BLUE, _GREEN_U, _GREEN_V = (
@@ -42,18 +39,8 @@ _LUMA, _RED, _BLUE, _GREEN_U, _GREEN_V = (
 _LIMITED = np.array([[_LUMA, 0, _RED], [_LUMA, _GREEN_U, _GREEN_V], [_LUMA, _BLUE, 0]])
 _YUV = np.concatenate([_LIMITED, _LIMITED @ np.array([[-16.0], [-128.0], [-128.0]])], 1)
 _RGB = np.eye(3, 4)
-_PLANAR = ("yuv420p", "yuvj420p", "gray")
 _NO_CHANGE = np.zeros((0, 4), np.float32)
 _Row = tuple[Mapping[str, bytes], ClipPlan, int]
-
-
-class _Cut(NamedTuple):
-    """A colour frame's planes, cut to what a box needs."""
-
-    planes: tuple[np.ndarray, np.ndarray, np.ndarray]
-    """Y, U, V, or R, G, B."""
-    size: tuple[int, int] | None
-    """Height and width of the whole frame where the planes are Y, U, V of 4:2:0, limited range; None for R, G, B."""
 
 
 class FFmpegDecoder:
@@ -144,11 +131,11 @@ class FFmpegDecoder:
             window = sorted(set(frames))  # in short videos the last frame is repeated
             began_s = time.perf_counter()
             if member == "flow":
-                halves = read_frames(members[member], window, lambda frame: _cut_gray(frame, plan.box, height), member)
+                halves = read_frames(members[member], window, lambda frame: cut_flow(frame, plan.box, height), member)
                 decode_s += time.perf_counter() - began_s
                 self._flow(halves, window, plan, out[member])
                 continue
-            cuts = read_frames(members[member], window, lambda frame: _cut_colour(frame, plan.box), member)
+            cuts = read_frames(members[member], window, lambda frame: cut_colour(frame, plan.box), member)
             decode_s += time.perf_counter() - began_s
             if member == "rgb":
                 self._rgb(cuts, window, plan, out)
@@ -156,7 +143,7 @@ class FFmpegDecoder:
                 self._colour(cuts, _takes(window, frames), plan, member, _NO_CHANGE, out[member])
         return decode_s
 
-    def _rgb(self, cuts: list[_Cut], window: Sequence[int], plan: ClipPlan, out: Mapping[str, np.ndarray]) -> None:
+    def _rgb(self, cuts: list[ColourCut], window: Sequence[int], plan: ClipPlan, out: Mapping[str, np.ndarray]) -> None:
         change = _NO_CHANGE if plan.jitter is None else self._ordered(plan.jitter.matrix(), True)
         if ONLINE_DIFF not in out:
             self._colour(cuts, plan.rgb_takes(window), plan, "rgb", change, out["rgb"])
@@ -171,7 +158,13 @@ class FFmpegDecoder:
             self._kernels.finish(codes, plan.rgb_takes(window), change, scale, offset, self._last, out["rgb"])
 
     def _colour(
-        self, cuts: list[_Cut], takes: np.ndarray, plan: ClipPlan, modality: str, change: np.ndarray, out: np.ndarray
+        self,
+        cuts: list[ColourCut],
+        takes: np.ndarray,
+        plan: ClipPlan,
+        modality: str,
+        change: np.ndarray,
+        out: np.ndarray,
     ) -> None:
         scale, offset = self._norm(modality)
         self._kernels.colour(*self._planes(cuts, plan), takes, change, scale, offset, self._last, out)
@@ -198,7 +191,7 @@ class FFmpegDecoder:
             out,
         )
 
-    def _planes(self, cuts: list[_Cut], plan: ClipPlan) -> tuple[np.ndarray, ...]:
+    def _planes(self, cuts: list[ColourCut], plan: ClipPlan) -> tuple[np.ndarray, ...]:
         """Stacked planes, the bands that resize them, and the matrix that makes colours of them, as the kernels
         take them.
         """
@@ -230,41 +223,3 @@ class FFmpegDecoder:
 
 def _takes(window: Sequence[int], frames: Sequence[int]) -> np.ndarray:
     return np.searchsorted(window, frames).astype(np.int32)
-
-
-def _plane(frame: av.VideoFrame, number: int) -> np.ndarray:
-    """A plane's pixels, not copied: (rows, columns) uint8."""
-    plane: Any = frame.planes[number]  # offers its buffer, which its stubs do not say
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
-
-
-def _inside(picture: np.ndarray, box: Box, below: int = 0) -> np.ndarray:
-    # Checked here, because compiled loops check nothing.
-    if picture.shape[0] < below + box.top + box.height or picture.shape[1] < box.left + box.width:
-        raise ReciprocalError(
-            f"a stored picture of {picture.shape[1]}x{picture.shape[0]} is smaller than its record says"
-        )
-    # A copy: the decoder may write its next frame into this one's memory.
-    return picture[below + box.top : below + box.top + box.height, box.left : box.left + box.width].copy()
-
-
-def _cut_gray(frame: av.VideoFrame, box: Box, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """u and v of a flow picture, inside the box."""
-    if not (frame.format.name in _PLANAR and frame.color_range == ColorRange.JPEG):
-        frame = frame.reformat(format="gray", dst_color_range=ColorRange.JPEG)
-    picture = _plane(frame, 0)
-    return _inside(picture, box), _inside(picture, box, height)
-
-
-def _cut_colour(frame: av.VideoFrame, box: Box) -> _Cut:
-    if frame.format.name != "yuv420p" or frame.color_range == ColorRange.JPEG:
-        # A source that preprocessing did not write: let swscale make 8-bit colours of it, as the reference does.
-        pixels = frame.to_ndarray(
-            format="rgb24", src_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.JPEG, interpolation=EXACT
-        )
-        red, green, blue = (_inside(pixels[..., i], box) for i in range(3))
-        return _Cut((red, green, blue), None)
-    top, bottom = half_span(box.top, box.height, frame.height)
-    left, right = half_span(box.left, box.width, frame.width)
-    u, v = (_plane(frame, i)[top:bottom, left:right].copy() for i in (1, 2))
-    return _Cut((_inside(_plane(frame, 0), box), u, v), (frame.height, frame.width))

@@ -7,23 +7,14 @@ the resize here. Arithmetic is float32; nothing is rounded on the way.
 
 from __future__ import annotations
 
-import functools
-import logging
-import pickle
-import threading
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numba import njit, types
-
-log = logging.getLogger(__name__)
+from numba import njit
 
 # Sums may be reordered and fused: a difference of some 1e-5 codes. No "nnan": NaNs must stay visible.
-_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}}
-_inner = njit(**_OPTIONS)
-_compiling = threading.Lock()
+OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"}}
+_inner = njit(**OPTIONS)
 
 
 @_inner
@@ -212,60 +203,3 @@ def planes(
             resize(b[takes[f]], y0, wy, x0, wx, line, value[1])
         for c in range(2):
             put(value[c], scale[c], offset[c], interleaved, f, c, 2, out)
-
-
-_U8, _F3, _F4 = types.uint8[:, :, ::1], types.float32[:, :, ::1], types.float32[:, :, :, ::1]
-_AT, _WEIGHTS, _LIST, _FLAT, _ONE = (
-    types.int32[::1],
-    types.float32[:, ::1],
-    types.float32[::1],
-    types.float32[::1],
-    types.float32,
-)
-_BANDS = (_AT, _WEIGHTS) * 4
-_SIGNATURES: dict[Callable[..., None], tuple[Any, ...]] = {
-    codes: (_U8, _U8, _U8, *_BANDS, _WEIGHTS, _F4),
-    finish: (_F4, _AT, _WEIGHTS, _LIST, _LIST, types.boolean, _FLAT),
-    colour: (_U8, _U8, _U8, *_BANDS, _WEIGHTS, _AT, _WEIGHTS, _LIST, _LIST, types.boolean, _FLAT),
-    difference: (_F4, _AT, _AT, _ONE, _LIST, types.boolean, _FLAT),
-    planes: (_U8, _U8, *_BANDS[:4], _AT, _LIST, _LIST, types.boolean, _FLAT),
-}
-
-
-class Kernels(NamedTuple):
-    """The compiled functions of this module; they release the interpreter and may run in several threads at once."""
-
-    codes: Callable[..., None]
-    finish: Callable[..., None]
-    colour: Callable[..., None]
-    difference: Callable[..., None]
-    planes: Callable[..., None]
-
-
-def _compile(cache: bool) -> Kernels:
-    compiled = []
-    for function, arguments in _SIGNATURES.items():
-        kernel = njit(cache=cache, **_OPTIONS)(function)
-        kernel.compile(types.void(*arguments))
-        kernel.disable_compile()
-        compiled.append(kernel)
-    return Kernels(*compiled)
-
-
-@functools.cache
-def _compiled() -> Kernels:
-    start_s = time.perf_counter()
-    try:
-        kernels = _compile(cache=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        # No folder to write to (numba says so with a RuntimeError), a full disk, a damaged file of an earlier process.
-        log.info("compiled code cannot be kept (%s); this process compiles its own", error)
-        kernels = _compile(cache=False)
-    log.debug("the picture kernels were ready after %.1f s", time.perf_counter() - start_s)
-    return kernels
-
-
-def load_kernels() -> Kernels:
-    """The kernels: from numba's cache, or compiled now (seconds). Safe to call from several threads."""
-    with _compiling:
-        return _compiled()

@@ -1,7 +1,7 @@
 """The picture operations, written from their definitions: PyAV decodes, torch resizes, numpy does the rest.
 
-This is the oracle of the DALI graph, the loader for machines without DALI, and what evaluation and prediction use on
-raw frames. It reads whatever PyAV reads, H.264 among it.
+This is the oracle of the other decoders, the slow decoder of ``reference_decoder``, and what prediction uses on raw
+frames. It reads whatever PyAV reads, H.264 among it.
 
 Values the network sees, from stored 8-bit codes:
 
@@ -17,9 +17,7 @@ nothing else.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 
 import av
 import numpy as np
@@ -28,12 +26,12 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from torch.nn import functional
 
 from pipeline.config.data import ClipConfig
-from pipeline.data.decoding.stacks import empty_clips, stack_motion
+from pipeline.data.decoding.stacks import stack_motion
 from pipeline.data.decoding.videos import read_frames
 from pipeline.data.sampling.boxes import Box
 from pipeline.data.sampling.clips import ClipPlan
 from pipeline.data.sampling.jitter import MIDDLE, YIQ, Jitter
-from pipeline.dataset.sample import DIFF_BOUND, DIFF_ZERO, ONLINE_DIFF, stored_modalities
+from pipeline.dataset.sample import DIFF_BOUND, DIFF_ZERO, ONLINE_DIFF
 
 # swscale's fast path to RGB repeats chroma and rounds down: up to 43 levels off at coloured edges, 1 to 2 levels dark
 # in colours. These flags select the exact path, which DALI takes too.
@@ -184,75 +182,6 @@ def decode_frames(video: bytes, modality: str, indices: Sequence[int]) -> np.nda
         ReciprocalError: the video is shorter than the last index, or FFmpeg cannot decode it.
     """
     return np.stack(read_frames(video, indices, lambda frame: _pixels(frame, modality), modality))
-
-
-class ReferenceDecoder:
-    """The oracle as a loader's backend: clips one by one, ``threads`` at a time (FFmpeg and torch release the GIL)."""
-
-    def __init__(
-        self,
-        modalities: Sequence[str],
-        clip: ClipConfig,
-        flow_bound_px: float,
-        *,
-        threads: int = 1,
-        channels_last: bool = False,
-    ) -> None:
-        self._modalities, self._clip, self._bound, self._last = tuple(modalities), clip, flow_bound_px, channels_last
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
-
-    def _read(self, row: tuple[Mapping[str, bytes], ClipPlan, int]) -> dict[str, np.ndarray]:
-        members, plan, _ = row
-        windows = {
-            m: plan.rgb_window(self._modalities) if m == "rgb" else plan.motion_window
-            for m in stored_modalities(self._modalities)
-        }
-        return {m: decode_frames(members[m], m, window) for m, window in windows.items()}
-
-    def _row(self, row: tuple[Mapping[str, bytes], ClipPlan, int]) -> dict[str, torch.Tensor]:
-        plan, frames = row[1], self._read(row)
-        clips = prepare_rgb(self._modalities, frames["rgb"], plan, self._clip) if "rgb" in frames else {}
-        stored = {m: prepare_frames(m, frames[m], plan, self._clip, self._bound) for m in frames if m != "rgb"}
-        return {**clips, **stored}
-
-    def decode(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> dict[str, torch.Tensor]:
-        """Rows of (members by stored modality, plan, stored height) to (rows, F, C, crop, crop) float32, motion not yet
-        stacked.
-
-        Raises:
-            ReciprocalError: a video cannot be decoded or is shorter than its record says.
-        """
-        clips = list(self._pool.map(self._row, rows) if self._pool else map(self._row, rows))
-        out = {}
-        for m in self._modalities:
-            frames, channels = clips[0][m].shape[:2]
-            out[m], _ = empty_clips(len(rows), frames, channels, self._clip.crop, self._last)
-            for place, clip in zip(out[m], clips, strict=True):
-                place.copy_(clip[m])
-        return out
-
-    def submit(
-        self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]
-    ) -> Callable[[], dict[str, torch.Tensor]]:
-        """``decode(rows)``, when the result is called."""
-        return lambda: self.decode(rows)
-
-    def decode_share(self, rows: Sequence[tuple[Mapping[str, bytes], ClipPlan, int]]) -> float:
-        """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1; the rest is crop, resize,
-        colour, normalising.
-        """
-        began_s = time.perf_counter()
-        for row in rows:
-            self._read(row)
-        decode_s, began_s = time.perf_counter() - began_s, time.perf_counter()
-        for row in rows:
-            self._row(row)
-        return min(1.0, decode_s / (time.perf_counter() - began_s))
-
-    def close(self) -> None:
-        """Stop the threads."""
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
 
 
 def _pixels(frame: av.VideoFrame, modality: str) -> np.ndarray:

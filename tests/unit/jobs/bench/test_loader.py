@@ -19,17 +19,17 @@ import torch
 from jobs.bench.command import main
 from jobs.bench.loader import baseline as baseline_module
 from jobs.bench.loader import command as bench_loader
+from jobs.bench.loader import tars as tars_module
 from jobs.bench.loader.baseline import (
     TOLERANCE_CODES,
     BaselineLoader,
     ToClip,
     decode_from_keyframe,
-    open_object,
-    shard_urls,
 )
 from jobs.bench.loader.report import missed
 from jobs.bench.loader.rounds import Measurement, interleave, time_baseline, time_fetching
 from jobs.bench.loader.step import FeedingTimes, full_size, time_steps
+from jobs.bench.loader.tars import open_object, shard_urls
 from jobs.bench.loader.workload import Workload, check_keys, codes_off, make_workload
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CRNConfig
@@ -175,8 +175,8 @@ def test_every_worker_has_work_beyond_what_is_measured(tiny_set, workers):
     assert len(workload.batches()) * 4 < len(workload.index)
 
 
-def test_objects_are_read_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(baseline_module, "_PART_BYTES", 1000)
+def test_objects_are_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(tars_module, "_PART_BYTES", 1000)
     data = os.urandom(4321)
     (tmp_path / "a.tar").write_bytes(data)
     (tmp_path / "empty.tar").write_bytes(b"")

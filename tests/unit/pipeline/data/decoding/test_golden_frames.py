@@ -20,7 +20,8 @@ from pipeline.config.data import ClipConfig
 from pipeline.data.decoding import videos
 from pipeline.data.decoding.ffmpeg import FFmpegDecoder
 from pipeline.data.decoding.mp4 import read_track
-from pipeline.data.decoding.reference import ReferenceDecoder, decode_frames
+from pipeline.data.decoding.reference import decode_frames
+from pipeline.data.decoding.reference_decoder import ReferenceDecoder
 from pipeline.data.sampling.boxes import Box
 from pipeline.data.sampling.clips import ClipPlan, sample_plans
 from pipeline.errors import ReciprocalError

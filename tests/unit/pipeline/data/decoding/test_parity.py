@@ -29,7 +29,8 @@ from pipeline.config.data import ClipConfig
 from pipeline.data.decoding import ffmpeg as ffmpeg_decoder
 from pipeline.data.decoding import reference
 from pipeline.data.decoding.ffmpeg import FFmpegDecoder
-from pipeline.data.decoding.reference import ReferenceDecoder, prepare_clip, stack_motion
+from pipeline.data.decoding.reference import prepare_clip, stack_motion
+from pipeline.data.decoding.reference_decoder import ReferenceDecoder
 from pipeline.data.sampling.boxes import Box
 from pipeline.data.sampling.clips import ClipPlan, sample_plans
 from pipeline.data.sampling.jitter import Jitter
