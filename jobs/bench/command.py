@@ -2,7 +2,7 @@
 
     python -m jobs.bench tvl1 --videos DIR --json bench.json      # optical flow: engines against OpenCV
     python -m jobs.bench preprocess --format ucf101 --source DIR  # the whole job against flow alone
-    python -m jobs.bench loader --data URI --json bench.json      # our loader, its decoder alone, and the usual way
+    python -m jobs.bench loader --data URI --json bench.json      # our loader, its decoder alone, and a baseline
     python -m jobs.bench models --json bench.json                 # the papers' networks: counts, speed, the equations
 
     python -m jobs.bench tvl1 --help                              # what it measures, and its options

@@ -19,7 +19,6 @@ import pytest
 import torch
 
 from jobs.recipes import find_recipe
-from pipeline.config.base import as_dict
 from pipeline.config.preprocess import StoredConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data.loader import make_loader
@@ -88,8 +87,7 @@ def losses(config: TrainConfig, folder: Path) -> list[float]:
     storage = open_storage(config.data.uri)
     manifest = read_manifest(storage)
     facts = RunFacts(
-        config=as_dict(config),
-        identity=config.identity(),
+        config=config,
         manifest_digest=manifest.digest,
         dataset=manifest.dataset,
         classes=manifest.classes,
@@ -112,7 +110,7 @@ def losses(config: TrainConfig, folder: Path) -> list[float]:
         channels_last=True,
     ) as loader:
         reporter = LocalReporter(open_storage(f"file://{folder}"))
-        train(config, facts, model, loader, reporter, device=torch.device("cpu"), tracker=curve)
+        train(facts, model, loader, reporter, device=torch.device("cpu"), tracker=curve)
     return curve.losses
 
 
