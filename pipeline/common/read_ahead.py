@@ -81,7 +81,7 @@ class ReadAhead(Generic[T]):
         return item
 
     def close(self) -> None:
-        """Stop after the item in the making, and wait for the thread."""
+        """Stop after the item that is being made, and wait for the thread."""
         self._stopped.set()
         self._slots.release()
         if self._wake:

@@ -101,7 +101,7 @@ class DataConfig:
     decode_threads: int = 0
     """DALI's CPU threads for one rank; 0: the cores this rank may use."""
     prefetch: int = 2
-    """Batches ready ahead; one more is in the making."""
+    """Batches ready ahead; one more is being made."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where DALI decodes and augments; auto takes the GPU where there is one."""
     decoder: Literal["auto", "dali", "ffmpeg", "reference"] = "auto"

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _MAX_UPSCALING = 2.0
 _READ_S = 60.0  # for a first sample: a server that takes longer is not there
-_UNFINISHED = 2  # batches besides those prefetched: one in the making, one with the trainer
+_UNFINISHED = 2  # batches besides those prefetched: one being made, one with the trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DataPlan:
     rank_batch: int
     """Samples of a training batch on one rank."""
     batch_bytes: int
-    """Memory of all batches that a rank holds at once: prefetched ones, one in the making, one with the trainer."""
+    """Memory of all batches that a rank holds at once: prefetched ones, one being made, one with the trainer."""
     index_bytes: int
     """Memory of the splits' indices on each rank."""
     cache_share: float

@@ -36,7 +36,7 @@ def average_buffers(model: torch.nn.Module) -> None:
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     if not buffers:
         return
-    flat = torch.cat([buffer.detach().double().flatten() for buffer in buffers])  # one message in place of hundreds
+    flat = torch.cat([buffer.detach().double().flatten() for buffer in buffers])  # one message instead of hundreds
     dist.all_reduce(flat)
     flat /= world_size()
     for buffer, mean in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):

@@ -205,5 +205,5 @@ def baseline_loader(workload: Workload, *, exact_colour: bool) -> BaselineLoader
 
 
 def buffered_bytes(batch_bytes: int, workers: int) -> int:
-    """Shared memory that the workers' batches may take: those ahead, one in the making each, and the one in use."""
+    """Shared memory that the workers' batches may take: those ahead, one being made by each, and the one in use."""
     return batch_bytes * (workers * (_PREFETCH + 1) + 1)

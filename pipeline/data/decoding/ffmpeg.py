@@ -48,7 +48,7 @@ class FFmpegDecoder:
 
     Args:
         modalities: outputs, in order.
-        threads: clips in the making.
+        threads: clips that are made at once.
         channels_last: memory of the outputs in the order (rows, F, H, W, C); shapes stay.
     """
 

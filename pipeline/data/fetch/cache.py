@@ -12,7 +12,7 @@ too large, until the next sweep counts again.
 
 The file that was read longest ago goes first, but none that was read since this cache was opened: an epoch reads every
 sample once, in random order, so the oldest file is as likely to be wanted next as any other. Replacing it would leave a
-cache of half a data set with 15 % of hits (1 - (1-f)(1 - ln(1-f)) of a share f) in place of 50 %.
+cache of half a data set with 15 % of hits (1 - (1-f)(1 - ln(1-f)) of a share f) instead of 50 %.
 
 No failure of the cache fails the run: it logs a warning and continues without.
 """
@@ -51,7 +51,7 @@ def stored_total(folder: Path) -> int:
 
 
 class DiskCache:
-    """See the module. Safe for threads and processes; ``None`` and silence in place of errors.
+    """See the module. Safe for threads and processes; returns None or does nothing instead of raising.
 
     Args:
         folder: made where it does not exist.

@@ -103,7 +103,7 @@ def test_the_baseline_gives_the_reference_loaders_values(tiny_set, clip):
     )
 
 
-def test_other_values_are_seen(tiny_set):
+def test_a_baseline_with_other_values_is_refused(tiny_set):
     workload = workload_of(tiny_set)
     batch = next(iter(baseline_of(workload)))
     assert codes_off(workload, {**batch, "flow": -batch["flow"]})["flow"] > 2 * TOLERANCE_CODES
@@ -186,7 +186,7 @@ def test_objects_are_read_in_parts(tmp_path, monkeypatch):
         assert stream.read() == b""
 
 
-def test_fetching_is_counted(tiny_set):
+def test_fetching_counts_requests_and_bytes(tiny_set):
     workload = workload_of(tiny_set)
     found = time_fetching(workload, 4, 30)
     mean_bytes = 1e6 * found["mb_per_s"] / found["clips_per_s"]
@@ -198,7 +198,7 @@ def test_fetching_is_counted(tiny_set):
     assert 0 < found["cpu_ms_per_get"] < 50
 
 
-def test_contenders_take_turns():
+def test_contenders_are_interleaved():
     calls: list[str] = []
 
     def contender(name: str) -> Any:
@@ -210,7 +210,7 @@ def test_contenders_take_turns():
 
 
 @needs_dali
-def test_result_adds_up(tiny_set, tmp_path, capsys):
+def test_the_results_ratios_and_shares_add_up(tiny_set, tmp_path, capsys):
     out = tmp_path / "loader.json"
     arguments = [
         "--clips",

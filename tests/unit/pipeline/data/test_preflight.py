@@ -84,7 +84,7 @@ def test_the_summary_is_two_lines_for_a_person(counter_set, tmp_path: Path) -> N
     assert not (tmp_path / "new").exists(), "looking changes nothing"
 
 
-def test_preflight_refuses(counter_set, tmp_path: Path) -> None:
+def test_preflight_refuses_what_cannot_work_and_names_the_fix(counter_set, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cases = [
         (ConfigError, r"data\.batch_size = 5.*use 4 or 6", DataConfig(batch_size=5), {}),

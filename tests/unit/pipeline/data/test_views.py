@@ -78,7 +78,7 @@ def test_diff_online_needs_rgb_alone(loader, stored_set_of, pictures, tmp_path, 
         load_index(lean.storage, lean.manifest, "train", ("rgb", "diff"))
 
 
-def test_stored_modalities() -> None:
+def test_diff_online_reads_the_stored_rgb() -> None:
     assert stored_modalities(("rgb", "flow", "diff")) == ("rgb", "flow", "diff")
     assert stored_modalities(("diff-online", "rgb")) == ("rgb",)
     assert stored_modalities(("flow", "diff-online")) == ("flow", "rgb")

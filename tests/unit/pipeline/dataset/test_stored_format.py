@@ -108,7 +108,7 @@ def test_a_flipped_byte_is_seen(tmp_path: Path) -> None:
         split_members(sample, bytes(data[:-1]))
 
 
-def test_index_lines(tmp_path: Path) -> None:
+def test_the_dali_index_lists_each_members_place(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", SAMPLES)
     lines = dali_index(record_of(tmp_path / "a.tar")).decode().splitlines()
     assert lines[0] == "v1.2 2"
@@ -142,12 +142,12 @@ def test_flow_codes_follow_the_formula(flow: np.ndarray) -> None:
     assert np.abs(back - np.clip(flow, -20, 20)).max() <= 40 / 255 / 2 + 1e-4
 
 
-def test_flow_zero_and_bounds() -> None:
+def test_flow_codes_of_zero_and_of_the_bounds() -> None:
     flow = np.array([0.0, -20.0, 20.0, 99.0], np.float32).reshape(1, 1, 4).repeat(2, 0)
     assert quantise_flow(flow)[0].tolist() == [128, 0, 255, 255]
 
 
-def test_diff_codes() -> None:
+def test_difference_codes_are_the_clipped_difference_plus_128() -> None:
     frames = np.array([[0, 255, 10], [255, 0, 11]], np.uint8).reshape(2, 1, 1, 3)
     assert quantise_diff(frames).reshape(-1).tolist() == [255, 1, 129]
 
@@ -172,7 +172,7 @@ def stored(tmp_path: Path):
     return storage, manifest, record
 
 
-def test_manifest_round_trip(stored) -> None:
+def test_a_manifest_survives_its_json(stored) -> None:
     storage, manifest, record = stored
     assert read_manifest(storage) == manifest
     assert read_records(storage, manifest, "train") == [record]
@@ -207,5 +207,5 @@ def test_manifest_faults_are_named(stored) -> None:
 @pytest.mark.parametrize(
     "error", [ConfigError("a.b", 3, "use 4"), RejectedSource("empty", "0 bytes"), ManifestError("m")]
 )
-def test_errors_pickle(error: Exception) -> None:
+def test_errors_survive_pickling(error: Exception) -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

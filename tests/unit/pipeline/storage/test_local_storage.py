@@ -36,7 +36,7 @@ def test_list_is_sorted_and_by_prefix(storage) -> None:
     assert list(storage.list("b/")) == ["b/10", "b/2"]
 
 
-def test_absent_objects(storage) -> None:
+def test_absent_objects_are_named_errors(storage) -> None:
     with pytest.raises(NotFoundError, match="nothing does not exist"):
         storage.read("nothing")
     with pytest.raises(NotFoundError):
@@ -58,13 +58,13 @@ def test_paths_stay_inside(storage, path: str) -> None:
         storage.write(path, b"x")
 
 
-def test_objects_have_the_usual_mode(storage, tmp_path: Path) -> None:
+def test_objects_have_the_umasks_mode(storage, tmp_path: Path) -> None:
     storage.write("x", b"1")
     (tmp_path / "plain").write_bytes(b"1")
     assert (tmp_path / "root" / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_pickles(storage) -> None:
+def test_a_storage_survives_pickling(storage) -> None:
     storage.write("x", b"1")
     assert pickle.loads(pickle.dumps(storage)).read("x") == b"1"
 
@@ -81,7 +81,7 @@ def test_wrong_uris_say_what_to_give(uri: str) -> None:
         open_storage(uri)
 
 
-def test_join() -> None:
+def test_join_puts_single_slashes() -> None:
     assert join("s3://b/p/", "/x", "y/") == "s3://b/p/x/y"
 
 

@@ -60,7 +60,7 @@ def test_answers_become_errors_that_say_what_to_fix(
         S3Storage("bucket", "p").read("x")
 
 
-def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # the discard port: nothing listens
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")

@@ -115,7 +115,7 @@ def test_the_seam_of_a_flow_picture_does_not_leak() -> None:
     assert codes[:, 1].min() > 216, "u leaked into v"
 
 
-def test_fewer_rows_than_the_most(textures) -> None:
+def test_fewer_rows_than_the_most_give_the_same_clips(textures) -> None:
     clip = ClipConfig(num_frames=3, crop=16)
     rows = [
         (members, sample_plans("k", n, h, w, clip, train=True, seed=0, epoch=0)[0], h) for members, n, h, w in textures

@@ -33,7 +33,7 @@ def torch_matrix(inputs: int, outputs: int, antialias: bool = True) -> np.ndarra
 
 @settings(max_examples=80, deadline=None)
 @given(length=st.integers(1, 300), outputs=st.integers(2, 260))
-def test_triangle_is_torchs(length: int, outputs: int) -> None:
+def test_the_triangle_filter_is_torchs(length: int, outputs: int) -> None:
     band = triangle(length, outputs)
     assert band.first.min() >= 0
     assert (band.first + band.weights.shape[1]).max() <= length, "compiled loops would read beyond the crop"

@@ -24,7 +24,7 @@ from pipeline.data.sampling.order import sample_rng
     views=st.integers(1, 5),
     train=st.booleans(),
 )
-def test_frames_of_a_plan(num_frames, clip_frames, stride, stack, seed, views, train) -> None:
+def test_a_plan_names_the_frames_of_each_modality(num_frames, clip_frames, stride, stack, seed, views, train) -> None:
     clip = ClipConfig(num_frames=clip_frames, stride=stride, stack=stack, crop=16)
     plans = sample_plans("k", num_frames, 48, 64, clip, train=train, seed=seed, epoch=0, num_views=views)
     assert len(plans) == (1 if train else views)
