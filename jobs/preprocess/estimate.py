@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import ray
+from rich import filesize
 from rich.table import Table
 
 from jobs.preprocess.config import PreprocessConfig
@@ -140,15 +141,15 @@ def _print(
     table = Table(title="what it will take", title_justify="left", show_header=False)
     rows = {
         "videos": (
-            f"{len(present)} there, {sum(len(p.missing) for p in plans)} missing; {figures['source_bytes'] / 1e9:.2f}"
-            " GB to read"
+            f"{len(present)} there, {sum(len(p.missing) for p in plans)} missing; "
+            f"{filesize.decimal(int(figures['source_bytes']))} to read"
         ),
         "shards": f"{len(plans)}, {sum(1 for p in plans if p.present)} with samples",
         "frame pairs": f"{figures['pairs']:,.0f}",
         "core-hours": f"{figures['core_hours']:.2f} ± {figures['core_hours_error']:.2f}",
         "GPU-hours": f"{figures['gpu_hours']:.2f}",
         "on this cluster": f"{figures['cluster_hours']:.2f} h",
-        "storage": f"{figures['stored_bytes'] / 1e9:.3f} GB",
+        "storage": filesize.decimal(int(figures["stored_bytes"])),
         "requests": f"{figures['puts']:,.0f} PUT, {figures['gets']:,.0f} GET or HEAD",
         "stages": stage_line(times),
         "sample": (

@@ -125,12 +125,3 @@ class Resampler:
             raise RejectedSource("bad_clock", f"picture {self._pictures} comes after {self._last_s:.0f} s")
         self._shown += count
         return count
-
-
-def constant_rate(times_s: np.ndarray, announced_fps: float, fps: float = 0.0) -> tuple[np.ndarray, float]:
-    """All at once: (index of the picture of every shown frame, frames per second); arguments as ``Clock.of_times``."""
-    clock = Clock.of_times(times_s, announced_fps, fps)
-    resampler = Resampler(clock)
-    counts = [resampler.push(float(t)) for t in times_s]  # each is of the picture before
-    counts = [*counts[1:], resampler.finish()]
-    return np.repeat(np.arange(len(times_s)), counts), clock.fps

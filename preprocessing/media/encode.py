@@ -159,33 +159,10 @@ class VideoWriter:
         return frame
 
 
-def encode_rgb(frames_rgb_THWC: np.ndarray, fps: float, codec: VideoCodec) -> bytes:
-    """Encode colour frames (T, H, W, 3) uint8, T >= 1, H and W even, at once; see ``VideoWriter``. ValueError:
-    another shape or dtype.
-    """
-    _check(frames_rgb_THWC, 4)
-    return _encode(frames_rgb_THWC, "rgb", fps, codec)
-
-
-def encode_gray(codes_THW: np.ndarray, fps: float, codec: VideoCodec) -> bytes:
-    """Encode pictures of 8-bit codes (T, H, W) uint8, T >= 1, H and W even, at once; see ``VideoWriter``.
-    ValueError: another shape or dtype.
-    """
-    _check(codes_THW, 3)
-    return _encode(codes_THW, "gray", fps, codec)
-
-
-def _encode(pictures: np.ndarray, kind: Literal["rgb", "gray"], fps: float, codec: VideoCodec) -> bytes:
-    buffer = io.BytesIO()
-    with VideoWriter(buffer, kind, (pictures.shape[2], pictures.shape[1]), fps, codec) as writer:
-        writer.write(pictures)
-    return buffer.getvalue()
-
-
-def _check(frames: np.ndarray, ndim: int, size: tuple[int, int] | None = None) -> None:
+def _check(frames: np.ndarray, ndim: int, size: tuple[int, int]) -> None:
     shape = "(T, H, W, 3)" if ndim == 4 else "(T, H, W)"
     ok = frames.ndim == ndim and frames.dtype == np.uint8 and (ndim == 3 or frames.shape[-1] == 3)
-    if not ok or frames.shape[0] < 1 or frames.shape[1] % 2 or frames.shape[2] % 2:
-        raise ValueError(f"expected uint8 {shape} with T >= 1 and even H and W, got {frames.dtype} {frames.shape}")
-    if size and (frames.shape[2], frames.shape[1]) != size:
+    if not ok or frames.shape[0] < 1:
+        raise ValueError(f"expected uint8 {shape} with T >= 1, got {frames.dtype} {frames.shape}")
+    if (frames.shape[2], frames.shape[1]) != size:
         raise ValueError(f"expected pictures of {size[0]}x{size[1]}, got {frames.shape[2]}x{frames.shape[1]}")

@@ -17,6 +17,7 @@ import av
 import cv2
 import jinja2
 import numpy as np
+from rich import filesize
 
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import NotFoundError
@@ -90,7 +91,7 @@ def make_report(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=lambda n: f"{n:,}", size=_size, hours=_hours)
+    environment.filters.update(number=lambda n: f"{n:,}", size=filesize.decimal, hours=_hours)
     html = environment.get_template("page.html.j2").render(
         uri=storage.uri,
         manifest=manifest,
@@ -217,14 +218,6 @@ def _flow_text(manifest: Manifest, found: Survey) -> str:
     if not found.flows:  # records from before the engine was in them
         return f"TV-L1, engine {manifest.parameters.get('flow_engine', 'unknown')}"
     return "; ".join(f"{engine} {version}, mode {mode}" for engine, version, mode in sorted(found.flows))
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:,.0f} {unit}" if unit == "B" else f"{num_bytes:,.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.2f} TB"
 
 
 def _hours(seconds: float) -> str:

@@ -74,7 +74,7 @@ class PackedStore(SourceStore):
         archives = self._found_archives()
         num_bytes = sum(archive.size for archive in archives)
         log.info(
-            "%s: indexing %d archives (%.1f GB), once; .tar.gz are read through",
+            "%s: indexing %d archives (%.1f GB), once; .tar.gz files are read from start to end",
             self.base.uri,
             len(archives),
             num_bytes / 1e9,

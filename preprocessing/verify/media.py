@@ -29,7 +29,7 @@ _MIN_CORRELATION = 0.1
 _COARSE_CRF = 30  # at worse qualities coding may remove a difference altogether
 _FLOW_STEP = 4  # every 4th row and column is enough for a mean
 _MEAN_SLACK = (0.5, 0.5)  # pixels, and share of the record's: quantisation and coding noise stay far inside
-_LUMA_ZERO = 16 + 219 * DIFF_ZERO / 255  # of a difference of 0, as encode_rgb stores it (BT.601, limited range)
+_LUMA_ZERO = 16 + 219 * DIFF_ZERO / 255  # of a difference of 0, as VideoWriter stores it (BT.601, limited range)
 
 Report = Callable[[str, str, str], None]
 """Called with (member, kind, detail) for every fault."""

@@ -187,7 +187,7 @@ def test_a_dry_run_measures_and_writes_nothing(ready, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     assert "9 there, 1 missing" in text
     assert re.search(r"core-hours\s+│\s+0\.\d+ ± 0\.\d+", text), text
-    assert re.search(r"storage\s+│\s+0\.\d+ GB", text)
+    assert re.search(r"storage\s+│\s+[\d.]+ [kM]B", text)
 
 
 def test_missing_videos_alone_fill_shards_without_a_worker(tmp_path, toy):

@@ -18,7 +18,8 @@ from pipeline.dataset.manifest import MANIFEST, Manifest, entry_of
 from pipeline.dataset.sample import quantise_diff, quantise_flow, sample_key
 from pipeline.dataset.shards import Reject, SampleRecord, ShardRecord, dali_index, file_sha256, scan_tar
 from pipeline.storage import Storage
-from preprocessing.media.encode import VideoCodec, encode_gray, encode_rgb
+from preprocessing.media.encode import VideoCodec
+from tests.support.encoding import encode_gray, encode_rgb
 from tests.support.tars import write_tar
 
 CLASSES = ("walk", "run & <jump>", "sit")

@@ -38,7 +38,8 @@ from pipeline.data.decoding.reference import decode_frames
 from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import ConfigError, ManifestError, ReciprocalError, UserError
 from pipeline.storage import open_storage
-from preprocessing.media.encode import VideoCodec, encode_gray, encode_rgb
+from preprocessing.media.encode import VideoCodec
+from tests.support.encoding import encode_gray, encode_rgb
 from tests.support.stored_set import flow_codes, pictures
 
 MODALITIES = ("rgb", "flow", "diff")

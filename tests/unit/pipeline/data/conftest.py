@@ -20,7 +20,8 @@ from pipeline.dataset.manifest import MANIFEST, Manifest, entry_of, read_records
 from pipeline.dataset.sample import extension, sample_key
 from pipeline.dataset.shards import SampleRecord, ShardRecord, file_sha256, scan_tar
 from pipeline.storage import LocalStorage
-from preprocessing.media.encode import VideoCodec, encode_gray, encode_rgb
+from preprocessing.media.encode import VideoCodec
+from tests.support.encoding import encode_gray, encode_rgb
 from tests.support.tars import write_tar
 
 CODEC = VideoCodec()

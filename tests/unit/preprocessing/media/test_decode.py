@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import RejectedSource
-from preprocessing.media.clock import constant_rate
+from preprocessing.media.clock import Clock, Resampler
 from preprocessing.media.decode import REASONS, VideoReader, decode_video, stored_size
 from tests.support.odd_media import SHARED_REJECTS
 
@@ -158,6 +158,15 @@ def test_shrinking_averages_all_pixels(make_video, high, wide):
     expected = cv2.resize(checker, (wide, high), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(flat - expected).max() <= 4  # a sampled pixel would be 0 or 255
     assert np.abs(mixed - cv2.resize(noise, (wide, high), interpolation=cv2.INTER_AREA).astype(int)).max() <= 2
+
+
+def constant_rate(times_s: np.ndarray, announced_fps: float, fps: float = 0.0) -> tuple[np.ndarray, float]:
+    """(index of the picture of every shown frame, frames per second) of a whole clip."""
+    clock = Clock.of_times(times_s, announced_fps, fps)
+    resampler = Resampler(clock)
+    counts = [resampler.push(float(t)) for t in times_s]  # each is of the picture before
+    counts = [*counts[1:], resampler.finish()]
+    return np.repeat(np.arange(len(times_s)), counts), clock.fps
 
 
 def test_constant_rate_ignores_a_clock_that_runs_backwards_or_is_missing():

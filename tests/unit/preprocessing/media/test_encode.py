@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from pipeline.dataset.sample import dequantise_flow, quantise_diff, quantise_flow
-from preprocessing.media.encode import VideoCodec, encode_gray, encode_rgb, stored_rate
+from preprocessing.media.encode import VideoCodec, stored_rate
+from tests.support.encoding import encode_gray, encode_rgb
 from tests.support.paths import ROOT
 
 CODEC = VideoCodec(gop=8, crf=20)
@@ -146,7 +147,7 @@ def test_no_difference_stays_none():
 def test_rates_and_wrong_input():
     assert stored_rate(29.97002997) == Fraction(30000, 1001)
     assert stored_rate(25.0) == 25
-    with pytest.raises(ValueError, match=r"even H and W, got uint8 \(2, 15, 16, 3\)"):
+    with pytest.raises(ValueError, match=r"even width and height, got \(16, 15\)"):
         encode_rgb(np.zeros((2, 15, 16, 3), np.uint8), 25, CODEC)
     with pytest.raises(ValueError, match=r"got float64 \(2, 16, 16\)"):
         encode_gray(np.zeros((2, 16, 16)), 25, CODEC)
@@ -157,14 +158,25 @@ def test_a_full_disk_is_an_error_and_no_crash(tmp_path, limit):
     """Blocks of pictures may follow the one that failed; FFmpeg's own writer takes the process down then, and a
     video would be blamed.
     """
-    code = (
-        "import resource, signal, sys\nfrom pathlib import Path\nimport numpy as np\nfrom preprocessing.media.encode"
-        " import VideoCodec, VideoWriter\ntarget, limit = Path(sys.argv[1]), int(sys.argv[2])\nif limit:"
-        " resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\nelse: target.symlink_to('/dev/full')\nwriter ="
-        " VideoWriter(target, 'rgb', (64, 64), 25.0, VideoCodec())\npictures = np.random.default_rng(0).integers(0,"
-        " 255, (40, 64, 64, 3), dtype=np.uint8)\nfor step in [lambda: writer.write(pictures)] * 4 + [writer.close,"
-        " writer.abandon]:\n    try: step()\n    except OSError as error: print(error.errno)\n"
-    )
+    code = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from preprocessing.media.encode import VideoCodec, VideoWriter
+
+target, limit = Path(sys.argv[1]), int(sys.argv[2])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+else:
+    target.symlink_to("/dev/full")
+writer = VideoWriter(target, "rgb", (64, 64), 25.0, VideoCodec())
+pictures = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), dtype=np.uint8)
+for step in [lambda: writer.write(pictures)] * 4 + [writer.close, writer.abandon]:
+    try:
+        step()
+    except OSError as error:
+        print(error.errno)
+"""
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "x.mp4"), str(limit)],
         cwd=ROOT,

@@ -21,10 +21,11 @@ from pipeline.dataset.sample import quantise_diff
 from pipeline.dataset.shards import Reject, ShardRecord
 from pipeline.errors import ManifestError, StorageError
 from pipeline.storage import LocalStorage, Storage, open_storage
-from preprocessing.media.encode import VideoCodec, encode_gray, encode_rgb
+from preprocessing.media.encode import VideoCodec
 from preprocessing.verify.dataset import Totals, find_strays, open_manifest
 from preprocessing.verify.faults import KINDS, Fault
 from preprocessing.verify.shard import Decode, verify_shard_at
+from tests.support.encoding import encode_gray, encode_rgb
 from tests.support.stored_set import (
     FLOW,
     FPS,

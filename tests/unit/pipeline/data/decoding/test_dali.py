@@ -16,7 +16,8 @@ from pipeline.data.decoding.reference import decode_frames, prepare_frames
 from pipeline.data.sampling.boxes import Box
 from pipeline.data.sampling.clips import ClipPlan, sample_plans
 from pipeline.errors import ConfigError, ReciprocalError
-from preprocessing.media.encode import VideoCodec, encode_gray, encode_rgb
+from preprocessing.media.encode import VideoCodec
+from tests.support.encoding import encode_gray, encode_rgb
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 from pipeline.data.decoding.dali import DaliDecoder

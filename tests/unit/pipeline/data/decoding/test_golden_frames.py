@@ -25,7 +25,8 @@ from pipeline.data.decoding.reference_decoder import ReferenceDecoder
 from pipeline.data.sampling.boxes import Box
 from pipeline.data.sampling.clips import ClipPlan, sample_plans
 from pipeline.errors import ReciprocalError
-from preprocessing.media.encode import VideoCodec, encode_gray, encode_rgb
+from preprocessing.media.encode import VideoCodec
+from tests.support.encoding import encode_gray, encode_rgb
 
 BITS, SIDE = 7, 32  # numbers to 127, in blocks of 32 pixels: no codec blurs them
 WIDTH, HEIGHT = BITS * SIDE, 64

@@ -36,7 +36,8 @@ from pipeline.data.sampling.clips import ClipPlan, sample_plans
 from pipeline.data.sampling.jitter import Jitter
 from pipeline.dataset.sample import quantise_diff
 from pipeline.errors import ReciprocalError
-from preprocessing.media.encode import VideoCodec, encode_gray, encode_rgb
+from preprocessing.media.encode import VideoCodec
+from tests.support.encoding import encode_gray, encode_rgb
 
 MODALITIES = ("rgb", "flow", "diff", "diff-online")
 JITTER = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.4, "hue": 0.1}

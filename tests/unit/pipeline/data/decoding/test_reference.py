@@ -13,7 +13,8 @@ from pipeline.data.sampling.boxes import Box
 from pipeline.data.sampling.clips import ClipPlan
 from pipeline.dataset.sample import dequantise_flow
 from pipeline.errors import ReciprocalError
-from preprocessing.media.encode import VideoCodec, encode_rgb
+from preprocessing.media.encode import VideoCodec
+from tests.support.encoding import encode_rgb
 
 
 def plan(frames: int, box: Box, *, flip: bool = False, window: int | None = None) -> ClipPlan:
