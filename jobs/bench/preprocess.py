@@ -24,7 +24,7 @@ from rich.table import Table
 from jobs.cluster.connect import connect
 from jobs.preprocess.command import preprocess, resolve_engine
 from jobs.preprocess.config import PreprocessConfig
-from jobs.preprocess.tasks import Job, recipe_for, remote_options, resources_for
+from jobs.preprocess.tasks import Job, remote_options, resources_for, spec_for
 from pipeline.common.cli import console, parse
 from pipeline.config.preprocess import StoredConfig
 from pipeline.dataset.manifest import Manifest
@@ -71,7 +71,7 @@ class FlowAlone:
 def _flow_alone(sources: Sequence[Source], job: Job) -> FlowAlone:
     """Decode each clip beforehand; only the flow is timed."""
     cv2.setNumThreads(1)
-    stored, engine = job.recipe.stored, engine_for(job.recipe.stored)
+    stored, engine = job.spec.stored, engine_for(job.spec.stored)
     clips, pairs, flow_s = 0, 0, 0.0
     for source in sources:
         with contextlib.suppress(RejectedSource), job.store.local(source.path) as path:
@@ -109,9 +109,9 @@ def bench_preprocess(config: PreprocessConfig, json_file: Path | None) -> dict[s
         config.format, store, config.lists, config.split_index, any_classes=config.any_classes
     )
     plans = plan_shards(annotations, store.sizes({s.path for s in annotations.sources}), config.samples_per_shard)
-    recipe = recipe_for(annotations.classes, resolve_engine(config), config.gpu_share)
-    job = Job(store=store, recipe=recipe, storage=open_storage(config.out))
-    resources = resources_for(recipe, config.gpu_share)
+    spec = spec_for(annotations.classes, resolve_engine(config), config.gpu_share)
+    job = Job(store=store, spec=spec, storage=open_storage(config.out))
+    resources = resources_for(spec, config.gpu_share)
     cluster = ray.cluster_resources()
     slots = int(cluster["GPU"] / resources.num_gpus if resources.num_gpus else cluster["CPU"] / resources.num_cpus)
     options = remote_options(resources)
@@ -136,7 +136,7 @@ def bench_preprocess(config: PreprocessConfig, json_file: Path | None) -> dict[s
         "flow_ms_per_pair": 1000 * flow_s / pairs,
     }
     table = Table(
-        title=f"{recipe.stored.flow_engine} flow at short side {recipe.stored.short_side}, {slots} tasks at a time",
+        title=f"{spec.stored.flow_engine} flow at short side {spec.stored.short_side}, {slots} tasks at a time",
         title_justify="left",
         show_header=False,
     )

@@ -5,14 +5,14 @@
         --out file://$HOME/toy-shards --stored.short-side 64
 
 Reads    --source (a folder every node sees, a bucket, or archives in them) and --annotations.
-Writes   OUT/SPLIT/shard-NNNNNN.{tar,idx,json}    one Ray task a shard; the record (.json) last
+Writes   OUT/SPLIT/shard-NNNNNN.{tar,idx,json}    one Ray task per shard; the record (.json) last
          OUT/manifest.json                        LAST: if it exists, the data set is finished
          a run in MLflow's experiment "preprocessing": parameters, rates, rejects, times of the stages
 Restart  The same command builds the shards that have no record yet, and those whose sources have changed.
          A finished data set is not touched: other parameters or sources need another --out, or --overwrite;
          --retry-rejected builds the shards with rejects again.
-Exit     0 finished. 2 refused before any video was read. 1 failed while running: mend it and run the same command
-         again.
+Exit     0 finished. 2 refused before any video was read. 1 failed while running: fix the cause and run the same
+         command again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jobs.preprocess.estimate import estimate
 from jobs.preprocess.existing import existing_manifest, finished_shards, remove_leftovers
 from jobs.preprocess.summary import RunLog, print_plan, print_summary
 from jobs.preprocess.tally import Outcome, Tally, shortest_names
-from jobs.preprocess.tasks import Job, recipe_for, resources_for, run_shards
+from jobs.preprocess.tasks import Job, resources_for, run_shards, spec_for
 from pipeline.common.cli import console, parse
 from pipeline.config.base import as_dict
 from pipeline.config.preprocess import StoredConfig
@@ -65,20 +65,20 @@ def preprocess(config: PreprocessConfig) -> Manifest | None:
     num_missing = sum(len(plan.missing) for plan in plans)
     print_plan(annotations, plans, time.perf_counter() - start_s)
     _within("missing", num_missing, config.max_missing, len(annotations.sources))
-    recipe = recipe_for(annotations.classes, resolve_engine(config), config.gpu_share)
-    job = Job(store=store, recipe=recipe, storage=open_storage(config.out))
+    spec = spec_for(annotations.classes, resolve_engine(config), config.gpu_share)
+    job = Job(store=store, spec=spec, storage=open_storage(config.out))
     if config.dry_run:
         connect()
-        estimate(plans, job, resources_for(recipe, config.gpu_share), config)
+        estimate(plans, job, resources_for(spec, config.gpu_share), config)
         return None
     job.storage.probe(write=True)
     remove_abandoned()
     tally = Tally()
-    for outcome in finished_shards(plans, recipe, job.storage, retry_rejected=config.retry_rejected):
+    for outcome in finished_shards(plans, spec, job.storage, retry_rejected=config.retry_rejected):
         tally.add(outcome)
-    existing = existing_manifest(config, recipe, job.storage, plans, set(tally.entries))
+    existing = existing_manifest(config, spec, job.storage, plans, set(tally.entries))
     todo = [plan for plan in plans if plan.path not in tally.entries]
-    console.print(f"{len(tally.entries)} shards are there already, {len(todo)} to build")
+    console.print(f"{len(tally.entries)} shards are stored already, {len(todo)} to build")
     if todo:
         build_all(todo, job, config, tally, len(annotations.sources) - num_missing)
     manifest = _finish(config, job, annotations, plans, tally, existing)
@@ -89,9 +89,7 @@ def preprocess(config: PreprocessConfig) -> Manifest | None:
 
 
 def resolve_engine(config: PreprocessConfig) -> StoredConfig:
-    """The stored form with the engine that ``auto`` stands for: torch where there is a GPU, else what the form says
-    (numba).
-    """
+    """The stored form with ``auto`` replaced: torch where there is a GPU, else the form's own engine (numba)."""
     engine = config.flow_engine
     if engine == "auto":
         if ray_address() or ray.is_initialized():
@@ -116,19 +114,19 @@ def build_all(todo: Sequence[ShardPlan], job: Job, config: PreprocessConfig, tal
         return tally.num_rejected <= allowed
 
     try:
-        # Shards of missing videos alone need no worker: the record is all there is to write.
+        # Shards whose videos are all missing need no worker: only a record is written.
         for plan in todo:
             if not plan.present:
-                done(Outcome.of(build_shard(plan, store=job.store, recipe=job.recipe, storage=job.storage)))
+                done(Outcome.of(build_shard(plan, store=job.store, spec=job.spec, storage=job.storage)))
         rest = [plan for plan in todo if plan.present]
         if rest:
             connect()
-            run_shards(rest, job, resources_for(job.recipe, config.gpu_share), done=done)
-        _within("rejected", tally.num_rejected, config.max_rejects, num_present, tally, job.recipe.classes)
+            run_shards(rest, job, resources_for(job.spec, config.gpu_share), done=done)
+        _within("rejected", tally.num_rejected, config.max_rejects, num_present, tally, job.spec.classes)
     except BaseException:
-        run.finish(tally, job.recipe.classes, "FAILED")
+        run.finish(tally, job.spec.classes, "FAILED")
         raise
-    run.finish(tally, job.recipe.classes, "FINISHED")
+    run.finish(tally, job.spec.classes, "FINISHED")
 
 
 def _within(
@@ -146,7 +144,7 @@ def _within(
     )
     raise ReciprocalError(
         f"{count} of {total} videos are {what}, more than --max-{'rejects' if what == 'rejected' else what} {allowed}:"
-        f" mend them, or allow more{names}"
+        f" fix them, or allow more{names}"
     )
 
 
@@ -158,19 +156,19 @@ def _finish(
     tally: Tally,
     existing: Manifest | None,
 ) -> Manifest:
-    """Write the manifest, last of all; of a data set that was finished before, see that repaired shards are what it
-    lists.
+    """Write the manifest, last of all. For a data set that was finished before, check that repaired shards are the
+    ones it lists.
     """
     storage, num_inputs = job.storage, len(annotations.sources)
     manifest = Manifest(
         dataset=config.dataset,
         classes=annotations.classes,
-        modalities=job.recipe.stored.modalities,
-        parameters=as_dict(job.recipe.stored),
-        parameter_hash=job.recipe.parameter_hash,
+        modalities=job.spec.stored.modalities,
+        parameters=as_dict(job.spec.stored),
+        parameter_hash=job.spec.parameter_hash,
         code_version=builder_version(),
         shards=tuple(tally.entries[plan.path] for plan in plans),
-        flow=job.recipe.flow,
+        flow=job.spec.flow,
     )
     if existing is not None:
         if manifest.shards != existing.shards:

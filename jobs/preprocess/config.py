@@ -1,4 +1,4 @@
-"""What the preprocessing command can be told, and the rules for it."""
+"""Options of the preprocessing command, and their rules."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class PreprocessConfig:
     """What to read, where to write, and how samples are stored."""
 
     format: Literal["folder", "csv", "ucf101", "hmdb51", "kinetics", "moments"]
-    """folder: SOURCE/[SPLIT/]CLASS/FILE. csv: path,label[,split][,start_s][,end_s]. The others: the lists as their
-    data sets publish them.
+    """folder: SOURCE/[SPLIT/]CLASS/FILE. csv: path,label[,split][,start_s][,end_s]. The others: the lists that the
+    data sets publish.
     """
     source: str
     """Where the videos are: a folder that every node sees, s3://BUCKET/PREFIX, or a .tar, .tar.gz or .zip in one of
-    them. Archives are read as they lie.
+    them. Archives are read without unpacking them.
     """
     out: str
     """Where the data set goes: s3://BUCKET/PREFIX or file:///FOLDER."""
@@ -40,21 +40,22 @@ class PreprocessConfig:
     """Which implementation of TV-L1; auto: torch where the cluster has a GPU, else numba."""
     samples_per_shard: int = 64
     max_rejects: str = "10%"
-    """Videos that may be rejected before the run fails: a number, or a share (5% or 0.05). Missing ones count apart."""
+    """Videos that may be rejected before the run fails: a number, or a share (5% or 0.05). Missing videos are counted
+    separately."""
     max_missing: str = "100%"
-    """Listed videos that may be missing, a number or a share; at least one must be there."""
+    """Listed videos that may be missing: a number, or a share; at least one must exist."""
     retry_rejected: bool = False
-    """Build the shards again that have rejects: after files were mended or have arrived."""
+    """Rebuild the shards that have rejects, after files were fixed or have arrived."""
     dry_run: bool = False
-    """Print the plan and what it will cost, from a timed sample of these videos, and stop."""
+    """Print the plan and its cost, estimated from a timed sample of these videos, and stop."""
     dry_run_clips: int = 8
     """Videos in the timed sample."""
     gpu_share: float = 0.5
-    """Part of a GPU that a task takes (torch engine): with two tasks on one, it works while the other waits for its
-    decoder.
+    """Part of a GPU that a task takes (torch engine): with two tasks on one GPU, it computes for one while the other
+    decodes.
     """
     overwrite: bool = False
-    """Replace a finished data set. Runs that are reading it will fail."""
+    """Replace a finished data set. Runs that read it meanwhile will fail."""
     stored: StoredConfig = dataclasses.field(default_factory=StoredConfig)
 
     def __post_init__(self) -> None:
@@ -63,7 +64,7 @@ class PreprocessConfig:
             not (self.format == "folder" and self.annotations),
             "annotations",
             self.annotations,
-            "the folder format has none: leave it out, or use --format ucf101",
+            "the folder format has no lists: leave it out, or use --format ucf101",
         )
         require(1 <= self.split_index <= 99, "split_index", self.split_index, "must be in 1..99")
         require(self.samples_per_shard >= 1, "samples_per_shard", self.samples_per_shard, "must be at least 1")

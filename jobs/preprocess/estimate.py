@@ -1,4 +1,4 @@
-"""What a data set will cost, from a timed sample of the user's own videos."""
+"""Estimate what a data set will cost, from a timed sample of the user's own videos."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def time_clip(planned: PlannedSource, job: Job) -> ClipCost:
     reject, frames, stored_bytes = None, 0, 0
     start_s = time.perf_counter()
     with scratch_folder() as folder:
-        for _, made in make_samples([planned], job.store, job.recipe.classes, job.recipe.stored, folder, times=times):
+        for _, made in make_samples([planned], job.store, job.spec.classes, job.spec.stored, folder, times=times):
             if isinstance(made, RejectedSource):
                 reject = made.reason
             else:
@@ -61,27 +61,28 @@ def time_clip(planned: PlannedSource, job: Job) -> ClipCost:
 
 @ray.remote
 def _time_clips(sources: Sequence[PlannedSource], job: Job) -> list[ClipCost]:
-    time_clip(sources[0], job)  # compiling a kernel is no cost of a clip
+    time_clip(sources[0], job)  # compile the kernels first: that is not a cost of a clip
     return [time_clip(source, job) for source in sources]
 
 
 def estimate(plans: Sequence[ShardPlan], job: Job, resources: Resources, config: PreprocessConfig) -> dict[str, float]:
-    """Time a few videos on the cluster and print what all will take.
+    """Time a few videos on the cluster and print what the whole data set will take.
 
     Returns:
-        The printed figures: pairs, core_hours, gpu_hours, stored_bytes, puts, gets, hours on the cluster as it is.
+        The printed figures: pairs, core_hours, gpu_hours, cluster_hours (on the cluster as it is), source_bytes,
+            stored_bytes, puts, gets.
 
     Raises:
         ReciprocalError: every video of the sample was rejected.
     """
     present = [planned for plan in plans for planned in plan.present]
     if not present:
-        raise ReciprocalError("no listed video is there; nothing can be timed")
+        raise ReciprocalError("none of the listed videos exists; nothing can be timed")
     step = max(1, len(present) // config.dry_run_clips)
-    sample = present[::step][: config.dry_run_clips]  # the plan's order is a mixed one
+    sample = present[::step][: config.dry_run_clips]  # the plan's order is shuffled
     console.print(
-        f"timing {len(sample)} of {len(present)} videos ({job.recipe.stored.flow_engine} flow, short side"
-        f" {job.recipe.stored.short_side})"
+        f"timing {len(sample)} of {len(present)} videos ({job.spec.stored.flow_engine} flow, short side"
+        f" {job.spec.stored.short_side})"
     )
     costs: list[ClipCost] = ray.get(_time_clips.options(max_retries=0, **remote_options(resources)).remote(sample, job))
     good = [cost for cost in costs if cost.reject is None]
@@ -141,7 +142,7 @@ def _print(
     table = Table(title="what it will take", title_justify="left", show_header=False)
     rows = {
         "videos": (
-            f"{len(present)} there, {sum(len(p.missing) for p in plans)} missing; "
+            f"{len(present)} found, {sum(len(p.missing) for p in plans)} missing; "
             f"{filesize.decimal(int(figures['source_bytes']))} to read"
         ),
         "shards": f"{len(plans)}, {sum(1 for p in plans if p.present)} with samples",

@@ -13,7 +13,7 @@ from pipeline.dataset.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.dataset.shards import ShardRecord
 from pipeline.errors import ManifestError, NotFoundError, UserError
 from pipeline.storage import Storage
-from preprocessing.shard.build import Recipe, committed_record
+from preprocessing.shard.build import ShardSpec, committed_record
 from preprocessing.shard.plan import ShardPlan
 
 log = logging.getLogger(__name__)
@@ -21,34 +21,33 @@ _THREADS = 16  # small GETs in flight while looking for finished shards
 
 
 def finished_shards(
-    plans: Sequence[ShardPlan], recipe: Recipe, storage: Storage, *, retry_rejected: bool
+    plans: Sequence[ShardPlan], spec: ShardSpec, storage: Storage, *, retry_rejected: bool
 ) -> Iterator[Outcome]:
     """Outcomes of the shards that are stored with the same sources and parameters; those to be retried are left out."""
 
     def look(plan: ShardPlan) -> Outcome | None:
-        record = committed_record(plan, recipe, storage)
+        record = committed_record(plan, spec, storage)
         return None if record is None or (retry_rejected and record.rejects) else Outcome.of(record)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(
-            0, len(plans), 1024
-        ):  # records are large: a thousand at a time, and only their sums are kept
+        # Records are large: a thousand at a time, and only their sums are kept.
+        for start in range(0, len(plans), 1024):
             yield from (outcome for outcome in pool.map(look, plans[start : start + 1024]) if outcome is not None)
 
 
 def existing_manifest(
-    config: PreprocessConfig, recipe: Recipe, storage: Storage, plans: Sequence[ShardPlan], kept: set[str]
+    config: PreprocessConfig, spec: ShardSpec, storage: Storage, plans: Sequence[ShardPlan], kept: set[str]
 ) -> Manifest | None:
-    """The manifest of a finished data set that this command would make again; None where there is none (any more).
+    """The manifest of a finished data set that this command would produce again; None if there is none (any more).
 
-    With --overwrite, and with --retry-rejected where shards are to be built again, it is deleted: from then on the
-    data set is unfinished.
+    With --overwrite, or with --retry-rejected when shards must be built again, it is deleted: from then on the data
+    set is unfinished.
 
     Args:
         kept: paths of the shards that stay as they are.
 
     Raises:
-        UserError: there is one of other parameters, classes or sources, and --overwrite was not given.
+        UserError: there is one with other parameters, classes or sources, and --overwrite was not given.
     """
     if not storage.exists(MANIFEST):
         return None
@@ -60,7 +59,7 @@ def existing_manifest(
         manifest = read_manifest(storage)
     except ManifestError as error:
         raise UserError(f"{error}; {fix}") from error
-    _same_recipe(manifest, config, recipe, f"{where} was made", fix)
+    _check_same_spec(manifest, config, spec, f"{where} was made", fix)
     others = [
         plan
         for plan in plans
@@ -70,33 +69,33 @@ def existing_manifest(
         retry = (
             ""
             if config.retry_rejected or not others
-            else "; if rejected videos were mended or have arrived: --retry-rejected"
+            else "; if rejected videos were fixed or have arrived: --retry-rejected"
         )
-        raise UserError(f"{where} was made of other videos (or of another --samples-per-shard): {fix}{retry}")
+        raise UserError(f"{where} was made of other videos (or with another --samples-per-shard): {fix}{retry}")
     if config.retry_rejected and len(kept) < len(plans):
         storage.delete(MANIFEST)
         return None
     return manifest
 
 
-def _same_recipe(manifest: Manifest, config: PreprocessConfig, recipe: Recipe, where: str, fix: str) -> None:
-    if manifest.parameter_hash != recipe.parameter_hash:
-        asked, had = {**as_dict(recipe.stored), "flow": recipe.flow}, {**manifest.parameters, "flow": manifest.flow}
+def _check_same_spec(manifest: Manifest, config: PreprocessConfig, spec: ShardSpec, where: str, fix: str) -> None:
+    if manifest.parameter_hash != spec.parameter_hash:
+        asked, had = {**as_dict(spec.stored), "flow": spec.flow}, {**manifest.parameters, "flow": manifest.flow}
         changed = [
             f"{k} {had.get(k)!r} -> {asked.get(k)!r}" for k in sorted({*asked, *had}) if had.get(k) != asked.get(k)
         ]
         raise UserError(f"{where} with other parameters ({', '.join(changed)}): {fix}")
-    if manifest.dataset != config.dataset or manifest.classes != recipe.classes:
+    if manifest.dataset != config.dataset or manifest.classes != spec.classes:
         raise UserError(
             f"{where} as data set {manifest.dataset!r} with {len(manifest.classes)} classes, not {config.dataset!r}"
-            f" with {len(recipe.classes)}: {fix}"
+            f" with {len(spec.classes)}: {fix}"
         )
 
 
 def _has_other_sources(plan: ShardPlan, storage: Storage, *, only_sound: bool) -> bool:
-    """Whether the stored record of a shard is of other sources; a missing or damaged one is not: it can be mended.
+    """Whether the stored record of a shard is of other sources; a missing or damaged one is not: it is built again.
 
-    With ``only_sound``, a record with rejects may differ: they are what is retried.
+    With ``only_sound``, a record with rejects may differ, because rejects are what is retried.
     """
     try:
         record = ShardRecord.from_json(storage.read(f"{plan.path}.json"), plan.path)
@@ -112,8 +111,8 @@ def _has_other_sources(plan: ShardPlan, storage: Storage, *, only_sound: bool) -
 
 
 def remove_leftovers(storage: Storage, plans: Sequence[ShardPlan], entries_with_tar: set[str]) -> None:
-    """Delete shards of an earlier, replaced data set; after the new manifest is written, so nothing listed is
-    missing.
+    """Delete shards of an earlier, replaced data set. Called after the new manifest is written, so that nothing
+    listed is ever missing.
     """
     wanted = {f"{path}.{ending}" for path in entries_with_tar for ending in ("tar", "idx")} | {
         f"{plan.path}.json" for plan in plans

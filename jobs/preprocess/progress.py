@@ -1,4 +1,4 @@
-"""How far preprocessing is: workers report to a small actor, the driver reads it and draws."""
+"""Progress of preprocessing: workers report to a small actor, the driver reads it and draws."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ _LOG_EVERY_S = 30.0  # where there is no terminal
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class _Board:
-    """(videos, pairs) of the shards being built. Absolute numbers: a repeated task overwrites what its first try
-    said.
-    """
+    """(videos, pairs) of the shards being built. Absolute numbers, so that a repeated task overwrites its first try."""
 
     def __init__(self) -> None:
         self._shards: dict[str, tuple[int, int]] = {}
@@ -45,9 +43,7 @@ def make_board() -> Any:
 
 
 class Reporter:
-    """A worker's side: call it after every video. It never waits for the board, and a board that is gone does no
-    harm.
-    """
+    """The worker's side: call it after every video. It never waits for the board, and a lost board does no harm."""
 
     def __init__(self, board: Any, shard: str, times: StageTimes) -> None:
         self._board, self._shard, self._times = board, shard, times
@@ -103,9 +99,9 @@ class ProgressView:
         return videos / seconds, pairs / seconds
 
     def refresh(self) -> None:
-        """Ask the board and draw."""
+        """Read the board and draw."""
         videos = pairs = 0
-        with contextlib.suppress(ray.exceptions.RayError):  # its node may be down; the shards count all the same
+        with contextlib.suppress(ray.exceptions.RayError):  # its node may be down; finished shards are counted here
             videos, pairs = ray.get(self._board.totals.remote(), timeout=2)
         videos, pairs = min(self._num_videos, self._videos + videos), self._pairs + pairs
         clips_per_s, pairs_per_s = self.rates(videos, pairs)

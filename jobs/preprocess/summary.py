@@ -1,4 +1,4 @@
-"""What a preprocessing run tells: the plan before, the summary after, and its run in MLflow."""
+"""What a preprocessing run reports: the plan before, the summary after, and its run in MLflow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOG_EVERY_S = 10.0
 
 
 def print_plan(annotations: Annotations, plans: Sequence[ShardPlan], seconds: float) -> None:
-    """Videos, classes, shards and what is missing, before anything is computed."""
+    """Print videos, classes, shards and what is missing, before anything is computed."""
     num_inputs = len(annotations.sources)
     missing = Counter(p.source.label for plan in plans for p in plan.missing)
     splits = Counter(s.split for s in annotations.sources)
@@ -46,15 +46,15 @@ def print_plan(annotations: Annotations, plans: Sequence[ShardPlan], seconds: fl
         )
         if present < 0.5 * num_inputs:
             console.print(
-                f"{present} are there: shards hold {present / len(plans):.1f} samples on average; raise"
-                " --samples-per-shard if no more will come"
+                f"{present} exist: shards will have {present / len(plans):.1f} samples on average; raise"
+                " --samples-per-shard if no more will arrive"
             )
 
 
 def print_summary(
     config: PreprocessConfig, manifest: Manifest, annotations: Annotations, tally: Tally, num_built: int, seconds: float
 ) -> None:
-    """Counts, rejects by reason and class, times of the stages, and the digest."""
+    """Print counts, rejects by reason and class, times of the stages, and the digest."""
     if tally.reasons:
         table = Table(title="rejected videos", title_justify="left")
         for column in ("reason", "videos", "classes", "most in", "first"):
@@ -85,7 +85,7 @@ def print_summary(
 
 
 def stage_line(times: StageTimes) -> str:
-    """Seconds every stage was busy, with its share."""
+    """Seconds each stage was busy, with its share."""
     busy = {stage: getattr(times, f"{stage}_s") for stage in _STAGES}
     total = sum(busy.values()) or 1.0
     return ", ".join(f"{stage} {seconds:.1f} ({seconds / total:.0%})" for stage, seconds in busy.items())
@@ -97,7 +97,7 @@ def _per_class(counts: Sequence[tuple[int, int]], classes: Sequence[str], most: 
 
 
 class RunLog:
-    """The job's run in MLflow. Once it has begun, a tracking server that fails costs curves, never work."""
+    """The job's run in MLflow. Once it has started, a failing tracking server costs curves, never work."""
 
     def __init__(self, tracker: RunTracker, page: str) -> None:
         self._tracker, self._page = tracker, page
@@ -105,17 +105,17 @@ class RunLog:
 
     @classmethod
     def start(cls, config: PreprocessConfig, job: Job, todo: Sequence[ShardPlan]) -> RunLog:
-        """Find or make the run of this data set; UserError where MLflow does not answer."""
+        """Find or create the run of this data set; UserError if MLflow does not answer."""
         check_server()
-        run_id = f"{config.dataset}-{job.recipe.parameter_hash}"
-        params = {**as_dict(config), "stored": as_dict(job.recipe.stored), "flow": job.recipe.flow or {}}
+        run_id = f"{config.dataset}-{job.spec.parameter_hash}"
+        params = {**as_dict(config), "stored": as_dict(job.spec.stored), "flow": job.spec.flow or {}}
         tracking_id = start_run(
             EXPERIMENT, run_id, params, {"reciprocal.data": config.out, "reciprocal.shards_to_build": str(len(todo))}
         )
         return cls(RunTracker(tracking_id), run_page(tracking_id))
 
     def progress(self, tally: Tally) -> None:
-        """Add a point to the curves, every few seconds at most."""
+        """Add a point to the curves, at most every few seconds."""
         now_s = time.monotonic()
         if now_s - self._logged_s >= _LOG_EVERY_S:
             self._logged_s = now_s
@@ -149,5 +149,5 @@ class RunLog:
     def _send(self, what) -> None:
         try:
             what()
-        except Exception as error:  # MLflow raises what its HTTP library raises; none of it may end the job
+        except Exception as error:  # MLflow raises whatever its HTTP library raises; none of it may end the job
             log.warning("MLflow did not take a report: %s", error)

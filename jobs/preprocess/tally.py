@@ -1,4 +1,4 @@
-"""Counts of what came out so far. A million samples pass through; only counts and the first examples are kept."""
+"""Counts of the results so far. A million samples pass through; only counts and the first examples are kept."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pipeline.dataset.manifest import ShardEntry, entry_of
 from pipeline.dataset.shards import Reject, ShardRecord
 from preprocessing.shard.work import StageTimes
 
-_EXAMPLES = 20  # of every reason, for the summary; the records hold all
+_EXAMPLES = 20  # per reason, for the summary; the records have all of them
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """One shard that is stored: what the driver keeps of its record."""
+    """One stored shard: what the driver keeps of its record."""
 
     entry: ShardEntry
     rejects: tuple[Reject, ...]
@@ -52,22 +52,22 @@ class Tally:
 
     @property
     def num_missing(self) -> int:
-        """Listed videos that were not there."""
+        """Listed videos that do not exist."""
         return self.reasons["missing"]
 
     @property
     def num_rejected(self) -> int:
-        """Videos that were there and could not be used."""
+        """Videos that exist and cannot be used."""
         return self.reasons.total() - self.num_missing
 
     def classes_of(self, reason: str) -> list[tuple[int, int]]:
-        """(label, rejects) for one reason, most first."""
+        """(label, number of rejects) for one reason, largest first."""
         found = [(label, count) for (label, why), count in self.by_class.items() if why == reason]
         return sorted(found, key=lambda item: (-item[1], item[0]))
 
 
 def shortest_names(rejects: Iterable[Reject], classes: Sequence[str], count: int = 10) -> str:
-    """The first few rejects, one a line, with class and detail."""
+    """The first few rejects, one per line, with class and detail."""
     return "\n".join(
         f"  {r.reason}: {r.source} ({classes[r.label]}): {r.detail}"
         for _, r in zip(range(count), rejects, strict=False)

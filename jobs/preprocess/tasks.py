@@ -1,4 +1,4 @@
-"""The Ray side of preprocessing: one task a shard, its retries, and the search for a video that kills its worker."""
+"""The Ray side of preprocessing: one task per shard, its retries, and the search for a video that kills its worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.config.preprocess import StoredConfig
 from pipeline.errors import ReciprocalError, StorageError
 from pipeline.storage import Storage
 from pipeline.storage.scratch import scratch_folder
-from preprocessing.shard.build import Recipe, build_shard
+from preprocessing.shard.build import ShardSpec, build_shard
 from preprocessing.shard.plan import PlannedSource, ShardPlan
 from preprocessing.shard.stages import engine_for, make_samples
 from preprocessing.shard.work import StageTimes
@@ -37,7 +37,7 @@ class Job:
     """What every task needs."""
 
     store: SourceStore
-    recipe: Recipe
+    spec: ShardSpec
     storage: Storage
 
 
@@ -49,7 +49,7 @@ class Resources:
     num_gpus: float
 
 
-# Three retries are for lost workers and nodes, and for storage that failed; videos that are bad do not raise, they are
+# The three retries are for lost workers and nodes, and for storage that failed. Bad videos do not raise: they become
 # rejects.
 @ray.remote(max_retries=3, retry_exceptions=[StorageError])  # pyright: ignore[reportArgumentType]
 def _build(plan: ShardPlan, job: Job, crashed: dict[str, str], board: Any) -> Outcome:
@@ -57,7 +57,7 @@ def _build(plan: ShardPlan, job: Job, crashed: dict[str, str], board: Any) -> Ou
     record = build_shard(
         plan,
         store=job.store,
-        recipe=job.recipe,
+        spec=job.spec,
         storage=job.storage,
         crashed=crashed,
         times=times,
@@ -70,7 +70,7 @@ def _build(plan: ShardPlan, job: Job, crashed: dict[str, str], board: Any) -> Ou
 @ray.remote(max_retries=0)
 def _survives(planned: PlannedSource, job: Job) -> bool:
     with scratch_folder() as folder:
-        for _ in make_samples([planned], job.store, job.recipe.classes, job.recipe.stored, folder, times=StageTimes()):
+        for _ in make_samples([planned], job.store, job.spec.classes, job.spec.stored, folder, times=StageTimes()):
             pass
     return True
 
@@ -80,19 +80,19 @@ def _describe(stored: StoredConfig) -> dict[str, Any]:
     return engine_for(stored).describe()
 
 
-def recipe_for(classes: Sequence[str], stored: StoredConfig, gpu_share: float) -> Recipe:
-    """The recipe with the engine as the tasks will have it: a GPU's engine describes itself where there is a GPU."""
+def spec_for(classes: Sequence[str], stored: StoredConfig, gpu_share: float) -> ShardSpec:
+    """The spec with the engine that the tasks will use: a GPU engine describes itself on a node with a GPU."""
     if stored.flow_engine != "torch" or "flow" not in stored.modalities or not ray.is_initialized():
-        return Recipe.of(classes, stored)
+        return ShardSpec.of(classes, stored)
     resources = resources_for(
-        Recipe(classes=tuple(classes), stored=stored, flow={"engine": "torch"}, parameter_hash=""), gpu_share
+        ShardSpec(classes=tuple(classes), stored=stored, flow={"engine": "torch"}, parameter_hash=""), gpu_share
     )
-    return Recipe.of(classes, stored, ray.get(_describe.options(**remote_options(resources)).remote(stored)))
+    return ShardSpec.of(classes, stored, ray.get(_describe.options(**remote_options(resources)).remote(stored)))
 
 
-def resources_for(recipe: Recipe, gpu_share: float) -> Resources:
-    """One core for a CPU engine: its stages take turns there. A GPU engine needs two to decode and encode beside it."""
-    if recipe.flow is not None and recipe.flow["engine"] == "torch" and ray.cluster_resources().get("GPU", 0) > 0:
+def resources_for(spec: ShardSpec, gpu_share: float) -> Resources:
+    """One core for a CPU engine, which its stages share. A GPU engine needs two, to decode and encode meanwhile."""
+    if spec.flow is not None and spec.flow["engine"] == "torch" and ray.cluster_resources().get("GPU", 0) > 0:
         return Resources(num_cpus=2, num_gpus=gpu_share)
     return Resources(num_cpus=1, num_gpus=0)
 
@@ -190,7 +190,7 @@ def _show(view: ProgressView, plan: ShardPlan, outcome: Outcome) -> None:
 
 
 def _find_crashing(survives: Any, plan: ShardPlan, job: Any) -> dict[str, str]:
-    """Try every source of a shard alone; those whose worker dies, with what Ray says about it."""
+    """Try every source of a shard alone; returns those whose worker died, with the class of Ray's error."""
     sources = [planned.source for planned in plan.present]
     tasks = [survives.remote(planned, job) for planned in plan.present]
     crashed = {}
@@ -198,7 +198,7 @@ def _find_crashing(survives: Any, plan: ShardPlan, job: Any) -> dict[str, str]:
         try:
             ray.get(task)
         except _CRASHES as error:
-            # The class alone: the text holds process ids, and equal inputs must give equal records.
+            # Only the class: the text contains process ids, and equal inputs must give equal records.
             crashed[source.name] = type(error).__name__
         except ray.exceptions.RayError as error:
             log.warning("%s: %s", source.name, str(error).splitlines()[0])
@@ -218,8 +218,8 @@ def _single_host() -> bool:
 def local_environment() -> dict[str, str]:
     """What workers on this host need to run this checkout against this stack.
 
-    Elsewhere the package is installed (or submitted as a working folder), and nodes have addresses and roles of their
-    own.
+    On a cluster the package is installed (or submitted as a working folder), and nodes have their own addresses and
+    roles.
     """
     root = str(Path(__file__).resolve().parents[2])
     # No access keys: a runtime environment is shown on the dashboard.

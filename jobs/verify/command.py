@@ -1,14 +1,14 @@
-"""Re-read a stored data set against its manifest and name every fault.
+"""Re-read a stored data set, compare it with its manifest and report every fault.
 
     python -m jobs.verify s3://bucket/kinetics                    # everything, every video decoded
-    python -m jobs.verify file:///data/toy --decode none          # checksums, sizes, indexes and counts alone
-    python -m jobs.verify s3://bucket/kinetics --decode 2         # and two samples of every shard decoded
+    python -m jobs.verify file:///data/toy --decode none          # only checksums, sizes, indexes and counts
+    python -m jobs.verify s3://bucket/kinetics --decode 2         # and decode two samples of every shard
 
-Reads    the manifest, every record, index and tar once (a shard at a time on a task's own disk). Writes nothing to the
-         data set.
-Prints   one line a fault: SHARD/SAMPLE.MEMBER: kind: what, expected, found. --json FILE has the same for programs.
-Exit     0 sound. 1 faults, or shards that could not be verified because the storage failed. 2 no data set there, wrong
-         words.
+Reads    the manifest, every record, index and tar once (a task copies one shard at a time to its local disk). Writes
+         nothing to the data set.
+Prints   one line per fault: SHARD/SAMPLE.MEMBER: kind: what, expected, found. --json FILE has the same for programs.
+Exit     0 sound. 1 faults, or shards that could not be verified because the storage failed. 2 no data set there, or
+         wrong arguments.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ log = logging.getLogger("jobs.verify")
 
 @dataclasses.dataclass(frozen=True)
 class VerifyArgs:
-    """Name every fault of a stored data set."""
+    """Report every fault of a stored data set."""
 
     uri: Annotated[str, tyro.conf.Positional]
     """The data set: s3://BUCKET/PREFIX or file:///FOLDER."""
     decode: str = "all"
-    """Samples whose videos are decoded: all, none, or so many of every shard, evenly spaced."""
+    """Samples whose videos are decoded: all, none, or a number per shard, evenly spaced."""
     json: Path | None = None
     """File for the result: faults, failures and totals."""
 

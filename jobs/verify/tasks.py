@@ -1,4 +1,4 @@
-"""The Ray side of verifying: one task a shard. A module of its own: Ray pickles functions of ``__main__`` by value."""
+"""The Ray side of verifying: one task per shard. Not in ``__main__``, whose functions Ray pickles by value."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pipeline.errors import ReciprocalError, StorageError
 from pipeline.storage import Storage
 from preprocessing.verify.shard import Decode, ShardCheck, verify_shard_at
 
-_FEW_SHARDS = 8  # up to here starting Ray's workers takes longer than the work
-# Hashing and decoding run one thread. The tar goes to the task's own disk; only faults and keys come back.
+_FEW_SHARDS = 8  # for so few, starting Ray's workers takes longer than the work
+# Hashing and decoding use one thread. The tar goes to the task's local disk; only faults and keys come back.
 _RESOURCES = Resources(num_cpus=1, num_gpus=0)
 
 
@@ -33,9 +33,9 @@ def verify_shards(
 ) -> Iterator[tuple[ShardEntry, ShardCheck | str]]:
     """Verify all shards; yields each with what was found, or with the reason why it could not be verified.
 
-    A few shards are verified by threads of this process, more of them by tasks on the Ray cluster.
+    A few shards are verified by threads of this process, more than that by tasks on the Ray cluster.
     """
-    # Without the list of shards: with thousands of them every task would carry megabytes.
+    # Without the list of shards: with thousands of them, megabytes would be sent to every task.
     short = dataclasses.replace(manifest, shards=())
     if len(manifest.shards) <= _FEW_SHARDS:
         yield from _by_threads(storage, manifest, short, decode)

@@ -1,1 +1,1 @@
-"""From a list of sources to stored shards: plan, stages, clip, build."""
+"""From a list of sources to stored shards: plan, stages, build."""

@@ -1,10 +1,9 @@
 """One shard, from source videos to a committed record. No Ray here: a task of ``jobs.preprocess`` calls this once.
 
-    samples (``preprocessing.shard.stages``) -> tar in a local folder -> read it back -> upload tar, index, and last the
-    record
+    samples (``preprocessing.shard.stages``) -> local tar -> read it back -> upload tar and index, then the record
 
 The same sources and parameters give the same bytes, so an attempt that died half-way is simply repeated. A shard
-without a single sample has a record (its rejects must be counted) and no tar.
+without any sample has a record, because its rejects must be counted, and no tar.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ _NOTHING = hashlib.sha256().hexdigest()  # of a tar that does not exist
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What decides a shard's bytes beside its sources. Made once, on the driver."""
+class ShardSpec:
+    """Everything besides its sources that decides a shard's bytes. Made once, on the driver."""
 
     classes: tuple[str, ...]
     stored: StoredConfig
@@ -48,9 +47,11 @@ class Recipe:
     parameter_hash: str
 
     @classmethod
-    def of(cls, classes: Sequence[str], stored: StoredConfig, flow: dict | None = None) -> Recipe:
-        """The recipe of a configuration with the engine that is installed here, or with ``flow``, what another
-        machine's says of itself.
+    def of(cls, classes: Sequence[str], stored: StoredConfig, flow: dict | None = None) -> ShardSpec:
+        """The spec of a configuration.
+
+        Args:
+            flow: ``FlowEngine.describe()`` of the machine that will compute flow; None: of the engine installed here.
         """
         if flow is None and "flow" in stored.modalities:
             flow = engine_for(stored).describe()
@@ -58,8 +59,8 @@ class Recipe:
 
 
 def parameter_hash(stored: StoredConfig, flow: Mapping | None) -> str:
-    """sha256 (12 hex digits) of all parameters that change stored bytes, the flow engine's version and numbers
-    included.
+    """sha256 (12 hex digits) of all parameters that change stored bytes, including version and parameters of the
+    flow engine.
     """
     return hashlib.sha256(json.dumps([as_dict(stored), flow], sort_keys=True).encode()).hexdigest()[:12]
 
@@ -68,7 +69,7 @@ def build_shard(
     plan: ShardPlan,
     *,
     store: SourceStore,
-    recipe: Recipe,
+    spec: ShardSpec,
     storage: Storage,
     crashed: Mapping[str, str] | None = None,
     times: StageTimes | None = None,
@@ -77,8 +78,8 @@ def build_shard(
     """Build, check and store one shard; every source of the plan ends as a sample or as a reject.
 
     Args:
-        crashed: source name to detail, for sources known to take the decoder's process down: rejected unread.
-        times: what the stages cost is added to it while they run.
+        crashed: detail by source name, for sources known to crash the decoder's process: rejected without reading.
+        times: the cost of each stage is added to it while they run.
         progress: called after every source.
 
     Raises:
@@ -86,9 +87,9 @@ def build_shard(
         ReciprocalError: a source broke something behind the decoder, or the tar did not read back as written.
     """
     cv2.setNumThreads(1)  # a task is one core
-    if recipe.flow is not None and plan.present and (here := engine_for(recipe.stored).describe()) != recipe.flow:
+    if spec.flow is not None and plan.present and (here := engine_for(spec.stored).describe()) != spec.flow:
         raise ReciprocalError(
-            f"{plan.path}: the flow engine of this machine is {here}, the plan's is {recipe.flow}: install the same"
+            f"{plan.path}: the flow engine of this machine is {here}, the plan's is {spec.flow}: install the same"
             " versions on all nodes"
         )
     times = times if times is not None else StageTimes()
@@ -107,7 +108,7 @@ def build_shard(
             with (
                 TarBuilder(tar) as builder,
                 contextlib.closing(
-                    make_samples(todo, store, recipe.classes, recipe.stored, folder, times=times)
+                    make_samples(todo, store, spec.classes, spec.stored, folder, times=times)
                 ) as results,
             ):
                 for source, made in results:
@@ -127,7 +128,7 @@ def build_shard(
         record = ShardRecord(
             split=plan.split,
             name=plan.name,
-            parameter_hash=recipe.parameter_hash,
+            parameter_hash=spec.parameter_hash,
             sources_sha256=plan.sources_sha256,
             size=tar.stat().st_size if samples else 0,
             sha256=file_sha256(tar) if samples else _NOTHING,
@@ -137,7 +138,7 @@ def build_shard(
                 for s in plan.sources
                 if s.name in refused
             ),
-            flow=recipe.flow,
+            flow=spec.flow,
         )
         if len(record.samples) + len(record.rejects) != len(plan.sources):
             raise ReciprocalError(
@@ -150,33 +151,33 @@ def build_shard(
 
 
 def _commit(record: ShardRecord, tar: Path, storage: Storage) -> None:
-    """Tar and index, and the record last: without it the shard does not exist."""
+    """Store tar and index, and the record last: without it the shard does not exist."""
     if record.samples:
         storage.write_file(f"{record.path}.tar", tar)
         if (size := storage.size(f"{record.path}.tar")) != record.size:
             raise ReciprocalError(f"{storage.uri}/{record.path}.tar: stored with {size} bytes instead of {record.size}")
         storage.write(f"{record.path}.idx", dali_index(record))
-    else:  # of an earlier attempt, when there were samples
+    else:  # an earlier attempt may have had samples
         storage.delete(f"{record.path}.tar")
         storage.delete(f"{record.path}.idx")
     storage.write(f"{record.path}.json", record.to_json())
 
 
-def committed_record(plan: ShardPlan, recipe: Recipe, storage: Storage) -> ShardRecord | None:
+def committed_record(plan: ShardPlan, spec: ShardSpec, storage: Storage) -> ShardRecord | None:
     """The record of a shard that an earlier run finished with the same sources and parameters, else None.
 
-    The record counts only while its tar and index are there, and the tar has its size.
+    The record counts only while its tar and index exist and the tar has the recorded size.
     """
     try:
         record = ShardRecord.from_json(storage.read(f"{plan.path}.json"), f"{plan.path}.json")
-        asked = (plan.split, plan.name, recipe.parameter_hash, plan.sources_sha256)
+        asked = (plan.split, plan.name, spec.parameter_hash, plan.sources_sha256)
         whole = (record.split, record.name, record.parameter_hash, record.sources_sha256) == asked
         if whole and record.samples:
             whole = storage.size(f"{plan.path}.tar") == record.size and storage.exists(f"{plan.path}.idx")
     except NotFoundError:
         return None
     except ManifestError as error:
-        log.warning("%s/%s.json is damaged and is made again: %s", storage.uri, plan.path, error)
+        log.warning("%s/%s.json is damaged and will be built again: %s", storage.uri, plan.path, error)
         return None
     return record if whole else None
 
@@ -193,7 +194,7 @@ def _crc32(content: bytes | Path) -> tuple[int, int]:
 
 
 def _placed(samples: Sequence[_Written], tar: Path) -> tuple[SampleRecord, ...]:
-    """The samples' records with the places found by reading the tar; what is found must be what was written."""
+    """The samples' records with offsets and sizes found by reading the tar, which must hold what was written."""
     found = scan_tar(tar)
     if [key for key, *_ in found] != [record.key for record, _ in samples]:
         raise ReciprocalError(f"{tar.name}: {len(found)} samples read back, {len(samples)} written")

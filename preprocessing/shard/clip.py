@@ -1,6 +1,4 @@
-"""The files of one sample while it is made: one video a modality, written block by block, read back when it is
-whole.
-"""
+"""The files of one sample while it is made: one video per modality, written block by block, then read back."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def decisive_code(root: Path = _ROOT) -> tuple[Mapping[str, Path], frozenset[str
     """
     modules: dict[str, Path] = {}
     libraries: set[str] = set()
-    waiting = list(ENTRY_MODULES)
+    waiting: list[str] = list(ENTRY_MODULES)
     while waiting:
         name = waiting.pop()
         if name in modules or _is_in(name, CARRIERS):

@@ -49,7 +49,7 @@ _THREAD = threading.local()
 
 
 def engine_for(stored: StoredConfig) -> FlowEngine:
-    """This thread's engine; made once, because a GPU's takes seconds to set up."""
+    """This thread's engine; made once, because a GPU engine takes seconds to set up."""
     asked = (stored.flow_engine, stored.flow_mode)
     if getattr(_THREAD, "asked", None) != asked:
         _THREAD.engine, _THREAD.asked = flow_engine(*asked), asked

@@ -31,7 +31,7 @@ class StageTimes(StageTimer):
 
 @contextlib.contextmanager
 def named(source: Source) -> Iterator[None]:
-    """Faults behind the decoder name their source; a full disk is the disk's fault."""
+    """Let errors raised behind the decoder name their source; a full disk is reported as such."""
     try:
         yield
     except ReciprocalError as error:

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set as a whole: its manifest, objects nobody lists, and what shards must not share."""
+"""Checks of a data set as a whole: its manifest, objects it does not list, and what shards must not share."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PREFIXES = ("train/", "val/", "test/")
 
 
 def open_manifest(storage: Storage) -> tuple[Manifest | None, list[Fault]]:
-    """The manifest, or None where it cannot be parsed, and the faults in itself.
+    """The manifest, or None if it cannot be parsed, and its own faults.
 
     Raises:
-        ManifestError: there is none, so no data set is finished there.
+        ManifestError: there is none, so there is no finished data set.
         StorageError: the storage failed.
     """
     where = f"{storage.uri}/{MANIFEST}"
@@ -45,9 +45,7 @@ def open_manifest(storage: Storage) -> tuple[Manifest | None, list[Fault]]:
         ("class", manifest.classes),
         ("modality", manifest.modalities),
     ):
-        details += [
-            f"{what} {name!r} stands in it {count} times" for name, count in Counter(names).items() if count > 1
-        ]
+        details += [f"{what} {name!r} is listed {count} times" for name, count in Counter(names).items() if count > 1]
     unknown = [name for name in manifest.modalities if name not in MODALITIES]
     if unknown or "rgb" not in manifest.modalities:
         details.append(
@@ -78,7 +76,7 @@ def find_strays(storage: Storage, manifest: Manifest) -> list[Fault]:
 
 
 class Totals:
-    """Sums over shards, and what only shows across them. Shards may come in any order.
+    """Sums over shards, and faults that only a comparison of shards shows. Shards may come in any order.
 
     Keys and sources are kept as 64-bit hashes: about 100 bytes each, 200 MB for a million samples.
     """
@@ -90,7 +88,7 @@ class Totals:
         self._flows: dict[str, list[str]] = {}
 
     def add(self, check: ShardCheck) -> list[Fault]:
-        """Count a shard; returns keys and sources that another shard (or the same one) has already."""
+        """Count a shard; returns a fault for each key and source that another shard (or this one) has already."""
         self.num_shards += 1
         self.num_bytes += check.num_bytes
         self.num_samples += len(check.keys)
@@ -100,18 +98,18 @@ class Totals:
         if check.flow:
             self._flows.setdefault(check.flow, []).append(check.path)
         faults = [
-            Fault(shard=check.path, sample=key, kind="key", detail=f"stands in {first} already")
+            Fault(shard=check.path, sample=key, kind="key", detail=f"is already in {first}")
             for key, first in _repeated(check.keys, check.path, self._keys)
         ]
         again = _repeated(check.sources, check.path, self._sources)
         return faults + [
-            Fault(shard=check.path, kind="source", detail=f"{source!r} stands in {first} already")
+            Fault(shard=check.path, kind="source", detail=f"{source!r} is already in {first}")
             for source, first in again
         ]
 
     def finish(self) -> list[Fault]:
-        """Faults that show only when all shards are counted: flow of several engines in a data set whose manifest
-        names none.
+        """Faults that show only when all shards are counted: flow of several engines, in a data set whose manifest
+        does not name the engine.
         """
         if len(self._flows) < 2:
             return []
@@ -125,7 +123,7 @@ class Totals:
 
 
 def _repeated(names: Iterable[str], shard: str, seen: dict[int, str]) -> list[tuple[str, str]]:
-    """(name, shard that has it already) of names that are in ``seen``; the others are put there."""
+    """(name, shard that has it already) for names that are in ``seen``; the others are added to it."""
     repeated = []
     for name in names:
         digest = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest())

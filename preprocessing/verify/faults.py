@@ -8,11 +8,11 @@ KINDS: dict[str, str] = {
     "manifest": "the manifest cannot be read, is not in canonical form, or contradicts itself",
     "missing": "an object that the manifest lists is not in the storage",
     "record": "a shard's record is not the one the manifest lists, or contradicts it or itself",
-    "index": "a shard's DALI index is not that of its record",
-    "tar": "a tar has not the size, the sha256 or the members of its record",
+    "index": "a shard's DALI index does not follow from its record",
+    "tar": "a tar does not have the size, the sha256 or the members of its record",
     "crc32": "a member's bytes are not those that were written",
-    "key": "a key is outside the grammar, or stands twice in the data set",
-    "source": "a source stands twice in the data set",
+    "key": "a key is outside the grammar, or occurs twice in the data set",
+    "source": "a source occurs twice in the data set",
     "label": "a label without a class",
     "json": "KEY.json does not agree with the record",
     "undecodable": "a member's bytes are as written, but do not decode",
@@ -20,7 +20,7 @@ KINDS: dict[str, str] = {
     "size": "a video's pictures have another size",
     "clock": "a video's frame rate is not constant, or not that of the record",
     "misaligned": "a frame is not at the time of its rgb frame",
-    "content": "a difference video shows another moment than the rgb video beside it, or flow is not as long as it was",
+    "content": "a difference video shows another moment than rgb, or flow vectors are not as long as computed",
     "flow": "shards of one data set have flow of different engines or parameters",
     "stray": "an object below train/, val/ or test/ that the manifest does not list; readers never see it: delete it",
 }
@@ -30,7 +30,7 @@ KINDS: dict[str, str] = {
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fault:
     """One thing that is wrong, and where: ``shard`` as SPLIT/NAME, ``sample`` a key, ``member`` an extension; empty
-    where it is the whole.
+    for a fault of the whole.
     """
 
     shard: str = ""
@@ -59,7 +59,7 @@ class FaultList:
         self.found.append(Fault(shard=self.shard, sample=sample, member=member, kind=kind, detail=detail))
 
     def differ(self, kind: str, what: str, expected: object, found: object, sample: str = "", member: str = "") -> bool:
-        """Add a fault where the two are not equal; whether they are not."""
+        """Add a fault if the two are not equal; returns whether they differ."""
         if expected != found:
             self.add(kind, f"{what}: expected {expected}, found {found}", sample, member)
         return expected != found

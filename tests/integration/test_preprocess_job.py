@@ -120,13 +120,13 @@ def test_a_whole_run_and_what_a_second_one_does(ready, tmp_path, capsys):
     before = snapshot(tmp_path / "out")
     assert preprocess(config(ready, tmp_path)) == manifest
     assert snapshot(tmp_path / "out") == before, "a second run touched a finished data set"
-    assert "4 shards are there already, 0 to build" in capsys.readouterr().out
+    assert "4 shards are stored already, 0 to build" in capsys.readouterr().out
 
-    lost = tmp_path / "out/train/shard-000001.tar"  # damage is mended with the same bytes
+    lost = tmp_path / "out/train/shard-000001.tar"  # damage is repaired with the same bytes
     lost.unlink()
     assert preprocess(config(ready, tmp_path)).digest == manifest.digest
     assert {k: v[0] for k, v in snapshot(tmp_path / "out").items()} == {k: v[0] for k, v in before.items()}
-    assert "3 shards are there already, 1 to build" in capsys.readouterr().out
+    assert "3 shards are stored already, 1 to build" in capsys.readouterr().out
 
     with pytest.raises(
         UserError, match=r"made with other parameters \(crf 20 -> 30\): use another --out, or --overwrite"
@@ -160,14 +160,14 @@ def test_an_interrupted_run_goes_on(ready, tmp_path, capsys):
     manifest = preprocess(config(ready, tmp_path))
     assert manifest.num_inputs == 10
     if done:  # shards that were finished before the stop are not made again
-        assert f"{done} shards are there already" in capsys.readouterr().out
+        assert f"{done} shards are stored already" in capsys.readouterr().out
 
 
 def test_a_video_that_was_missing_is_noticed_when_it_comes_back(toy, ready, tmp_path):
     preprocess(config(ready, tmp_path))
     shutil.copytree(toy / "videos", ready / "videos", dirs_exist_ok=True)
     with pytest.raises(
-        UserError, match=r"made of other videos.*if rejected videos were mended or have arrived: --retry-rejected"
+        UserError, match=r"made of other videos.*if rejected videos were fixed or have arrived: --retry-rejected"
     ):
         preprocess(config(ready, tmp_path))
     before = snapshot(tmp_path / "out")

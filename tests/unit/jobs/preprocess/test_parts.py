@@ -16,7 +16,7 @@ from pipeline.config.preprocess import StoredConfig
 from pipeline.dataset.shards import Reject, ShardRecord
 from pipeline.errors import ConfigError
 from preprocessing.flow.factory import flow_engine
-from preprocessing.shard.build import Recipe, parameter_hash
+from preprocessing.shard.build import ShardSpec, parameter_hash
 from preprocessing.shard.work import StageTimes
 
 
@@ -109,9 +109,9 @@ def test_auto_is_the_gpus_engine_where_there_is_one(monkeypatch):
 
 
 def test_tasks_of_a_gpu_engine_share_a_gpu(monkeypatch):
-    recipe = Recipe(classes=("a",), stored=StoredConfig(), flow={"engine": "torch"}, parameter_hash="p")
+    spec = ShardSpec(classes=("a",), stored=StoredConfig(), flow={"engine": "torch"}, parameter_hash="p")
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
-    assert (resources_for(recipe, 0.5).num_gpus, resources_for(recipe, 0.5).num_cpus) == (0.5, 2)
-    assert resources_for(dataclasses.replace(recipe, flow={"engine": "numba"}), 0.5).num_gpus == 0
+    assert (resources_for(spec, 0.5).num_gpus, resources_for(spec, 0.5).num_cpus) == (0.5, 2)
+    assert resources_for(dataclasses.replace(spec, flow={"engine": "numba"}), 0.5).num_gpus == 0
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
-    assert resources_for(recipe, 0.5).num_gpus == 0
+    assert resources_for(spec, 0.5).num_gpus == 0

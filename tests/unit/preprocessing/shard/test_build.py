@@ -27,7 +27,7 @@ from preprocessing.flow.base import FlowEngine, to_gray
 from preprocessing.flow.factory import flow_engine
 from preprocessing.media.decode import decode_video
 from preprocessing.shard import clip, motion
-from preprocessing.shard.build import Recipe, build_shard, committed_record
+from preprocessing.shard.build import ShardSpec, build_shard, committed_record
 from preprocessing.shard.clip import Sample, check_video
 from preprocessing.shard.plan import PlannedSource, ShardPlan, plan_shards
 from preprocessing.shard.stages import make_samples
@@ -82,7 +82,7 @@ class Watched(LocalStorage):
 
 def run(plan: ShardPlan, videos: Path, storage: LocalStorage, stored: StoredConfig = PLAIN, **kwargs):
     return build_shard(
-        plan, store=open_sources(str(videos)), recipe=Recipe.of(CLASSES, stored), storage=storage, **kwargs
+        plan, store=open_sources(str(videos)), spec=ShardSpec.of(CLASSES, stored), storage=storage, **kwargs
     )
 
 
@@ -116,7 +116,7 @@ def test_every_input_ends_as_sample_or_reject(plan, videos, tmp_path):
         ("B/gone.mp4", 1, "missing"),
     }
     assert storage.written == ["train/shard-000000.tar", "train/shard-000000.idx", "train/shard-000000.json"]
-    assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) == record
+    assert committed_record(plan, ShardSpec.of(CLASSES, PLAIN), storage) == record
 
 
 def test_the_tar_is_a_webdataset(plan, videos, tmp_path):
@@ -190,11 +190,11 @@ def test_same_clip_same_bits_in_another_shard_batch_and_number_of_threads(videos
     sizes, store = open_sources(str(videos)).sizes(set(names)), open_sources(str(videos))
 
     def built(root: Path, samples_per_shard: int, threads: int) -> dict[str, dict[str, bytes]]:
-        recipe = Recipe.of(CLASSES, stored)
+        spec = ShardSpec.of(CLASSES, stored)
         plans = plan_shards(Annotations(classes=CLASSES, sources=sources), sizes, samples_per_shard)
         with ThreadPoolExecutor(threads) as pool:
             records = list(
-                pool.map(lambda p: build_shard(p, store=store, recipe=recipe, storage=LocalStorage(str(root))), plans)
+                pool.map(lambda p: build_shard(p, store=store, spec=spec, storage=LocalStorage(str(root))), plans)
             )
         assert len(records) == -(-len(names) // samples_per_shard)
         return members_by_key(records, root)
@@ -223,9 +223,9 @@ def test_no_record_no_shard(plan, videos, tmp_path, ending):
     with pytest.raises(StorageError, match="injected"):
         run(plan, videos, Watched(tmp_path / "out", fail_at=ending))
     storage = Watched(tmp_path / "out")
-    assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) is None
+    assert committed_record(plan, ShardSpec.of(CLASSES, PLAIN), storage) is None
     assert run(plan, videos, storage) == committed_record(
-        plan, Recipe.of(CLASSES, PLAIN), storage
+        plan, ShardSpec.of(CLASSES, PLAIN), storage
     )  # and a second attempt mends it
 
 
@@ -234,20 +234,20 @@ def test_a_record_counts_only_with_its_parameters_sources_and_tar(plan, videos, 
     run(plan, videos, storage)
     assert (
         committed_record(
-            plan, Recipe.of(CLASSES, StoredConfig(short_side=32, modalities=("rgb", "diff"), crf=30)), storage
+            plan, ShardSpec.of(CLASSES, StoredConfig(short_side=32, modalities=("rgb", "diff"), crf=30)), storage
         )
         is None
     )
     other = dataclasses.replace(plan, sources_sha256="0" * 64)
-    assert committed_record(other, Recipe.of(CLASSES, PLAIN), storage) is None
+    assert committed_record(other, ShardSpec.of(CLASSES, PLAIN), storage) is None
     tar = tmp_path / "out/train/shard-000000.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:-512])
-    assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) is None
+    assert committed_record(plan, ShardSpec.of(CLASSES, PLAIN), storage) is None
     tar.write_bytes(whole)
-    assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) is not None
+    assert committed_record(plan, ShardSpec.of(CLASSES, PLAIN), storage) is not None
     (tmp_path / "out/train/shard-000000.json").write_text("{}")
-    assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) is None
+    assert committed_record(plan, ShardSpec.of(CLASSES, PLAIN), storage) is None
 
 
 def test_a_source_that_kills_the_decoder_is_rejected_unread(plan, videos, tmp_path):
@@ -312,7 +312,7 @@ def test_a_shard_of_rejects_alone_has_a_record_and_no_tar(videos, tmp_path):
         hashlib.sha256(b"").hexdigest(),
     )
     assert list(storage.list("train/")) == ["train/shard-000000.json"]
-    assert committed_record(plan, Recipe.of(CLASSES, PLAIN), storage) == record
+    assert committed_record(plan, ShardSpec.of(CLASSES, PLAIN), storage) == record
 
 
 def test_parts_of_one_file_are_different_samples(videos, tmp_path):
@@ -342,17 +342,19 @@ def test_the_record_tells_where_a_sample_came_from(plan, videos, tmp_path):
                 sum(1 for _ in source.decode(stream)),
             )
     assert record.flow == flow_engine("numba").describe()
-    assert record.parameter_hash != Recipe.of(CLASSES, StoredConfig(short_side=32, flow_engine="opencv")).parameter_hash
+    assert (
+        record.parameter_hash != ShardSpec.of(CLASSES, StoredConfig(short_side=32, flow_engine="opencv")).parameter_hash
+    )
 
 
 def test_a_node_with_another_engine_stores_nothing(plan, videos, tmp_path):
     stored = StoredConfig(short_side=32)
-    other = Recipe.of(CLASSES, stored, {**flow_engine("numba").describe(), "version": "0"})
+    other = ShardSpec.of(CLASSES, stored, {**flow_engine("numba").describe(), "version": "0"})
     storage = Watched(tmp_path / "out")
     with pytest.raises(
         ReciprocalError, match=r"the flow engine of this machine is .*install the same versions on all nodes"
     ):
-        build_shard(plan, store=open_sources(str(videos)), recipe=other, storage=storage)
+        build_shard(plan, store=open_sources(str(videos)), spec=other, storage=storage)
     assert storage.written == []
 
 

@@ -453,7 +453,7 @@ def test_keys_and_sources_that_stand_twice(storage: LocalStorage, tmp_path: Path
     store(storage, tmp_path, shards)
     faults = faults_of(storage)
     assert named(faults) == {("key", f"{B}/{twin.facts['key']}"), ("source", B)}
-    assert all(f.detail.endswith(f"stands in {A} already") for f in faults)
+    assert all(f.detail.endswith(f"is already in {A}") for f in faults)
 
 
 def test_a_key_outside_the_grammar(storage: LocalStorage, tmp_path: Path) -> None:
