@@ -1,11 +1,11 @@
-"""Look at a stored data set: one HTML page with totals, warnings, contact sheets, distributions and rejects.
+"""Describe a stored data set in one HTML page with totals, warnings, contact sheets, distributions and rejects.
 
     python -m jobs.report s3://bucket/kinetics --out report.html
     python -m jobs.report file:///data/toy --out toy.html --samples-per-class 8
 
 Reads    the manifest, every record, and with ranged GETs the few samples that are shown.
-Writes   --out, which needs no other file and no network. The same data set gives the same page.
-Exit     0 written. 1 reading or writing failed. 2 no data set there, wrong words.
+Writes   --out, which needs no other files and no network. The same data set gives the same page.
+Exit     0 written. 1 reading or writing failed. 2 no data set there, or wrong arguments.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class ReportArgs:
             self.out.absolute().parent.is_dir(),
             "out",
             str(self.out),
-            "its folder does not exist: make it, or name another",
+            "its folder does not exist: create it, or give another",
         )
-        require(not self.out.is_dir(), "out", str(self.out), "is a folder: name a file in it")
+        require(not self.out.is_dir(), "out", str(self.out), "is a folder: give a file in it")
         require(0 <= self.samples_per_class <= 100, "samples_per_class", self.samples_per_class, "must be in 0..100")
         require(self.max_classes >= 1, "max_classes", self.max_classes, "must be at least 1")
 

@@ -1,4 +1,4 @@
-"""What to do about a shard's task that has ended. Decides alone; ``jobs.preprocess.tasks`` does it."""
+"""What to do after a shard's task has ended: decided here, done in ``jobs.preprocess.tasks``."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def _build(plan: ShardPlan, job: Job, crashed: dict[str, str], board: Any) -> Ou
     return Outcome.of(record, times)
 
 
-# No retry: dying is the answer. One source a task, so that its worker dies alone.
+# No retry: dying is the answer. One source per task, so that nothing else dies with it.
 @ray.remote(max_retries=0)
 def _survives(planned: PlannedSource, job: Job) -> bool:
     with scratch_folder() as folder:
@@ -190,7 +190,7 @@ def _show(view: ProgressView, plan: ShardPlan, outcome: Outcome) -> None:
 
 
 def _find_crashing(survives: Any, plan: ShardPlan, job: Any) -> dict[str, str]:
-    """Try every source of a shard alone; returns those whose worker died, with the class of Ray's error."""
+    """Try every source of a shard in a task of its own; returns those whose worker died, with Ray's error class."""
     sources = [planned.source for planned in plan.present]
     tasks = [survives.remote(planned, job) for planned in plan.present]
     crashed = {}

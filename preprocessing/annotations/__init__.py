@@ -44,13 +44,13 @@ def read_annotations(
     """Read the lists of one of ``FORMATS`` and look their videos up in ``store``.
 
     Args:
-        annotations: folder or file of the lists, local or ``s3://``; empty: they lie beside the videos.
+        annotations: folder or file of the lists, local or ``s3://``; empty: they are next to the videos.
         split_index: which of the published splits (ucf101, hmdb51).
         any_classes: accept other class names than the official ones (kinetics, moments).
 
     Raises:
-        UserError: a list is missing or wrong (with file, line, value and fix), or not one listed video is in ``store``.
-        StorageError: the videos cannot be listed or the lists not be read.
+        UserError: a list is missing or wrong (with file, line, value and fix), or none of the videos is in ``store``.
+        StorageError: the videos cannot be listed or the lists cannot be read.
     """
     if format not in FORMATS:
         raise ConfigError("format", format, f"must be one of {', '.join(FORMATS)}")
@@ -78,10 +78,10 @@ def read_folder(place: SourceStore | Path) -> Annotations:
 
 
 def read_ucf101(place: SourceStore | Path, split_index: int = 1) -> Annotations:
-    """The lists in ``place`` as they stand, without a look for the videos; see ``ucf101.read_ucf101``."""
+    """The lists in ``place``, without looking for the videos; see ``ucf101.read_ucf101``."""
     return ucf101.read_ucf101(Lists(as_store(place)), split_index)
 
 
 def check_source_root(place: SourceStore | Path, annotations: Annotations) -> None:
-    """UserError where not one of the sources lies in ``place``, with a guess where they are."""
+    """UserError if none of the sources is in ``place``, with a guess where they are."""
     _check_source_root(as_store(place), annotations)

@@ -1,10 +1,10 @@
-"""A list of one's own: a CSV with the header path,label[,split][,start_s][,end_s].
+"""A list of your own: a CSV with the header path,label[,split][,start_s][,end_s].
 
     path,label,split,start_s,end_s
     walk/one.mp4,walk,train,,
     long.mp4,run,val,12.5,20
 
-A label is a class name; or an index, where classes.txt (a name a line) lies beside the CSV. Without a split: train.
+A label is a class name, or an index where classes.txt (one name per line) is next to the CSV. Without a split: train.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def read_csv(lists: Lists, store: SourceStore) -> Annotations:
 def _only_csv(lists: Lists) -> str:
     names = [name for name in lists.names() if PurePosixPath(name).suffix.lower() == ".csv"]
     if len(names) != 1:
-        raise UserError(f"{lists.uri} holds {len(names)} CSV files: name one, --annotations {lists.uri}/FILE.csv")
+        raise UserError(f"{lists.uri} has {len(names)} CSV files: give one, --annotations {lists.uri}/FILE.csv")
     return names[0]
 
 
@@ -57,7 +57,7 @@ def _listed_classes(lists: Lists) -> list[str]:
     places: dict[str, str] = {}
     for where, name in lists.lines(_CLASSES):
         if composed(name) in places:
-            raise UserError(f"{where}: class {name!r} stands already in {places[composed(name)]}")
+            raise UserError(f"{where}: class {name!r} is already in {places[composed(name)]}")
         places[composed(name)] = where
     one_spelling(places)
     return list(places)

@@ -11,13 +11,13 @@ from preprocessing.sources import SourceStore
 
 
 def read_folder(store: SourceStore) -> Annotations:
-    """Classes are the folders' names, sorted; hidden files and folders are left out, and so are files beside the class
+    """Classes are the folders' names, sorted; hidden files and folders are left out, and so are files next to the class
     folders.
 
-    A single top folder that an archive brings (``UCF-101/CLASS/FILE``) is looked through: names start below it.
+    A single top folder that comes from an archive (``UCF-101/CLASS/FILE``) is skipped: names start below it.
 
     Raises:
-        UserError: no class, or a class without training sample.
+        UserError: no class, or a class without a training sample.
     """
     prefix = top_folder(store, levels=2)
     below = [(path, path[len(prefix) :]) for path, _ in store.walk() if path.startswith(prefix)]
@@ -26,7 +26,7 @@ def read_folder(store: SourceStore) -> Annotations:
     splits = [name for name in SPLITS if name in top]
     if splits and len(splits) != len(top):
         raise UserError(
-            f"{store.uri} holds both split folders ({', '.join(splits)}) and others"
+            f"{store.uri} has both split folders ({', '.join(splits)}) and others"
             f" ({', '.join(sorted(top - set(splits))[:5])}): keep one kind"
         )
     found: list[tuple[str, str, str, str]] = []  # split, class, path, name

@@ -1,6 +1,6 @@
 """HMDB-51 lists: CLASS_test_splitN.txt with lines "FILE 1" (train), "FILE 2" (test) or "FILE 0" (not in this split).
 
-Videos lie at CLASS/FILE, or all in one folder.
+Videos are at CLASS/FILE, or all in one folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from preprocessing.sources.base import escapes
 
 _FILE = re.compile(r"(?P<name>.+)_test_split(?P<index>\d+)\.txt")
 _SPLITS = {"0": None, "1": "train", "2": "test"}
-_FOLDERS = ("", "testTrainMulti_7030_splits/", "test_train_splits/")  # the last two: as the lists' archive unpacks
+_FOLDERS = (
+    "",
+    "testTrainMulti_7030_splits/",
+    "test_train_splits/",
+)  # the last two: as published
 
 
 def read_hmdb51(lists: Lists, store: SourceStore, split_index: int = 1) -> Annotations:
@@ -32,9 +36,7 @@ def read_hmdb51(lists: Lists, store: SourceStore, split_index: int = 1) -> Annot
         if (found := _FILE.fullmatch(PurePosixPath(name).name)) and int(found["index"]) == split_index
     }
     if not files:
-        raise UserError(
-            f"{lists.uri} holds no CLASS_test_split{split_index}.txt: check --annotations and --split-index"
-        )
+        raise UserError(f"{lists.uri} has no CLASS_test_split{split_index}.txt: check --annotations and --split-index")
     classes = sorted(files)
     sources, flat = [], []
     seen: dict[str, str] = {}
@@ -46,7 +48,7 @@ def read_hmdb51(lists: Lists, store: SourceStore, split_index: int = 1) -> Annot
                 raise UserError(f"{where}: expected 'FILE NUMBER' with 0, 1 or 2, got {line!r}")
             path = clean_path(name if escapes(name) else f"{class_name}/{name}")
             if path in seen:
-                raise UserError(f"{where}: {path} stands already in {seen[path]}; a video belongs to one split, once")
+                raise UserError(f"{where}: {path} is already in {seen[path]}; a video belongs to one split, once")
             seen[path] = where
             if split := _SPLITS[number]:
                 sources.append(Source(path=path, label=label, split=split))

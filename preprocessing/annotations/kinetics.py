@@ -1,9 +1,9 @@
 """Kinetics CSVs: label,youtube_id,time_start,time_end,split[,is_cc]; the official test list has no label.
 
-A video is found by its name, wherever it lies: ``ID_000417_000427.mp4`` (cut out already; where it is longer than the
-annotated time, the rest is left out) or ``ID.mp4`` (the whole video, of which the annotated time is taken), with any of
-the usual endings. Of several, the one in a folder of its class comes first, then the one in a folder of its split. A
-video is called ``CLASS/ID_START_END.mp4``, however it was found.
+A video is found by its file name in any folder: ``ID_000417_000427.mp4`` (a clip cut out already; if it is longer than
+the annotated time, the rest is left out) or ``ID.mp4`` (the whole video, of which the annotated time is taken), with
+any common extension. Of several files, one in a folder of its class is preferred, then one in a folder of its split.
+A video's name is ``CLASS/ID_START_END.mp4``, however it was found.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _ID = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
 def read_kinetics(lists: Lists, store: SourceStore, *, any_classes: bool = False) -> Annotations:
-    """All rows that have a label, with the files of ``store`` that there are.
+    """All rows that have a label, with the files that exist in ``store``.
 
-    Labels are places in the sorted class names. A list of some of the 400 classes is taken with a warning: its labels
-    count the classes that are there.
+    Labels are positions in the sorted class names. A list of only some of the 400 classes is accepted with a warning:
+    its labels count the classes that occur.
 
     Raises:
         UserError: no list, a row that is wrong, or a class that is not one of Kinetics-400; with file and line.
@@ -75,8 +75,7 @@ def _rows(lists: Lists) -> Iterator[Row[tuple[int, int]]]:
     names = [name for name in lists.names() if lists.only or _FILE.fullmatch(name)]
     if not names:
         raise UserError(
-            f"{lists.uri} holds no Kinetics list (train.csv, validate.csv, kinetics-400_val.csv ...): check"
-            " --annotations"
+            f"{lists.uri} has no Kinetics list (train.csv, validate.csv, kinetics-400_val.csv ...): check --annotations"
         )
     num_unlabelled = 0
     for name in names:
@@ -88,7 +87,7 @@ def _rows(lists: Lists) -> Iterator[Row[tuple[int, int]]]:
             split = row.get("split") or (found[1] if found else "")
             if not _ID.match(row["youtube_id"]):
                 raise UserError(
-                    f"{where}: youtube_id {row['youtube_id']!r}: give the video's id of letters, digits, - and _"
+                    f"{where}: youtube_id {row['youtube_id']!r}: give the video's id: letters, digits, - and _"
                 )
             start_s, end_s = (_whole_seconds(row[column], where, column) for column in ("time_start", "time_end"))
             ordered(start_s, end_s, where)
@@ -111,7 +110,7 @@ def _video(row: Row[tuple[int, int]]) -> str:
 
 
 class _Finder:
-    """Files by the stems of their names, from one walk; only those of the listed videos."""
+    """Files by stem, from one walk; only those of the listed videos."""
 
     def __init__(self, store: SourceStore, videos: set[str]) -> None:
         self._paths: dict[str, list[str]] = {}
@@ -121,7 +120,7 @@ class _Finder:
                 self._paths.setdefault(stem, []).append(path)
 
     def find(self, stem: str, row: Row[tuple[int, int]]) -> str | None:
-        """The file of that stem that fits the row best."""
+        """The file with that stem that fits the row best."""
         paths = self._paths.get(stem)
         if not paths:
             return None

@@ -1,4 +1,4 @@
-"""Reading lists (text and CSV) from wherever they lie, with the place of every line for messages."""
+"""Reading lists (text and CSV) from a folder, bucket or archive, with file and line for messages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Lists:
         return [path for path in below if path[: path.rfind("/") + 1] in folders]
 
     def where(self, name: str) -> str:
-        """Place of a file, for messages."""
+        """URI of a file, for messages."""
         return f"{self.uri}/{name}"
 
     def has(self, name: str) -> bool:
@@ -50,7 +50,7 @@ class Lists:
         """The whole file. UserError where it cannot be read or is not UTF-8."""
         try:
             with self.store.local(self.prefix + name) as file:
-                return file.read_bytes().decode("utf-8-sig")  # lists edited on Windows start with a mark
+                return file.read_bytes().decode("utf-8-sig")  # lists edited on Windows start with a byte order mark
         except RejectedSource as error:
             raise UserError(f"cannot read {self.where(name)}: {error.detail}; check --annotations") from error
         except UnicodeDecodeError as error:
@@ -73,14 +73,14 @@ class Lists:
                     yield f"{self.where(name)}:{reader.line_num}", fields
         except csv.Error as error:
             raise UserError(
-                f"{self.where(name)}:{reader.line_num}: {error}: quote fields that hold commas or quotes, and double a"
-                " quote inside"
+                f"{self.where(name)}:{reader.line_num}: {error}: quote fields that contain commas or quotes, and double"
+                " a quote inside"
             ) from error
 
     def table(
         self, name: str, required: Sequence[str], optional: Sequence[str] = ()
     ) -> Iterator[tuple[str, dict[str, str]]]:
-        """CSV rows by the names in the header; other columns are left out, and fields that a row ends before are
+        """CSV rows by the names in the header; other columns are left out, and missing fields at a row's end are
         empty.
         """
         rows = self.rows(name)
@@ -95,13 +95,14 @@ class Lists:
         for where, fields in rows:
             if len(fields) > len(header):
                 raise UserError(
-                    f"{where}: {len(fields)} fields where the header has {len(header)}: quote fields that hold commas"
+                    f"{where}: {len(fields)} fields where the header has {len(header)}: quote fields that contain"
+                    " commas"
                 )
             yield where, {column: fields[i] if i < len(fields) else "" for column, i in wanted.items()}
 
 
 def open_lists(annotations: str, store: SourceStore) -> Lists:
-    """The lists at ``annotations`` (folder or file, local or ``s3://``); those beside the videos where it is empty.
+    """The lists at ``annotations`` (folder or file, local or ``s3://``); if empty, those next to the videos.
 
     Raises:
         UserError: there is nothing at ``annotations``.
@@ -116,7 +117,7 @@ def open_lists(annotations: str, store: SourceStore) -> Lists:
 
 
 def clean_path(text: str) -> str:
-    """A listed path without ``./`` and doubled slashes; one that leaves the folder stays as it is, and is rejected
-    when its turn comes.
+    """A listed path without ``./`` and doubled slashes; one that leaves the folder is kept unchanged, and rejected
+    later.
     """
     return text if escapes(text) else PurePosixPath(text).as_posix()

@@ -1,4 +1,4 @@
-"""From listed paths to the files of a store: other Unicode forms of a name, and a top folder that an archive brings."""
+"""From listed paths to files of a store: other Unicode forms of a name, and a top folder that comes from an archive."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from preprocessing.annotations.types import SPLITS, Annotations, Source
 from preprocessing.sources import FolderStore, PackedStore, SourceStore, open_sources
 
 log = logging.getLogger(__name__)
-_TRIED = 1000  # listed videos that are looked at to learn where all of them lie
+_TRIED = 1000  # listed videos that are looked up to find the folder of all of them
 
 
 def composed(text: str) -> str:
-    """NFC form: one character, one code, however the file system stores it."""
+    """NFC form: one code per character, however the file system stores it."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 class Finder:
-    """Looks listed paths up in one listing of a store."""
+    """Looks up listed paths in one listing of a store."""
 
     def __init__(self, store: SourceStore) -> None:
         self.store = store
@@ -32,12 +32,12 @@ class Finder:
         self._prefixes: list[str] = [""]
 
     def find(self, *candidates: str) -> str | None:
-        """The file for the first of ``candidates`` that there is one for."""
+        """The file of the first of ``candidates`` that exists."""
         for candidate in candidates:
             found = [path for prefix in self._prefixes if (path := self._exact(prefix + candidate)) is not None]
             if len(found) > 1:
                 raise UserError(
-                    f"{self.store.uri}: {candidate} is in several places ({', '.join(found[:3])}): keep one, or name"
+                    f"{self.store.uri}: {candidate} is in several places ({', '.join(found[:3])}): keep one, or give"
                     " the archive that is meant as --source"
                 )
             if found:
@@ -54,20 +54,20 @@ class Finder:
         )
 
     def look_below(self, listed: Sequence[tuple[str, ...]]) -> None:
-        """Where no listed video lies at the root and archives bring top folders of their own, look below these.
+        """If no listed video is at the root and archives have top folders of their own, look below these.
 
         Args:
-            listed: for every video its candidates. A user can name a folder as the source, but not one inside an
+            listed: the candidates of every video. A user can name a folder as the source, but not one inside an
                 archive.
         """
         if any(self.find(*candidates) for candidates in listed):
             return
         if prefixes := [prefix for prefix, packed in self.prefixes(listed) if packed]:
-            log.info("%s: the listed videos are looked for below %s", self.store.uri, ", ".join(prefixes[:5]))
+            log.info("%s: looking for the listed videos below %s", self.store.uri, ", ".join(prefixes[:5]))
             self._prefixes = prefixes
 
     def prefixes(self, listed: Sequence[tuple[str, ...]]) -> list[tuple[str, bool]]:
-        """Folders (with a slash) below which some of the first listed videos lie, most first, and whether in
+        """Folders (with a slash) that contain some of the first listed videos, most first, and whether they are in
         archives.
         """
         wanted: dict[str, list[str]] = {}
@@ -89,14 +89,14 @@ class Finder:
 def located(
     sources: Sequence[Source], store: SourceStore, *, alternatives: Sequence[tuple[str, ...]] = ()
 ) -> tuple[Source, ...]:
-    """``sources`` with the paths of their files; their names stay what the list says. What is not found stays as
+    """``sources`` with the paths of their files; their names stay as in the list. What is not found stays as
     listed.
 
     Args:
-        alternatives: for every source more paths to look at.
+        alternatives: more paths to try for every source.
 
     Raises:
-        UserError: two listed videos have one file between them.
+        UserError: two listed videos are found at the same file.
     """
     finder = Finder(store)
     listed = [(source.path, *more) for source, more in zip(sources, alternatives or [()] * len(sources), strict=True)]
@@ -117,7 +117,7 @@ def located(
 
 
 def check_source_root(store: SourceStore, annotations: Annotations) -> None:
-    """UserError where not one of the sources is in the store: then the root is wrong, not every video missing."""
+    """UserError if none of the sources is in the store: then the root is wrong; not every video is missing."""
     if store.sizes([s.path for s in annotations.sources]):
         return
     finder, first = Finder(store), annotations.sources[0].path
@@ -134,10 +134,10 @@ def check_source_root(store: SourceStore, annotations: Annotations) -> None:
 
 
 def top_folder(store: SourceStore, *, levels: int) -> str:
-    """The folder (with a slash) that everything lies in, where an archive brought it; else nothing.
+    """The folder (with a slash) that contains everything, if it comes from an archive; else an empty string.
 
     Args:
-        levels: of folders and files that must be left below it.
+        levels: how many levels of folders and files must be left below it.
     """
     prefix = ""
     while True:

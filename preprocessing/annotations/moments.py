@@ -1,7 +1,7 @@
 """Moments in Time: trainingSet.csv and validationSet.csv without a header ("clapping/name.mp4,clapping,3,0"),
 moments_categories.txt.
 
-Videos lie at training/CLASS/FILE and validation/CLASS/FILE, which is also what they are called.
+Videos are at training/CLASS/FILE and validation/CLASS/FILE, which are also their names.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_moments(lists: Lists, store: SourceStore, *, any_classes: bool = False)
 
 
 def _categories(lists: Lists, any_classes: bool) -> dict[str, int]:
-    """Class names to labels, in the order of the labels; lines are "name,index", or names alone in order."""
+    """Class names to labels, in the order of the labels; lines are "name,index", or only names, in order."""
     numbers: dict[str, int] = {}
     places: dict[str, str] = {}
     for where, line in lists.lines(_CATEGORIES):
@@ -47,7 +47,7 @@ def _categories(lists: Lists, any_classes: bool) -> dict[str, int]:
         if not name or not (index.isascii() and index.isdigit()):
             raise UserError(f"{where}: expected 'NAME,INDEX', got {line!r}")
         if name in numbers:
-            raise UserError(f"{where}: class {name!r} stands already in {places[name]}")
+            raise UserError(f"{where}: class {name!r} is already in {places[name]}")
         numbers[name], places[name] = int(index), where
     if not numbers:
         raise UserError(f"{lists.where(_CATEGORIES)} is empty: it has a line 'NAME,INDEX' for every class")
@@ -65,7 +65,7 @@ def _categories(lists: Lists, any_classes: bool) -> dict[str, int]:
 def _rows(lists: Lists, labels: dict[str, int]) -> Iterator[Row[str]]:
     names = [name for name in _LISTS if lists.has(name)]
     if not names:
-        raise UserError(f"{lists.uri} holds neither {' nor '.join(_LISTS)}: check --annotations")
+        raise UserError(f"{lists.uri} has neither {' nor '.join(_LISTS)}: check --annotations")
     num_elsewhere = 0
     for name in names:
         split, folder = _LISTS[name]
@@ -87,7 +87,7 @@ def _rows(lists: Lists, labels: dict[str, int]) -> Iterator[Row[str]]:
             yield Row(where, f"{folder}/{path}" if not path.startswith("/") else path, class_name, split, path)
     if num_elsewhere:
         log.warning(
-            "%s: %d videos lie in a folder that is not named like their class; the class in the list counts",
+            "%s: %d videos are in a folder that is not named like their class; the class in the list is used",
             lists.uri,
             num_elsewhere,
         )

@@ -67,7 +67,7 @@ def _official(data_set: str, fingerprints: str) -> OfficialNames:
 
 
 def one_spelling(first_seen: Mapping[str, str]) -> None:
-    """UserError where two names differ in spelling alone (``air drumming``, ``air_drumming``)."""
+    """UserError if two names differ only in spelling (``air drumming``, ``air_drumming``)."""
     spelled: dict[str, str] = {}
     for name, where in first_seen.items():
         other = spelled.setdefault(comparable(name), name)

@@ -1,4 +1,4 @@
-"""What rows of lists have in common: labels in order, seconds, and the same video twice."""
+"""What all lists share: rows, split names, seconds, and videos that are listed twice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Row(Generic[T]):
 
 
 def first_seen(rows: Iterable[Row[T]]) -> dict[str, str]:
-    """Every class name with the place where it stands first."""
+    """Every class name with the place where it first occurs."""
     found: dict[str, str] = {}
     for row in rows:
         found.setdefault(row.class_name, row.where)
@@ -48,8 +48,8 @@ def first_seen(rows: Iterable[Row[T]]) -> dict[str, str]:
 
 
 def unique(rows: Iterable[Row[T]]) -> list[Row[T]]:
-    """Rows without repetitions. A video listed in two splits stays in the later of train, val, test: never trained on
-    and tested on.
+    """Rows without repetitions. A video listed in two splits stays in the later of train, val, test: it is never both
+    trained on and tested on.
 
     Raises:
         UserError: a video is listed with two classes.
@@ -72,10 +72,11 @@ def unique(rows: Iterable[Row[T]]) -> list[Row[T]]:
             if SPLITS.index(row.split) > SPLITS.index(other.split):
                 kept[row.key] = row
     if num_repeated:
-        log.warning("%d listed videos stand more than once and are taken once", num_repeated)
+        log.warning("%d videos are listed more than once and are used once", num_repeated)
     if moved:
         log.warning(
-            "videos that are listed in two splits are left out of the earlier of train, val, test (first: %s)", moved
+            "videos that are listed in two splits are left out of the earlier of train, val, test (first: %s)",
+            moved,
         )
     return list(kept.values())
 
@@ -100,7 +101,7 @@ def seconds(text: str, where: str, column: str) -> float:
 
 
 def ordered(start_s: float, end_s: float, where: str) -> None:
-    """UserError unless the part begins before it ends."""
+    """UserError unless the part starts before it ends."""
     if end_s <= start_s:
         raise UserError(
             f"{where}: the part from {start_s:g} s to {end_s:g} s is empty: the end must come after the start"

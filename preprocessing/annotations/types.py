@@ -25,11 +25,11 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Identity inside the data set, the same however and wherever the file was found.
+        """Identity in the data set, independent of how and where the file was found.
 
         What the lists call the video, or its path and part: ``PATH``, ``PATH#START-END``, ``PATH#START-``. A ``#`` is
-        appended to a path that holds one, so that what follows the last ``#`` is always the part. Composed characters
-        (NFC), because some file systems store names in decomposed form.
+        appended to a path that contains one, so that what follows the last ``#`` is always the part.
+        Composed characters (NFC), because some file systems store names in decomposed form.
         """
         name = self.identity
         if name is None:
@@ -54,7 +54,7 @@ class Annotations:
     sources: tuple[Source, ...]
 
     def check(self, where: str, *, train: bool = True) -> Annotations:
-        """Return self; UserError where a class has no training sample (``where`` names the list).
+        """Return self; UserError if a class has no training sample (``where`` names the list).
 
         Args:
             train: False allows a list without any training sample: a data set to evaluate on.

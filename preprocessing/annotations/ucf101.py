@@ -33,7 +33,7 @@ def read_ucf101(lists: Lists, split_index: int = 1) -> Annotations:
         for where, line in lists.lines(file):
             path, label = _entry(line, labels, by_number, where)
             if path in seen:
-                raise UserError(f"{where}: {path} stands already in {seen[path]}; a video belongs to one split, once")
+                raise UserError(f"{where}: {path} is already in {seen[path]}; a video belongs to one split, once")
             seen[path] = where
             sources.append(Source(path=path, label=label, split=split))
     return Annotations(classes=tuple(order), sources=tuple(sources)).check(
@@ -54,7 +54,7 @@ def _class_numbers(lists: Lists) -> dict[str, int]:
         if not (index.isascii() and index.isdigit()) or not name:
             raise UserError(f"{where}: expected 'NUMBER NAME', got {line!r}")
         if name in numbers or int(index) in taken:
-            raise UserError(f"{where}: class {line!r} stands twice")
+            raise UserError(f"{where}: class {line!r} is listed twice")
         numbers[name] = int(index)
         taken.add(int(index))
     if not numbers:
@@ -63,7 +63,7 @@ def _class_numbers(lists: Lists) -> dict[str, int]:
 
 
 def _entry(line: str, labels: dict[str, int], by_number: dict[int, int], where: str) -> tuple[str, int]:
-    """Path and label of a line 'CLASS/FILE [NUMBER]'; file names may hold spaces."""
+    """Path and label of a line 'CLASS/FILE [NUMBER]'; file names may contain spaces."""
     path, _, tail = line.rpartition(" ")
     numbered = bool(path) and tail.isascii() and tail.isdigit()
     path = clean_path(path.strip() if numbered else line)
@@ -78,5 +78,5 @@ def _entry(line: str, labels: dict[str, int], by_number: dict[int, int], where: 
     if label is None:
         raise UserError(f"{where}: label {tail} is not in classInd.txt")
     if folder is not None and folder != label:
-        raise UserError(f"{where}: {path!r} lies in the folder of another class than its label {tail}")
+        raise UserError(f"{where}: {path!r} is in the folder of another class than its label {tail}")
     return path, label

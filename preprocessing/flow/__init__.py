@@ -1,3 +1,3 @@
-"""Optical flow (TV-L1): OpenCV's as the reference, the same algorithm of our own for the CPU (numba) and the GPU
-(torch, Triton).
+"""Optical flow (TV-L1): OpenCV's as the reference, and our own code of the same algorithm for the CPU (numba) and the
+GPU (torch, Triton).
 """

@@ -1,6 +1,6 @@
 """Optical flow of a clip, behind one interface, so that engines can be exchanged and compared.
 
-Flow is computed on the frames that are stored (after the resize): pixels of flow are pixels of the video beside it.
+Flow is computed on the frames that are stored (after the resize): pixels of flow are pixels of the stored video.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from preprocessing.flow.params import FlowMode, TVL1Params
 class FlowEngine(abc.ABC):
     """Dense optical flow between neighbouring frames.
 
-    The flow of a pair is a function of its two frames alone: not of the batch, the clip, the thread or what was
-    computed before, to the last bit. An object belongs to one thread.
+    To the last bit, the flow of a pair depends only on its two frames: not on the batch, the clip, the thread or
+    earlier calls. An object belongs to one thread.
     """
 
     name: ClassVar[str]  # as in StoredConfig.flow_engine
     version: ClassVar[str]  # changes whenever the bits may change: a revision of ours, or the library's version
     mode: FlowMode = "tvl1"
     params: TVL1Params
-    block_frames: ClassVar[int] = 16  # frames that callers should pass at a time where a clip is long
+    block_frames: ClassVar[int] = 16  # frames to pass per call if a clip is long
 
     @abc.abstractmethod
     def flow(self, gray_THW: np.ndarray) -> np.ndarray:
@@ -60,6 +60,6 @@ def to_gray(rgb_THWC: np.ndarray) -> np.ndarray:
 
 
 def check_gray(gray_THW: np.ndarray) -> None:
-    """ValueError where the argument of ``FlowEngine.flow`` has another shape or dtype."""
+    """ValueError if the argument of ``FlowEngine.flow`` has another shape or dtype."""
     if gray_THW.ndim != 3 or gray_THW.dtype != np.uint8 or gray_THW.shape[0] < 2:
         raise ValueError(f"expected uint8 (T, H, W) with T >= 2, got {gray_THW.dtype} {gray_THW.shape}")

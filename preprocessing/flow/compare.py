@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
 MIN_CLIPS = 3
 MAX_CLIPS = 12
-_MAX_FRAMES = 300  # of a clip are looked at
+_MAX_FRAMES = 300  # used of a clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Agreement:
         )
 
     def meets(self, fast: bool) -> bool:
-        """Whether it is as near as a mode must be: the exact one, or a faster one that is labelled."""
+        """Whether it is as close as its mode must be: the exact one, or one labelled as faster."""
         if fast:
             return self.mean_epe <= 0.10 and self.within_0p1 >= 0.90
         return (
@@ -130,7 +130,7 @@ def time_engines(
     seconds = {name: np.full((2, len(pairs.gray_N2HW)), np.inf) for name in engines}
     iterations: dict[str, list[float]] = {name: [] for name in engines}
     for engine in engines.values():
-        engine.flow(pairs.gray_N2HW[0])  # compiles, and takes the memory it needs
+        engine.flow(pairs.gray_N2HW[0])  # compiles, and allocates its memory
     for n, pair in enumerate(pairs.gray_N2HW):
         for k in range(repeat):
             for name, engine in engines.items():
@@ -160,7 +160,7 @@ def on_gpu(engine: FlowEngine) -> bool:
 class Exactness:
     """The algorithm itself, before small differences grow: fixed iterations, no stop test, against OpenCV.
 
-    Bars: ``max_1_scale`` (1 scale, 1 warp, 10 iterations) at most 1e-5 px, ``mean_5_scales`` (the same) at most 1e-4
+    Limits: ``max_1_scale`` (1 scale, 1 warp, 10 iterations) at most 1e-5 px, ``mean_5_scales`` (the same) at most 1e-4
     px.
     """
 

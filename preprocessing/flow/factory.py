@@ -1,4 +1,4 @@
-"""The engine of a name."""
+"""Flow engines by name."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def flow_engine(name: str, mode: FlowMode = "tvl1") -> FlowEngine:
 
     Args:
         name: ``opencv`` (the reference), ``numba`` (CPU), ``torch`` (GPU).
-        mode: ``tvl1``, the exact algorithm; ``tvl1-fast``, which trades accuracy for speed (numba and torch alone).
+        mode: ``tvl1``, the exact algorithm; ``tvl1-fast``, which trades accuracy for speed (only numba and torch).
 
     Raises:
-        ConfigError: no such engine, one that is not installed, or one that has no such mode.
+        ConfigError: no such engine, or it is not installed, or it does not have that mode.
     """
     require(name in ENGINES, "flow_engine", name, f"use one of {', '.join(ENGINES)}")
     require(
         mode == "tvl1" or name != "opencv",
         "stored.flow_mode",
         mode,
-        "OpenCV has the exact mode alone: use --flow-engine numba or torch",
+        "OpenCV has only the exact mode: use --flow-engine numba or torch",
     )
     if name == "opencv":
         return OpenCVTVL1()

@@ -27,7 +27,7 @@ class OpenCVTVL1(FlowEngine):
 
     def flow(self, gray_THW: np.ndarray) -> np.ndarray:
         check_gray(gray_THW)
-        cv2.setNumThreads(1)  # one task is one core; OpenCV would take them all
+        cv2.setNumThreads(1)  # one task has one core; OpenCV would use them all
         # A new object for every clip: it keeps buffers of one size, lowers its number of scales for a small picture
         # and does not raise it again, and is not safe to share between threads.
         p = self.params

@@ -1,7 +1,7 @@
 """The clock of a video: which pictures to show at a constant rate, decided one picture at a time.
 
-A clip may be hours long, so its pictures are never all at hand. The rate is decided beforehand from the packets' time
-stamps (``Clock.of_times``), and ``Resampler`` then says, picture by picture, how often each is shown.
+A clip may be hours long, so its pictures are never all in memory. The rate is decided beforehand from the packets' time
+stamps (``Clock.of_times``); ``Resampler`` then decides, picture by picture, how often each is shown.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.errors import RejectedSource
 
-_DEFAULT_FPS = 25.0  # of a video whose clock cannot be trusted and that announces no rate
+_DEFAULT_FPS = 25.0  # of a video whose clock cannot be trusted and whose container gives no rate
 _MAX_REPEATS = 100  # shown pictures for every decoded one: a slide show at 4 s a slide and 25 fps
 
 
@@ -27,24 +27,24 @@ class Clock:
     usual_s: float
     """Usual interval between two pictures, in seconds: how long the last one lasts."""
     source_fps: float
-    """Rate that stands in for time stamps that cannot be trusted."""
+    """Rate that replaces time stamps that cannot be trusted."""
     trusted: bool
     """Whether time stamps run forward; otherwise pictures are evenly spaced at ``source_fps``."""
     every: bool
-    """Whether all intervals agree, so that every picture is shown, and once."""
+    """Whether all intervals agree, so that every picture is shown exactly once."""
 
     @classmethod
     def of_times(cls, times_s: Sequence[float] | np.ndarray, announced_fps: float, fps: float = 0.0) -> Clock:
         """Decide rate and rule from the pictures' times.
 
-        The rate, where none is asked for: where 90 % of the intervals agree (a constant rate, perhaps with a few frames
+        The rate, if none is asked for: if 90 % of the intervals agree (a constant rate, perhaps with a few frames
         dropped), the usual one, so that every frame is used once and a dropped one is filled by its predecessor; else
         the average.
 
         Args:
             times_s: (T,) in seconds, in presentation order. A clock that stops, runs backwards or is missing (NaN;
                 B-frames in AVI) cannot be trusted: pictures are then evenly spaced at ``announced_fps``.
-            announced_fps: the container's average rate, taken where it agrees with the times within 1 %: it is exact
+            announced_fps: the container's average rate, used if it agrees with the times within 1 %: it is exact
                 (30000/1001) where times are rounded to milliseconds.
             fps: rate asked for; 0: the source's own.
 

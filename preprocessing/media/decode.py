@@ -5,7 +5,7 @@
             ...
     decoded = decode_video("clip.mp4", short_side=256)    # all at once, for short clips
 
-The order of work: read the packets' time stamps (the rate must be known before the first frame is encoded); then decode
+The order: read the packets' time stamps (the rate must be known before the first frame is encoded); then decode
 (one thread, so that a task is one core) -> RGB -> turn upright -> shrink -> show at a constant rate.
 """
 
@@ -38,14 +38,14 @@ REASONS: dict[str, str] = {
     "unreadable": "the file cannot be opened or read",
     "empty": "the file has no bytes",
     "not_video": "FFmpeg finds no video stream in it",
-    "no_frames": "there is a video stream, but no picture (in the part asked for)",
+    "no_frames": "there is a video stream, but no picture (in the requested part)",
     "too_short": "fewer than 2 frames, so there is no motion",
-    "decode_error": "decoding failed on the way",
+    "decode_error": "decoding failed before the end",
     "truncated": "fewer pictures than the container announces",
-    "too_large": "more pixels than a task may hold",
+    "too_large": "more pixels than a task may keep in memory",
     "bad_shape": "one side is more than 10 times the other",
     "bad_clock": "a frame rate below 0.1 or above 1000, or gaps that only copies could fill",
-    "crashed": "the decoder took its process down",
+    "crashed": "the decoder crashed its process",
 }
 """The closed list of reasons a source is rejected for, counted in records and manifest."""
 
@@ -84,7 +84,7 @@ class VideoReader:
 
     Iterating gives uint8 RGB (H, W, 3) frames of one size, even H and W, at the constant rate ``fps``; a picture that
     is shown twice is the same object twice. What is wrong with a source may show only at its end (a file that was cut
-    off): then the last step of the iteration raises, and what came before must be thrown away.
+    off): then the last step of the iteration raises, and what came before must be discarded.
 
     Args:
         short_side: of the frames, in pixels, even. Sample aspect ratios are ignored: pixels are taken as square.
@@ -118,7 +118,7 @@ class VideoReader:
             else f" from {self._start_s:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
         )
         self.decoded_frames = 0  # pictures taken from the source so far
-        self.source_size: tuple[int, int] | None = None  # (width, height), upright, once the first picture is there
+        self.source_size: tuple[int, int] | None = None  # (width, height), upright; None before the first picture
         self._size: tuple[int, int] | None = None
         with open_container(source) as container:
             stream = video_stream(container)
@@ -193,7 +193,7 @@ class VideoReader:
             self._size = stored_size(width, height, self._short_side)
             self._turns = round(frame.rotation / 90) % 4
             self.source_size = (height, width) if self._turns % 2 else (width, height)
-        # A stream may change its size on the way; the sample keeps that of its first picture. Shrinking averages all
+        # A stream may change its size; the sample keeps that of its first picture. Shrinking averages all
         # source pixels under a target pixel (area). Bilinear or cubic sampling would skip pixels, and what they skip
         # flickers from frame to frame: the flow would follow the flicker. Enlarging is bilinear.
         how = _SHRINK if self._size[0] < width else _ENLARGE

@@ -57,13 +57,13 @@ def _options(codec: VideoCodec) -> dict[str, str]:
 
 
 class VideoWriter:
-    """Writes one stored video, pictures at a time; closing it finishes the file.
+    """Writes one stored video, some pictures at a time; closing it finishes the file.
 
     Args:
         target: local file to write, or a binary buffer.
         kind: ``rgb``: colour frames (RGB, or RGB differences around 128), stored as BT.601 limited range, and tagged
             so, because that is what every decoder assumes for a video of this size when it does not read the tag.
-            ``gray``: 8-bit codes that decoders give back over the whole range 0..255. The codes are the luma plane
+            ``gray``: 8-bit codes that decoders return over the whole range 0..255. The codes are the luma plane
             itself, in a video tagged full range with neutral colour: nothing is scaled on the way in, and a decoder
             that asks for grey or RGB scales nothing on the way out.
         size: (width, height), both even.
@@ -112,7 +112,7 @@ class VideoWriter:
 
     def write(self, pictures: np.ndarray) -> None:
         """Append (T, H, W, 3) uint8 (``rgb``) or (T, H, W) uint8 (``gray``); T >= 1. ValueError: another shape or
-        dtype, naming it.
+        dtype.
         """
         _check(pictures, 4 if self._kind == "rgb" else 3, self._size)
         for picture in pictures:
@@ -127,8 +127,8 @@ class VideoWriter:
         self._container.close()
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
-        # FFmpeg's MP4 writer crashes the process when it is used after a failure, and blocks may be on their way when
-        # the disk is full.
+        # FFmpeg's MP4 writer crashes the process if it is used after a failure, and more blocks may be queued when the
+        # disk is full.
         if self._error is not None:
             raise self._error
         try:
@@ -138,7 +138,7 @@ class VideoWriter:
             raise
 
     def abandon(self) -> None:
-        """Give the file up: what it holds is of no use, so no error of closing it matters."""
+        """Close an unfinished file. Its content is of no use, so errors while closing do not matter."""
         with contextlib.suppress(av.FFmpegError, OSError, ValueError):
             self._container.close()
 

@@ -1,6 +1,4 @@
-"""Containers, packets and the pictures in them, as FFmpeg gives them: what ``preprocessing.media.decode`` builds
-frames from.
-"""
+"""Containers, packets and pictures as FFmpeg gives them, from which ``preprocessing.media.decode`` makes frames."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import RejectedSource
 
-# These read other files, addresses or devices, which the file names: nothing but the video itself may end up in a
-# sample.
+# These formats read other files, addresses or devices named in the file: only the video itself may end up in a sample.
 _INDIRECT = {"concat", "dash", "hls", "image2", "imf", "lavfi", "rtsp", "sdp", "tty"}
 _FORMATS = ",".join(
     name
@@ -76,14 +73,13 @@ def packet_times(container: InputContainer, stream: VideoStream, start_s: float,
     """Sorted presentation times, in seconds from the start of the stream, of the packets in the part; NaN where one has
     none.
 
-    Nothing is decoded. Packets and pictures are the same to nearly every coder, and a rate needs no more than nearly.
+    Nothing is decoded. Nearly every codec has one picture per packet, which is good enough for a rate.
     """
     tick_s, origin_s, slack_s = _units(stream)
     times: list[float] = []
     if container.format.name == "avi" and stream.codec_context.has_b_frames:
-        return np.array(
-            [np.nan, np.nan]
-        )  # AVI keeps decoding times alone, and these pictures are shown in another order
+        # AVI stores only decoding times, and these pictures are shown in another order.
+        return np.array([np.nan, np.nan])
     try:
         if start_s > 0 and stream.time_base is not None:
             container.seek(int((start_s + origin_s) / tick_s), stream=stream)
@@ -98,7 +94,7 @@ def packet_times(container: InputContainer, stream: VideoStream, start_s: float,
             if time_s >= start_s - slack_s and (end_s is None or time_s < end_s - slack_s):
                 times.append(time_s)
     except av.FFmpegError:
-        pass  # decoding meets the same fault and judges it
+        pass  # decoding meets the same error and decides
     return np.sort(np.array(times))
 
 
@@ -113,7 +109,7 @@ def _units(stream: VideoStream) -> tuple[float, float, float]:
 
 
 def announced_pictures(stream: VideoStream, start_s: float, end_s: float | None) -> float:
-    """How many pictures the container says there are in the part; 0 where it does not say."""
+    """Number of pictures in the part by the container; 0 if it does not say."""
     duration_s = float((stream.duration or 0) * (stream.time_base or 0))
     if duration_s <= 0:
         return 0.0 if start_s or end_s is not None else float(stream.frames)
@@ -145,7 +141,7 @@ def decoded_pictures(
         damage.packets += packet.size > 0
         try:
             pictures = packet.decode()
-        except av.error.InvalidDataError as error:  # go on: the next keyframe mends it
+        except av.error.InvalidDataError as error:  # continue: the next keyframe repairs it
             damage.add(error.strerror or str(error))
             continue
         for frame in pictures:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 MAX_PICTURE_BYTES = 20 << 20  # of all contact sheets; base64 makes a third more of it
 _THUMB_PX, _SMALL_THUMB_PX = 136, 96
 _MANY_SAMPLES = 600  # beyond this, thumbnails are small
-_THREADS = 4  # while one sample decodes, others are on their way from the store
+_THREADS = 4  # while one sample is decoded, others are being fetched
 _MOST_REJECT_CLASSES = 20
 _MOST_SIZES = 8
 _FULL_PX = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 40, 60, 80, 120)
@@ -41,7 +41,7 @@ _ORDER = {"train": 0, "val": 1, "test": 2}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Page:
-    """The page and what it holds."""
+    """The page and what is in it."""
 
     html: bytes
     num_classes_shown: int
@@ -142,7 +142,7 @@ def _read_sheets(
     with ThreadPoolExecutor(_THREADS) as pool:
         for done, label in enumerate(labels):
             strips = tuple(s for s in pool.map(read, found.picks(label)) if s is not None)
-            # Flow is not in colour yet: about as large as the RGB beside it.
+            # Flow is not in colour yet: about as large as the RGB.
             num_bytes += sum(
                 sum(map(len, s.jpegs.values())) + (len(s.jpegs["rgb"]) if s.flow_codes is not None else 0)
                 for s in strips

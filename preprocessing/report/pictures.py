@@ -83,8 +83,8 @@ def wheel_legend(size_px: int = 120) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strips:
-    """Pictures of one sample at a few moments, side by side. RGB and difference are JPEG, flow is codes until its
-    scale is known.
+    """Pictures of one sample at a few moments, side by side. RGB and difference are JPEG; flow is kept as codes until
+    its scale is known.
     """
 
     pick: Pick
@@ -109,7 +109,7 @@ class Strips:
 
 
 def _at_rest(codes: np.ndarray) -> np.ndarray:
-    # No motion is 127.5, which has the code 128: as a colour the half step would tint everything that rests.
+    # No motion is 127.5, which has the code 128: in colour, the half step would tint everything that does not move.
     return np.where(codes == 128, np.float32(127.5), codes)
 
 
@@ -125,7 +125,7 @@ def read_strips(storage: Storage, pick: Pick, modalities: Sequence[str], thumb_p
     """
     sample = pick.sample
     members = split_members(sample, storage.read_range(pick.tar, sample.offset, sample.size))
-    # In the middle of equal parts, and never the last frame: flow and difference have one less.
+    # In the middle of equal parts, and never the last frame: flow and difference have one frame fewer.
     indexes = [
         min(int((i + 0.5) * (sample.num_frames - 1) / NUM_MOMENTS), sample.num_frames - 2) for i in range(NUM_MOMENTS)
     ]

@@ -53,7 +53,7 @@ def histogram(
     log_counts: bool = False,
     counted: str = "samples",
 ) -> Plot:
-    """Distribution of one number per sample (or shard); ``values`` holds at least one. No picture where all are equal.
+    """Distribution of one number per sample (or shard); ``values`` has at least one. No picture if all are equal.
 
     Args:
         unit: on the axis and in the caption.

@@ -18,7 +18,7 @@ from pipeline.dataset.shards import SampleRecord, ShardRecord
 from pipeline.errors import ManifestError
 from pipeline.storage import Storage
 
-MAX_SHOWN_BYTES = 64 << 20  # a sample that is larger is not fetched for a picture
+MAX_SHOWN_BYTES = 64 << 20  # larger samples are not fetched for pictures
 _AT_ONCE = 16  # records in flight: a store answers in tens of milliseconds
 _EXAMPLES = 3
 
@@ -71,7 +71,7 @@ def _floats() -> array:
 
 @dataclasses.dataclass
 class Survey:
-    """What the records say. The arrays hold one number a sample, and fewer where records are older than the field."""
+    """What the records say. The arrays have one number per sample, or fewer if records are older than the field."""
 
     classes: list[ClassTotals]
     per_class: int
@@ -88,9 +88,8 @@ class Survey:
     enlarged: int = 0  # samples whose source is smaller than what is stored
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
     examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # sources by reason
-    flows: Counter[tuple[str, str, str]] = dataclasses.field(
-        default_factory=Counter
-    )  # shards by (engine, version, mode)
+    flows: Counter[tuple[str, str, str]] = dataclasses.field(default_factory=Counter)
+    """Shards by (engine, version, mode)."""
     _picks: dict[int, list[tuple[int, str, SampleRecord]]] = dataclasses.field(default_factory=dict)
 
     def picks(self, label: int) -> list[Pick]:
@@ -156,7 +155,7 @@ class Survey:
         if not 0 <= label < len(self.classes):
             raise ManifestError(
                 f"{where}: label {label} is not one of the manifest's {len(self.classes)} classes; python -m"
-                " jobs.verify names every fault"
+                " jobs.verify reports every fault"
             )
         return self.classes[label]
 
@@ -165,7 +164,7 @@ def survey(storage: Storage, manifest: Manifest, per_class: int) -> Survey:
     """Read all records of a data set.
 
     Args:
-        per_class: samples of every class to pick for showing.
+        per_class: samples to show of every class.
 
     Raises:
         ManifestError: a record is not the one the manifest lists.
@@ -184,7 +183,7 @@ def _records(storage: Storage, manifest: Manifest) -> Iterator[ShardRecord]:
         if hashlib.sha256(data).hexdigest() != entry.record_sha256:
             raise ManifestError(
                 f"{storage.uri}/{where} is not the record that the manifest lists; python -m jobs.verify {storage.uri}"
-                " names every fault"
+                " reports every fault"
             )
         return ShardRecord.from_json(data, where)
 

@@ -1,4 +1,4 @@
-"""What in a data set deserves a look, in plain words."""
+"""Warnings about a data set, one plain sentence each."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _FEW_SAMPLES = 5
 _REJECT_SHARE = 0.1
 _SATURATED = 0.01  # share of a sample's flow values beyond the bound
 _STILL_PX = 0.02  # mean flow below which a sample hardly moves
-_SHARE = 0.01  # of the samples, from which a fault of single samples is worth a line
+_SHARE = 0.01  # of the samples: rarer problems of single samples are not reported
 _SMALL_SHARD, _LARGE_SHARD, _GOOD_SHARD = 16e6, 4e9, 250e6  # bytes
-_FEW_SHARDS = 8  # with fewer their size hardly matters
+_FEW_SHARDS = 8  # with fewer, their size hardly matters
 _NAMES = 5
 
 
 def warnings(manifest: Manifest, found: Survey, damaged: Mapping[str, str], uri: str) -> list[str]:
-    """One sentence each, the gravest first; empty where nothing stands out."""
+    """Warnings, the most serious first; empty if nothing is unusual."""
     notes = []
     num_samples, num_rejects = manifest.num_samples, manifest.num_rejects
     if damaged:

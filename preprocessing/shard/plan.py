@@ -61,7 +61,7 @@ def plan_shards(annotations: Annotations, sizes: Mapping[str, int], samples_per_
     """Distribute the sources of every split over shards of nearly equal length, at most ``samples_per_shard``.
 
     The order is that of the sources' hashes: a fixed permutation that mixes classes and does not depend on the
-    order of the annotations or on a random generator's version. Which shard a source is in depends on the list alone,
+    order of the annotations or on a random generator's version. Which shard a source is in depends only on the list,
     not on which files exist: a video that arrives later changes its own shard and no other.
 
     Args:
@@ -96,7 +96,7 @@ def plan_shards(annotations: Annotations, sizes: Mapping[str, int], samples_per_
 def _fingerprint(inputs: Sequence[PlannedSource], classes: Sequence[str]) -> str:
     """sha256 of everything that identifies a shard's inputs: names, labels, start and end times, and file sizes.
 
-    The size lets a re-run notice a file that was missing or cut off when it was last read. Where a file lies is left
+    The size lets a re-run notice a file that was missing or cut off when it was last read. A file's location is left
     out: unpacking an archive changes no video.
     """
     rows = []

@@ -29,7 +29,7 @@ def builder_version(root: Path = _ROOT) -> str:
     these modules import.
 
     Args:
-        root: folder that holds the packages ``pipeline`` and ``preprocessing``.
+        root: folder that contains the packages ``pipeline`` and ``preprocessing``.
     """
     modules, libraries = decisive_code(root)
     digest = hashlib.sha256()

@@ -1,9 +1,9 @@
-"""Where raw videos lie: a folder, a bucket, and the archives in them, behind one interface.
+"""Where raw videos are: a folder, a bucket, and the archives in them, behind one interface.
 
     store = open_sources("s3://bucket/kinetics")        # or a folder, file:///FOLDER, or an archive in either
     with store.local("val/abseiling/0wR5jVB-WPk_000417_000427.mp4") as file: ...
 
-Archives (.tar, .tar.gz, .tgz, .zip) are seen as if they were unpacked where they lie, and are never unpacked.
+Archives (.tar, .tar.gz, .tgz, .zip) look as if they were unpacked in place, but are never unpacked.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def open_sources(uri: str, *, field: str = "source", archives: bool = True) -> S
     """The store at ``uri``: a folder's path, ``file:///FOLDER``, ``s3://BUCKET/PREFIX``, or an archive file in one of
     them.
 
-    A local folder is looked at; nothing else is opened or listed yet.
+    Checks that a local folder exists; nothing else is opened or listed yet.
 
     Args:
         field: what messages call ``uri``.
-        archives: whether archives below a folder are seen as unpacked; an archive that ``uri`` itself names always is.
+        archives: whether archives below a folder look unpacked; an archive that ``uri`` itself names always does.
 
     Raises:
-        ConfigError: no such folder or archive, or a scheme that is not known.
+        ConfigError: no such folder or archive, or an unknown scheme.
     """
     if uri.startswith("s3://"):
         folder, _, name = uri.rstrip("/").rpartition("/")

@@ -1,6 +1,4 @@
-"""The formats tar and zip: their members, and the bytes of one zip member. Nothing is ever unpacked by the names in
-them.
-"""
+"""The formats tar and zip: their members, and the bytes of one zip member. Names in them never become paths on disk."""
 
 from __future__ import annotations
 
@@ -29,36 +27,36 @@ DAMAGE = (
 )
 """What a damaged archive raises."""
 
-_PIECE_BYTES = 4 << 20
-_MOST_HEADER_BYTES = 16 << 20  # of the names and attributes of one member; a hostile header could ask for any amount
+_CHUNK_BYTES = 4 << 20
+_MAX_HEADER_BYTES = 16 << 20  # names and attributes of one member; a hostile header could ask for any amount
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _ENCRYPTED, _UTF8 = 0x1, 0x800
 _LINK = "unsafe_path: a link inside an archive, which is not followed"
 _ODD = "unsafe_path: a device or pipe inside an archive"
 
 
-def pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """``size`` bytes from where ``file`` stands, a few at a time; fewer where it ends."""
-    while size > 0 and (data := file.read(min(_PIECE_BYTES, size))):
+def chunks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """``size`` bytes from the current position, in chunks; fewer if the file ends."""
+    while size > 0 and (data := file.read(min(_CHUNK_BYTES, size))):
         size -= len(data)
         yield data
 
 
 def _plain(name: str) -> str:
-    """The path that unpacking makes of a member's name; one that escapes stays as it is."""
+    """The path to which a member would be unpacked; a name that escapes stays as it is."""
     return name if escapes(name) else PurePosixPath(name).as_posix()
 
 
 class _Headers:
-    """A tar file as tarfile wants it: data is skipped by seeking or, in a stream, by reading; no header may ask for
-    all memory.
+    """A file for tarfile to read headers from: data is skipped by seeking or, in a stream, by reading; the size of a
+    header is limited.
     """
 
     def __init__(self, file: BinaryIO, seekable: bool) -> None:
         self._file, self._seekable, self._position, self.last = file, seekable, file.tell(), b""
 
     def read(self, size: int) -> bytes:
-        if size > _MOST_HEADER_BYTES:
+        if size > _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         self.last = self._file.read(size)
         self._position += len(self.last)
@@ -68,14 +66,14 @@ class _Headers:
         if self._seekable:
             self._position = self._file.seek(position)
         else:
-            self._position += sum(map(len, pieces(self._file, position - self._position)))
+            self._position += sum(map(len, chunks(self._file, position - self._position)))
 
     def tell(self) -> int:
         return self._position
 
 
 def tar_members(file: BinaryIO, *, seekable: bool = True) -> Iterator[Member]:
-    """Files in a tar; links and devices with the problem they are.
+    """Files in a tar; links and devices come with the reason why they are not read.
 
     Raises:
         tarfile.TarError: it is damaged, or ends early.
@@ -83,7 +81,7 @@ def tar_members(file: BinaryIO, *, seekable: bool = True) -> Iterator[Member]:
     headers = _Headers(file, seekable)
     with tarfile.TarFile(fileobj=headers, mode="r", errors="surrogateescape") as tar:  # type: ignore[arg-type]
         while (info := tar.next()) is not None:
-            tar.members = []  # which it would collect for ever
+            tar.members = []  # it would otherwise keep them all
             name = _plain(info.name)
             if info.isdir() or (hidden(name) and not escapes(name)):
                 continue
@@ -102,7 +100,8 @@ def tar_members(file: BinaryIO, *, seekable: bool = True) -> Iterator[Member]:
 
 
 def zip_members(file: BinaryIO) -> Iterator[Member]:
-    """Files in a zip, from its directory; links, encrypted and oddly packed ones with the problem they have.
+    """Files in a zip, from its directory; links, encrypted members and unknown compressions come with the reason why
+    they are not read.
 
     Raises:
         zipfile.BadZipFile: it is damaged.
@@ -138,7 +137,7 @@ def zip_members(file: BinaryIO) -> Iterator[Member]:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """Names without the UTF-8 flag are code page 437 by the letter, and UTF-8 in what many programs write."""
+    """By the specification, names without the UTF-8 flag are code page 437; many programs write UTF-8 all the same."""
     if info.flag_bits & _UTF8 or info.filename.isascii():
         return info.filename
     try:
@@ -174,18 +173,18 @@ def unzip(file: BinaryIO, member: Member, take: Callable[[bytes], object]) -> in
 
 
 def _unpacked(file: BinaryIO, member: Member) -> Iterator[bytes]:
-    packed = pieces(file, member.packed_size)
+    packed = chunks(file, member.packed_size)
     if member.method == zipfile.ZIP_STORED:
         yield from packed
         return
     unpacker = bz2.BZ2Decompressor() if member.method == zipfile.ZIP_BZIP2 else zlib.decompressobj(-zlib.MAX_WBITS)
     left = b""
     while not unpacker.eof:
-        # Pieces of bounded length: a kilobyte may unpack to a megabyte.
+        # Chunks of bounded length: a kilobyte may unpack to a megabyte.
         if not left and getattr(unpacker, "needs_input", True) and not (left := next(packed, b"")):
-            return  # it ends early, which its length tells
+            return  # it ends early; the caller sees that by its length
         try:
-            data = unpacker.decompress(left, _PIECE_BYTES)
+            data = unpacker.decompress(left, _CHUNK_BYTES)
         except (zlib.error, OSError) as error:
             raise RejectedSource("unreadable", f"damaged inside its zip: {error}") from error
         left = getattr(unpacker, "unconsumed_tail", b"")

@@ -1,4 +1,4 @@
-"""What is in a .tar, .tar.gz or .zip, and the bytes of one member, without unpacking the rest."""
+"""Members of a .tar, .tar.gz or .zip, and the bytes of one member, without unpacking the rest."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import indexed_gzip
 
 from pipeline.common.atomic import atomic_path
 from pipeline.errors import RejectedSource, StorageError, UserError
-from preprocessing.sources.archive_formats import DAMAGE, pieces, tar_members, unzip, zip_members
+from preprocessing.sources.archive_formats import DAMAGE, chunks, tar_members, unzip, zip_members
 from preprocessing.sources.base import PlainStore
 from preprocessing.sources.catalogue import Member, cache_file, cached, write_catalogue
 from preprocessing.sources.gzip_access import index_gzip, read_gzip
 
 _KINDS = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".zip": "zip"}
 OTHER_ARCHIVES = (".rar", ".7z", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-_PIECE_BYTES = 4 << 20
+_CHUNK_BYTES = 4 << 20
 
 
 def archive_kind(path: str) -> str | None:
-    """``tar``, ``tar.gz`` or ``zip`` by the file's name, None for what is no archive."""
+    """``tar``, ``tar.gz`` or ``zip`` by the file's name; None for a file that is no archive."""
     name = path.lower()
     return next((kind for ending, kind in _KINDS.items() if name.endswith(ending)), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Archive:
-    """One archive in one state."""
+    """One version of an archive."""
 
     path: str  # in its store
     size: int
@@ -38,15 +38,15 @@ class Archive:
 
     @property
     def folder(self) -> str:
-        """What its members' names start with: the archive's own folder."""
+        """Prefix of its members' names: the archive's own folder."""
         return self.path[: self.path.rfind("/") + 1]
 
     def _cache(self, store: PlainStore, ending: str) -> Path:
         return cache_file(store.uri, self.path, self.size, self.version, ending=ending)
 
     def members(self, store: PlainStore) -> Path:
-        """File of the catalogue of all members that are not hidden; made where there is none yet, which reads a .tar.gz
-        through.
+        """File of the catalogue of all members that are not hidden. Built if it does not exist, which reads a .tar.gz
+        from start to end.
 
         Raises:
             UserError: the archive is damaged.
@@ -60,7 +60,7 @@ class Archive:
     def _index(self, store: PlainStore, target: Path) -> None:
         kind, where = archive_kind(self.path), f"{store.uri}/{self.path}"
         try:
-            with store.open(self.path, buffer_bytes=_PIECE_BYTES if kind == "tar.gz" else 1 << 16) as file:
+            with store.open(self.path, buffer_bytes=_CHUNK_BYTES if kind == "tar.gz" else 1 << 16) as file:
                 if kind == "zip":
                     found = list(zip_members(file))
                 elif kind == "tar":
@@ -72,12 +72,12 @@ class Archive:
                         )
         except (*DAMAGE, gzip.BadGzipFile, indexed_gzip.ZranError) as error:
             raise UserError(
-                f"{where} is damaged or not a {kind} file ({error}): copy or download it again, or take it out of the"
+                f"{where} is damaged or not a {kind} file ({error}): copy or download it again, or remove it from the"
                 " source"
             ) from error
         except OSError as error:
             raise StorageError(f"{where}: {error}") from error
-        last = {member.name: member for member in found}  # unpacking would leave the last of several with one name
+        last = {member.name: member for member in found}  # of several with one name, unpacking would keep the last
         write_catalogue(target, (dataclasses.replace(m, name=self.folder + m.name) for m in last.values()))
 
     def extract(self, store: PlainStore, member: Member, file: BinaryIO) -> None:
@@ -102,6 +102,6 @@ class Archive:
                     done = unzip(archive, member, file.write)
                 else:
                     archive.seek(member.offset)
-                    done = sum(file.write(piece) for piece in pieces(archive, member.size))
+                    done = sum(file.write(chunk) for chunk in chunks(archive, member.size))
         if done != member.size:
             raise RejectedSource("unreadable", f"{self.path} holds {done} of its {member.size} bytes")

@@ -1,4 +1,4 @@
-"""The interface of a place that holds videos, and what all such places share."""
+"""The interface of a store of source videos, and what all stores share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VIDEO_EXTENSIONS = (
     ".mts",
     ".ogv",
 )
-"""Endings of video files in lower case, the usual ones first."""
+"""Extensions of video files in lower case, the most common ones first."""
 
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
 _CACHED = ("_listing", "_lock")
@@ -41,8 +41,8 @@ _CACHED = ("_listing", "_lock")
 class SourceStore(abc.ABC):
     """Videos by their path relative to ``uri``, with ``/``.
 
-    Instances pickle small: the listing stays behind, and what is open is opened anew in the other process. Threads may
-    share one.
+    Instances pickle small: the listing is not pickled, and files are opened again in the other process. Threads may
+    share an instance.
     """
 
     uri: str
@@ -64,11 +64,11 @@ class SourceStore(abc.ABC):
 
     @abc.abstractmethod
     def _list(self) -> Iterator[tuple[str, int]]:
-        """Every regular file that is not hidden with its bytes, in any order. Raises StorageError, UserError."""
+        """Every regular file that is not hidden, with its bytes, in any order. Raises StorageError, UserError."""
 
     @abc.abstractmethod
     def local(self, path: str) -> contextlib.AbstractContextManager[Path]:
-        """A local file that holds one video: the video itself, or a copy that is removed afterwards.
+        """A local file with one video: the video itself, or a copy that is removed afterwards.
 
         Raises:
             RejectedSource: ``missing``, ``unreadable``, or ``unsafe_path`` for one that would leave the store.
@@ -76,32 +76,32 @@ class SourceStore(abc.ABC):
         """
 
     def listing(self) -> Mapping[str, int]:
-        """Bytes of every file by its path, in lexical order; read once in a process, by the first who asks."""
+        """Size in bytes of every file by its path, in lexical order; read once per process, by the first call."""
         with self._lock:
             if self._listing is None:
                 self._listing = dict(sorted(self._list()))
             return self._listing
 
     def walk(self) -> Iterator[tuple[str, int]]:
-        """Every file: (path, bytes), in lexical order. Hidden files and all that is not a regular file are left out."""
+        """Every file: (path, bytes), in lexical order. Hidden files and what is not a regular file are left out."""
         return iter(self.listing().items())
 
     def sizes(self, paths: Collection[str]) -> dict[str, int]:
-        """Bytes of those of ``paths`` that exist, from one listing."""
+        """Sizes in bytes of those ``paths`` that exist, from one listing."""
         listing = self.listing()
         return {path: listing[path] for path in paths if path in listing}
 
     def packed(self, path: str) -> bool:
-        """Whether ``path`` lies inside an archive."""
+        """Whether ``path`` is inside an archive."""
         return False
 
     def empty_folders(self) -> list[str]:
-        """Folders without anything in them, where the store knows such."""
+        """Empty folders, if the store has folders."""
         return []
 
     def refusal(self, path: str) -> RejectedSource:
-        """Why ``path`` is not in the listing: ``missing``, or what ``local`` raises where it is there and is not
-        read. Lists nothing.
+        """Why ``path`` is not in the listing: ``missing``, or what ``local`` raises if it exists and cannot be read.
+        Does not list the store.
         """
         if escapes(path):
             return unsafe(path)
@@ -109,11 +109,11 @@ class SourceStore(abc.ABC):
 
 
 class PlainStore(SourceStore):
-    """A store of files as they are, which can also be read in part: archives are read through these two."""
+    """A store of plain files, which can also be read in part: archives are read through these two methods."""
 
     @abc.abstractmethod
     def open(self, path: str, *, buffer_bytes: int = 1 << 16) -> BinaryIO:
-        """A seekable file of the bytes at ``path``, for one thread, read in pieces of ``buffer_bytes``. Raises
+        """A seekable file of the bytes at ``path``, for one thread, read in chunks of ``buffer_bytes``. Raises
         NotFoundError, StorageError.
         """
 
@@ -154,6 +154,6 @@ def temporary_copy(path: str, fill: Callable[[BinaryIO], None]) -> Iterator[Path
                 fill(file)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            fix = "; free some room, or set TMPDIR to a folder with more" if full else ""
+            fix = "; free some space, or set TMPDIR to a folder with more" if full else ""
             raise StorageError(f"cannot copy {path} to {tempfile.gettempdir()}: {error}{fix}") from error
         yield copy

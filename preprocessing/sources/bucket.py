@@ -1,4 +1,4 @@
-"""Videos in an object storage."""
+"""Videos in object storage."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pipeline.storage import Storage
 from preprocessing.sources.base import PlainStore, escapes, hidden, temporary_copy, unsafe
 
 log = logging.getLogger(__name__)
-_PIECE_BYTES = 16 << 20  # of a download: what is in memory, and what a cut connection costs
+_CHUNK_BYTES = 16 << 20  # of a download: how much is in memory, and how much a cut connection costs
 
 
 class BucketStore(PlainStore):
-    """The objects below a prefix. A video is copied to the local disk piece by piece while it is used."""
+    """The objects below a prefix. A video is copied to the local disk, chunk by chunk, while it is used."""
 
     def __init__(self, storage: Storage) -> None:
         super().__init__(storage.uri)
@@ -34,7 +34,7 @@ class BucketStore(PlainStore):
             elif not hidden(path):
                 yield path, size
         if num_odd:
-            log.warning("%s: %d objects whose names are no paths (with '..' or '//') are left out", self.uri, num_odd)
+            log.warning("%s: %d objects whose names are not paths (with '..' or '//') are left out", self.uri, num_odd)
 
     @contextlib.contextmanager
     def local(self, path: str) -> Iterator[Path]:
@@ -47,14 +47,14 @@ class BucketStore(PlainStore):
             raise RejectedSource("missing", "no such object") from error
 
         def fill(file: BinaryIO) -> None:
-            for offset in range(0, size, _PIECE_BYTES):
-                length = min(_PIECE_BYTES, size - offset)
-                piece = self.storage.read_range(path, offset, length)
-                if len(piece) != length:
+            for offset in range(0, size, _CHUNK_BYTES):
+                length = min(_CHUNK_BYTES, size - offset)
+                chunk = self.storage.read_range(path, offset, length)
+                if len(chunk) != length:
                     raise StorageError(
-                        f"{self.uri}/{path} changed while it was read: {offset + len(piece)} of {size} bytes"
+                        f"{self.uri}/{path} changed while it was read: {offset + len(chunk)} of {size} bytes"
                     )
-                file.write(piece)
+                file.write(chunk)
 
         with temporary_copy(path, fill) as copy:
             yield copy

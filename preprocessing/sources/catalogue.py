@@ -1,7 +1,6 @@
-"""Members of archives in small databases on the local disk: looked up in microseconds, with no memory for those not
-asked for.
+"""Members of archives in small databases on the local disk: looked up in microseconds, and not kept in memory.
 
-They lie in ``$RECIPROCAL_HOME/cache/archives`` and may be deleted whenever no job runs: they are made again.
+They are in ``$RECIPROCAL_HOME/cache/archives`` and may be deleted while no job runs: they are built again.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pipeline.config.stack import home
 from pipeline.errors import StorageError
 
 _COLUMNS = "name, archive, size, offset, packed_size, method, crc32, problem"
-_FORMAT = 1  # raise it when the columns or their meaning change
+_FORMAT = 1  # increase it when the columns or their meaning change
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class Catalogue:
         self._lock = threading.Lock()
 
     def find(self, name: str) -> Member | None:
-        """The member of that name; one that can be read where there are several."""
+        """The member of that name; of several, one that can be read."""
         with self._lock:
             row = self._connection.execute(
                 f"SELECT {_COLUMNS} FROM member WHERE name = ? ORDER BY problem LIMIT 1", (_bytes(name),)
@@ -80,7 +79,7 @@ def write_catalogue(file: Path, members: Iterable[Member]) -> None:
 
 
 def cache_file(*parts: object, ending: str) -> Path:
-    """The cache's file for what ``parts`` say."""
+    """The cache file that belongs to ``parts``."""
     text = "\0".join(map(str, (_FORMAT, *parts)))
     return (
         home().absolute()
@@ -91,9 +90,9 @@ def cache_file(*parts: object, ending: str) -> Path:
 
 
 def cached(file: Path, build: Callable[[Path], None]) -> Path:
-    """``file``, made by ``build`` (which gets another name to write to) where it is not there.
+    """``file``, built by ``build`` (which gets another name to write to) if it does not exist.
 
-    Of several processes that ask at once one builds and the others wait. The file appears whole or not at all.
+    Of several processes that call this at once, one builds and the others wait. The file appears whole or not at all.
 
     Raises:
         StorageError: the cache cannot be written.
@@ -109,7 +108,7 @@ def cached(file: Path, build: Callable[[Path], None]) -> Path:
                 build(name)
     except (OSError, sqlite3.Error) as error:
         raise StorageError(
-            f"cannot write the archive index {file}: {error}; make room, or set RECIPROCAL_HOME to another disk"
+            f"cannot write the archive index {file}: {error}; free some space, or set RECIPROCAL_HOME to another disk"
         ) from error
     return file
 
@@ -120,7 +119,7 @@ def _locked(file: Path) -> Iterator[None]:
         # Where the file system has no locks, several may build the same file, and the last one replaces the others'.
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield  # closing lets go
+        yield  # closing releases the lock
 
 
 def _bytes(text: str) -> bytes:

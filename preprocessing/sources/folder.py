@@ -15,7 +15,7 @@ from pipeline.errors import NotFoundError, RejectedSource, StorageError
 from preprocessing.sources.base import PlainStore, escapes, unsafe
 
 log = logging.getLogger(__name__)
-# What the file system answers for a name that is not there, in contrast to a file system that fails.
+# Errors for a name that does not exist, in contrast to a file system that fails.
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 _OUTSIDE = "a link that points outside the folder of the videos"
 _UNREADABLE = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR}
@@ -126,7 +126,7 @@ class FolderStore(PlainStore):
 
     def refusal(self, path: str) -> RejectedSource:
         try:
-            self._checked(path)  # no listing: this is asked on every worker
+            self._checked(path)  # no listing: every worker calls this
         except RejectedSource as error:
             return error
         return super().refusal(path)

@@ -1,4 +1,4 @@
-"""Random access into .tar.gz: an index of access points, made in the same single pass that finds the members."""
+"""Random access into .tar.gz: an index of access points, built in the same single pass that finds the members."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import indexed_gzip
 T = TypeVar("T")
 # A read inflates half of this on average before its first byte, and a point takes 32 KiB of disk and of memory.
 _SPACING_BYTES = 16 << 20
-_MOST_POINTS = 4096
+_MAX_POINTS = 4096
 _READ_BYTES = 1 << 20
 _OPEN = 4  # indexes held in memory by one process
 
 
 class _Watched:
-    """A file that hands every byte on, once and in order, to ``sink``; reading some again is no new byte.
+    """A file that passes every byte to ``sink``, once and in order, also if some are read again.
 
-    It keeps the error of a read, of which the gzip library says no more than that there was one.
+    It keeps the error of a failed read: the gzip library reports only that there was one.
     """
 
     def __init__(self, file: BinaryIO, sink: Callable[[bytes], object] = len) -> None:
@@ -55,10 +55,10 @@ class _Watched:
 
 
 class _Pull:
-    """The other end: a file to read what a queue brings until it brings nothing."""
+    """The other end: a file that reads from a queue until it gets an empty chunk."""
 
-    def __init__(self, pieces: queue.Queue[bytes]) -> None:
-        self._pieces, self._left, self._ended = pieces, b"", False
+    def __init__(self, chunks: queue.Queue[bytes]) -> None:
+        self._pieces, self._left, self._ended = chunks, b"", False
 
     def read(self, size: int = -1) -> bytes:
         if not self._left and not self._ended:
@@ -79,7 +79,7 @@ _open_lock = threading.Lock()
 
 
 def index_gzip(file: BinaryIO, size: int, index: Path, scan: Callable[[BinaryIO], T]) -> T:
-    """Write the access points of ``file`` to ``index``, and return what ``scan`` makes of the unpacked stream.
+    """Write the access points of ``file`` to ``index``, and return what ``scan`` returns for the unpacked stream.
 
     Args:
         file: compressed; read once.
@@ -89,26 +89,26 @@ def index_gzip(file: BinaryIO, size: int, index: Path, scan: Callable[[BinaryIO]
     Raises:
         OSError, EOFError, zlib.error: the stream is damaged or ends early; and whatever ``file`` or ``scan`` raise.
     """
-    pieces: queue.Queue[bytes] = queue.Queue(maxsize=4)
-    tee, pull = _Watched(file, pieces.put), _Pull(pieces)
+    chunks: queue.Queue[bytes] = queue.Queue(maxsize=4)
+    tee, pull = _Watched(file, chunks.put), _Pull(chunks)
 
     def unpack() -> T:
         try:
             with gzip.GzipFile(fileobj=pull, mode="rb") as stream:  # type: ignore[arg-type]
                 result = scan(stream)  # type: ignore[arg-type]
-                while stream.read(_READ_BYTES):  # to the end: the checksum stands there
+                while stream.read(_READ_BYTES):  # to the end, where the checksum is
                     pass
                 return result
         finally:
-            pull.drain()  # else the other side would wait for room in the queue
+            pull.drain()  # otherwise the other side would wait for space in the queue
 
     with ThreadPoolExecutor(1) as pool:
         unpacked = pool.submit(unpack)
         try:
-            # No checksum here: the other side checks it, and says more about what is wrong.
+            # No checksum here: the other side checks it, with a better message.
             points = indexed_gzip.IndexedGzipFile(
                 fileobj=tee,
-                spacing=max(_SPACING_BYTES, size // _MOST_POINTS),
+                spacing=max(_SPACING_BYTES, size // _MAX_POINTS),
                 readbuf_size=_READ_BYTES,
                 skip_crc_check=True,
             )
@@ -118,11 +118,11 @@ def index_gzip(file: BinaryIO, size: int, index: Path, scan: Callable[[BinaryIO]
         except indexed_gzip.ZranError:
             if tee.read_error is not None:
                 raise tee.read_error from None
-            pieces.put(b"")
+            chunks.put(b"")
             unpacked.result()  # the better message
             raise
         finally:
-            pieces.put(b"")
+            chunks.put(b"")
         result = unpacked.result()
     points.export_index(str(index))
     return result
@@ -131,7 +131,7 @@ def index_gzip(file: BinaryIO, size: int, index: Path, scan: Callable[[BinaryIO]
 def read_gzip(
     index: Path, open_file: Callable[[], BinaryIO], offset: int, size: int, take: Callable[[bytes], object]
 ) -> int:
-    """Give ``take`` the unpacked bytes from ``offset`` on, piece by piece; returns how many there were, up to ``size``.
+    """Give ``take`` the unpacked bytes starting at ``offset``, chunk by chunk; returns how many, up to ``size``.
 
     Raises:
         indexed_gzip.ZranError: the stream is damaged there; and whatever the file raises.
@@ -169,6 +169,6 @@ def _reader(
             )
             _open[key] = threading.Lock(), file, stream
             if len(_open) > _OPEN:
-                _open.popitem(last=False)  # closed once nobody reads it
+                _open.popitem(last=False)  # closed when nobody reads from it any more
         _open.move_to_end(key)
         return _open[key]

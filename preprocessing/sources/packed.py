@@ -1,4 +1,4 @@
-"""A folder or bucket with its archives seen as if they were unpacked where they lie."""
+"""A folder or bucket whose archives look as if they were unpacked in place."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from preprocessing.sources.catalogue import Catalogue, Member, cache_file, cache
 
 log = logging.getLogger(__name__)
 _THREADS = 8  # archives that are indexed at once: zip and tar wait for requests, tar.gz unpacks
-_MOST_CATALOGUES = 4
+_MAX_CATALOGUES = 4
 _CATALOGUES: dict[tuple[int, Path], Catalogue] = {}  # open in this process (a connection must not cross a fork)
 _CATALOGUES_LOCK = threading.Lock()
 
 
 class PackedStore(SourceStore):
-    """``base`` with its archives unpacked in thought; with ``only`` the members of that one archive and nothing else.
+    """``base`` as if its archives were unpacked; with ``only``, just the members of that one archive.
 
-    Where a path is both a file of its own and a member, the file is taken. What is pickled knows the archives and not
-    their
-    members: another process looks these up in the cache of its machine, and indexes the archives where that is the
-    first.
+    A path that is both a plain file and a member is read from the plain file. A pickled store knows the archives, not
+    their members: another process looks these up in the cache of its machine, and indexes the archives if they are not
+    in it yet.
     """
 
     def __init__(self, base: PlainStore, only: str | None = None) -> None:
@@ -39,7 +38,7 @@ class PackedStore(SourceStore):
         self._archives: tuple[Archive, ...] | None = None
 
     def _found_archives(self) -> tuple[Archive, ...]:
-        """The archives there are, looked for once."""
+        """All archives; listed once."""
         with self._lock:
             if self._archives is None:
                 paths = [self.only] if self.only else [path for path, _ in self.base.walk() if archive_kind(path)]
@@ -65,7 +64,7 @@ class PackedStore(SourceStore):
                             raise UserError(
                                 f"{self.base.uri}/{archive.path} changed while the job ran: run the command again"
                             )
-                while len(_CATALOGUES) >= _MOST_CATALOGUES:
+                while len(_CATALOGUES) >= _MAX_CATALOGUES:
                     _CATALOGUES.pop(next(iter(_CATALOGUES)))
                 _CATALOGUES[key] = Catalogue(file)
             return _CATALOGUES[key]
@@ -129,7 +128,7 @@ class PackedStore(SourceStore):
             log.warning("%s: %d members of archives are left out (%s)", self.uri, count, problem.replace(": ", ", "))
         if num_repeated:
             log.info(
-                "%s: %d members that are no videos are in several archives; the first is taken", self.uri, num_repeated
+                "%s: %d members that are not videos are in several archives; the first is used", self.uri, num_repeated
             )
 
     def packed(self, path: str) -> bool:

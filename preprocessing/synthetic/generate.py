@@ -4,18 +4,18 @@
     python -m jobs.preprocess --format ucf101 --source ~/toy/videos --annotations ~/toy --out file://$HOME/toy-shards
 
 A class is a pair (texture of the object, motion of the object), for example ``stripes_rise``. Either
-half alone leaves as many candidates as the other half has values. How the rest is kept silent:
+half alone leaves as many candidates as the other half has values. Nothing else tells the classes apart:
 
-* colours, orientation, phase, scale and outline of the object come from the same law in every class;
-* the frame is a vertical torus (what leaves at the top comes back at the bottom), so a rising object
+* colours, orientation, phase, scale and outline of the object come from the same distribution in every class;
+* the frame is a vertical torus (what leaves at the top returns at the bottom), so a rising object
   rises in every frame and its position is uniform; ``sway`` and ``swell`` move along triangle waves, whose
-  values are uniform, and the other motions draw a fixed offset and a fixed size from the same law, so
-  one frame does not name the motion;
-* every motion is the same in a mirror, because training mirrors clips;
+  values are uniform, and the other motions draw a fixed offset and a fixed size from the same distribution,
+  so one frame does not show which motion it is;
+* every motion is its own mirror image, because training flips clips;
 * half a period of ``sway`` and ``swell`` is at most 8 frames, so any 8 frames show the motion.
 
 Reads nothing. Writes OUT/videos/CLASS/FILE.mp4 (H.264), OUT/classInd.txt and OUT/{train,val,test}list01.txt
-in the form UCF-101 uses. The same arguments give the same bytes.
+in the format of UCF-101. The same arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class SyntheticConfig:
     val: int = 6
     test: int = 6
     appearances: int = 3
-    """Textures: the first so many of stripes, dots, rings, checks."""
+    """Number of textures, the first of stripes, dots, rings, checks."""
     motions: int = 3
-    """Motions: the first so many of rise, sink, sway, swell."""
+    """Number of motions, the first of rise, sink, sway, swell."""
     min_frames: int = 20
     max_frames: int = 32
 
@@ -86,8 +86,8 @@ def write_h264(path: Path, frames_rgb_THWC: np.ndarray, fps: int) -> None:
     """Write uint8 RGB frames (T, H, W, 3), H and W even, as an MP4 that has the same bytes every time."""
     height, width = frames_rgb_THWC.shape[1:3]
     with av.open(str(path), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
-        # One thread: x264 cuts work (and so bits) by the number of threads. Without mbtree: with it, the vector code of
-        # x264 gives now and then other bits for the same frames (measured: 2 to 5 different files in 8 runs).
+        # One thread: x264 splits work, and so changes bits, by the number of threads. Without mbtree: with it, x264's
+        # vector code occasionally gives other bits for the same frames (measured: 2 to 5 different files in 8 runs).
         options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -97,7 +97,7 @@ def write_h264(path: Path, frames_rgb_THWC: np.ndarray, fps: int) -> None:
 
 
 def draw_clip(config: SyntheticConfig, label: int, split: str, index: int) -> tuple[np.ndarray, int]:
-    """Frames (T, H, W, 3) uint8 RGB and the frame rate of one clip: a function of its arguments alone."""
+    """Frames (T, H, W, 3) uint8 RGB and the frame rate of one clip: a pure function of its arguments."""
     appearance, motion = config.classes[label]
     split_id = ("train", "val", "test").index(split)
     rng = np.random.default_rng([config.seed, APPEARANCES.index(appearance), MOTIONS.index(motion), split_id, index])
@@ -116,7 +116,7 @@ def generate(config: SyntheticConfig) -> int:
     try:
         config.out.mkdir(parents=True, exist_ok=True)
         if any(config.out.iterdir()):
-            raise UserError(f"{config.out} is not empty: name a new folder, so that no older clip is mixed in")
+            raise UserError(f"{config.out} is not empty: give a new folder, so that no older clip is mixed in")
     except OSError as error:
         raise UserError(f"cannot write {config.out}: {error}") from error
     names = [f"{a}_{m}" for a, m in config.classes]
@@ -139,7 +139,7 @@ def generate(config: SyntheticConfig) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line. Returns 0, or 2 where the arguments cannot work."""
+    """Command line. Returns 0, or 2 if the arguments are refused."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         config = tyro.cli(SyntheticConfig, args=argv, description=__doc__)

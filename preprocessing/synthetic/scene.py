@@ -14,13 +14,13 @@ import numpy as np
 APPEARANCES = ("stripes", "dots", "rings", "checks")
 MOTIONS = ("rise", "sink", "sway", "swell")
 
-_EDGE_PX = 1.0  # width of the soft edge of outline and texture: what a lens would leave
+_EDGE_PX = 1.0  # width of the soft edge of outline and texture: as a lens would give
 _SWELL = 0.26  # natural log of the largest size over the middle size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One clip, drawn from a law that is the same for every class but for ``appearance`` and ``motion``.
+    """One clip, drawn from a distribution that differs between classes only in ``appearance`` and ``motion``.
 
     ``center_T2`` holds (x, y) of the object for every frame, y modulo the height; ``radius_T`` its half
     height; ``shake_T2`` the displacement of the whole picture by the camera.
@@ -83,7 +83,7 @@ def _triangle(t: np.ndarray, *, period: float, phase: float) -> np.ndarray:
 
 
 def _two_colors(rng: np.random.Generator) -> np.ndarray:
-    """A dark and a bright random tint, in random order: the texture stands out, its colours say nothing."""
+    """A dark and a bright random tint, in random order: the texture stands out, its colours carry no information."""
     colors = np.stack([rng.uniform(0, 75, 3), rng.uniform(180, 255, 3)]).astype(np.float32)
     return colors[rng.permutation(2)]
 
@@ -123,7 +123,7 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     height, width = scene.height, scene.width
     margin = 8 + math.ceil(float(np.abs(scene.shake_T2).max()))
     background = _background(rng, height + 2 * margin, width + 2 * margin)
-    # One field of noise read at random offsets: as good as fresh noise for any method that sees it, much cheaper.
+    # One field of noise read at random offsets: as good as fresh noise, and much cheaper.
     field = rng.normal(0, scene.noise, (height + 64, width + 64, 3)).astype(np.float32)
     frames = np.empty((len(scene.radius_T), height, width, 3), np.uint8)
     for t, ((x, y), radius, (dx, dy)) in enumerate(zip(scene.center_T2, scene.radius_T, scene.shake_T2, strict=True)):

@@ -102,7 +102,7 @@ def decode_member(path: Path, member: Member, flow_bound_px: float | None = None
                 thumbs.append(_thumb(frame))
         rate, time_base = stream.average_rate or Fraction(0), stream.time_base or Fraction(0)
     if not ticks:
-        raise ValueError("it holds no frame")
+        raise ValueError("it has no frame")
     pictures = np.stack(thumbs) if thumbs else np.zeros((0, 0, 0), np.float32)
     mean = sum(lengths) / len(lengths) if lengths else None
     return Video(

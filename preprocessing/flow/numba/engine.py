@@ -42,7 +42,7 @@ class NumbaTVL1(FlowEngine):
         layout = self._prepared(frames.shape[1], frames.shape[2])
         out = np.empty((len(frames) - 1, 2, *frames.shape[1:]), np.float32)
         self.iterations = []
-        for t in range(len(out)):  # a Python loop, so that Ctrl-C is heard between pairs
+        for t in range(len(out)):  # a Python loop, so that Ctrl-C is handled between pairs
             self.iterations.append(
                 kernel(
                     self._w,
@@ -65,9 +65,9 @@ class NumbaTVL1(FlowEngine):
         if self._layout is None or tuple(self._layout.sizes[0]) != (height, width):
             layout = _Layout.of(level_sizes(height, width, self.params))
             if layout.floats > self._w.size:
-                room = np.zeros(layout.floats + LANES, np.float32)
-                start = -room.ctypes.data // room.itemsize % LANES  # on a cache line: a vector never straddles two
-                self._w = room[start : start + layout.floats]
+                buffer = np.zeros(layout.floats + LANES, np.float32)
+                start = -buffer.ctypes.data // buffer.itemsize % LANES  # on a cache line: a vector never straddles two
+                self._w = buffer[start : start + layout.floats]
             table = cubic_table().ravel()
             self._w[layout.at[pair.TABLE] :][: table.size] = table
             self._layout = layout
@@ -87,7 +87,7 @@ def level_sizes(height: int, width: int, params: TVL1Params) -> list[tuple[int, 
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where everything lies in the workspace: offsets in floats, all multiples of 16."""
+    """Positions in the workspace: offsets in floats, all multiples of 16."""
 
     sizes: np.ndarray  # (levels, 2) int64
     at: np.ndarray  # (BUFFERS,) int64, by the constants of pair

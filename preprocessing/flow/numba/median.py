@@ -1,4 +1,4 @@
-"""Median of 5x5 pixels by minima and maxima alone, 16 pixels at a time.
+"""Median of 5x5 pixels by minima and maxima only, 16 pixels at a time.
 
 Every column of five is sorted once and shared by the five windows it is part of. From five sorted columns the median
 follows by a fixed network of exchanges, found by computer search and proved by the 0-1 principle: a network is right
@@ -76,7 +76,7 @@ NETWORK: tuple[tuple[int, int], ...] = (
     (2, 12),
     (12, 15),
 )
-"""Exchanges after which the median of five sorted columns stands at ``MEDIAN_AT``; place 5 r + c is rank r of column c.
+"""Exchanges after which the median of five sorted columns is at ``MEDIAN_AT``; place 5 r + c is rank r of column c.
 Results that nothing reads are dropped by the compiler."""
 MEDIAN_AT = 12
 
@@ -102,7 +102,7 @@ def _sorted_5(typingctx, w, a, b, c, d, e):
 
 @intrinsic
 def _median_of_columns(typingctx, w, index, stride):
-    """Medians of 16 windows: rank r of a window's first column stands at index + r * stride."""
+    """Medians of 16 windows: rank r of a window's first column is at index + r * stride."""
 
     def emit(context, builder, sig, args):
         row, values = args[1], []

@@ -19,7 +19,7 @@ from preprocessing.flow.numba.solver import U, solve_level
 
 log = logging.getLogger(__name__)
 
-# Offsets in the workspace, by their place in ``at``.
+# Positions in ``at`` of the workspace offsets.
 TABLE, PYRAMID_A, PYRAMID_B, FLOW_A, FLOW_B, DUAL, DATA, INTERLEAVED, SCRATCH = range(9)
 BUFFERS = 9
 
@@ -149,8 +149,8 @@ def _entry(digest: int, cache: bool) -> Callable[..., float]:
     def flow_pair(
         w, frames, known, swapped, out, sizes, at, tau, lambda_, theta, epsilon, shrink, warps, outer, inner, median
     ):
-        # numba's cache looks at this file alone; a variable of the closure is part of its key, so that an edit of
-        # any kernel's file compiles anew.
+        # numba's cache checks only this file; a variable of the closure is part of its key, so that an edit of any
+        # kernel's file recompiles.
         if digest < 0:
             return 0.0
         return _flow_pair(

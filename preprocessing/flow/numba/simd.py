@@ -1,4 +1,4 @@
-"""Vectors of 16 float32 in numba kernels: explicit SIMD, written like mathematics.
+"""Vectors of 16 float32 in numba kernels: explicit SIMD, written as formulas.
 
     a = load(x, i) * splat(0.5) + load(y, i)
     store(z, i, sqrt(a))
@@ -173,7 +173,7 @@ def _emit_scalar(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 
 @intrinsic
 def load_one(typingctx, array, index):
-    """One value of a contiguous float32 array; unlike array[index] it asks not whether the index is negative."""
+    """One value of a contiguous float32 array; unlike array[index] it does not check for a negative index."""
     return types.float32(array, types.intp), _emit_scalar
 
 
@@ -214,7 +214,7 @@ def splat(typingctx, value):
 
 @intrinsic
 def shift_up(typingctx, previous, current):
-    """current moved by one lane: lane k is what stands left of current's lane k, the first one previous' last."""
+    """current moved by one lane: lane k is the left neighbour of current's lane k, the first one previous' last."""
 
     def emit(context, builder, sig, args):
         return shuffle(builder, args[0], args[1], range(LANES - 1, 2 * LANES - 1))
@@ -224,7 +224,7 @@ def shift_up(typingctx, previous, current):
 
 @intrinsic
 def shift_down(typingctx, current, following):
-    """current moved by one lane: lane k is what stands right of current's lane k, the last one following's first."""
+    """current moved by one lane: lane k is the right neighbour of current's lane k, the last one following's first."""
 
     def emit(context, builder, sig, args):
         return shuffle(builder, args[0], args[1], range(1, LANES + 1))

@@ -44,7 +44,7 @@ class TorchTVL1(FlowEngine):
         mode: ``tvl1``, stop test in every iteration; ``tvl1-fast``, in every fifth, 0.03 px from OpenCV on average.
         device: ``auto``, ``cuda``, ``cuda:N`` or ``cpu``. Without a GPU the Triton kernels run where TRITON_INTERPRET=1
             is set (for tests), else plain torch does, slowly, and says so. With a GPU there is no such way out.
-        chunk_pairs: pairs a chunk, on every level; by default what fits the L2 cache on each. Speed alone depends on
+        chunk_pairs: pairs per chunk, on every level; by default what fits the L2 cache on each. Speed alone depends on
             it.
         graphs: replay CUDA graphs; by default on CUDA.
 
@@ -197,9 +197,9 @@ class TorchTVL1(FlowEngine):
         return self._levels[key]
 
     def _halve(self, pairs: int, height: int, width: int, error: RuntimeError) -> None:
-        """After memory ran out with ``pairs`` pairs: give back what is kept and go on with half as many.
+        """After memory ran out with ``pairs`` pairs: release what is kept and continue with half as many.
 
-        The allocator says so with an OutOfMemoryError, the driver (loading a kernel, a graph) with words alone.
+        The allocator raises an OutOfMemoryError; the driver (loading a kernel, a graph) only says so in its message.
         """
         if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
             raise error

@@ -58,7 +58,7 @@ def median_network() -> tuple[tuple[tuple[int, int], ...], int]:
     value at i.
 
     Forgetful selection: of any 14 of the 25 values neither the smallest nor the largest can be the median, since 13
-    values are on its one side or equal to it. Drop both, take one more value in, and go on with 13, 12, ... until three
+    values are on its one side or equal to it. Drop both, add one more value, and continue with 13, 12, ... until three
     are left.
     """
     network: list[tuple[int, int]] = []
@@ -78,7 +78,7 @@ def median_network() -> tuple[tuple[tuple[int, int], ...], int]:
 
 
 def median_of_25(values: list[torch.Tensor]) -> torch.Tensor:
-    """Elementwise median of 25 tensors of one shape, by minima and maxima alone: exact, and free of any sort."""
+    """Elementwise median of 25 tensors of one shape, by minima and maxima only: exact, and without sorting."""
     values = list(values)
     network, place = median_network()
     for i, j in network:

@@ -26,7 +26,7 @@ STATE_BYTES_PER_PX = 64  # what iterations touch: flow and dual twice, the data 
 
 
 def tiles_of(height: int, width: int) -> tuple[int, int]:
-    """Tiles beside each other, and tiles in all."""
+    """Tiles in a row, and tiles in all."""
     across = -(-width // TILE_W)
     return across, across * -(-height // TILE_H)
 

@@ -118,7 +118,7 @@ def iterate(
 
 
 def fixed_order_sum(values: torch.Tensor) -> torch.Tensor:
-    """(N, ...) to (N,): adds halves, so the order depends on the shape of one row alone, not on N or the threads."""
+    """(N, ...) to (N,): adds halves, so the order depends only on the shape of one row, not on N or the threads."""
     rows = values.flatten(1)
     while rows.shape[1] > 1:
         if rows.shape[1] % 2:

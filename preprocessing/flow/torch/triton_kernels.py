@@ -8,11 +8,11 @@ kernel
 adds them itself, in a fixed order, and decides: above the limit, iterate; at most the limit, the pair has just stopped:
 copy its state, so that both buffers hold it; negative, it had stopped before: return at once. Each program then leaves
 its answer for the next kernel in the other buffer of ``sums``: its share, infinity where no test is due, or -1. No
-atomics, no kernel for the flags alone, and nothing is read by one program while another writes it.
+atomics, no kernel just for the flags, and nothing is read by one program while another writes it.
 
 **Traffic.** ``iterate_kernel`` reads 40 bytes a pixel (flow 8, dual 16, data 16) and writes 24. It needs the new flow
 at three places, (x, y), (x + 1, y) and (x, y + 1), and computes it three times rather than store it between two
-kernels, which would make 88 bytes. Neighbours come from the level-1 cache. Fields that are used together lie together,
+kernels, which would make 88 bytes. Neighbours come from the level-1 cache. Fields used together are stored together,
 (H, W, 2) and (H, W, 4), so that a pixel's fields come in one access of 8 or 16 bytes: instructions, not bytes, are what
 such a kernel runs out of first.
 

@@ -47,14 +47,14 @@ def test_ucf101(tmp_path):
     [
         ({"classes": ""}, r"classInd.txt is empty"),
         ({"classes": "A 1\n"}, r"classInd.txt:1: expected 'NUMBER NAME', got 'A 1'"),
-        ({"classes": "1 A\n2 A\n"}, r"classInd.txt:2: class '2 A' stands twice"),
+        ({"classes": "1 A\n2 A\n"}, r"classInd.txt:2: class '2 A' is listed twice"),
         ({"train": "A/x.avi 1\nB/y.avi 7\n"}, r"trainlist01.txt:2: label 7 is not in classInd.txt"),
         ({"train": "A/x.avi 2\n"}, r"trainlist01.txt:1: .* folder of another class than its label 2"),
         ({"train": "A/x.avi 1\nC/y.avi\n"}, r"trainlist01.txt:2: 'C' .* is not a class"),
         ({"train": "A/x.avi 1\n"}, r"no sample of the train split for 1 of 2 classes: B"),
         (
             {"testlist01": "A/v_A_g01_c01.avi\n"},
-            r"testlist01.txt:1: A/v_A_g01_c01.avi stands already in .*trainlist01.txt:1",
+            r"testlist01.txt:1: A/v_A_g01_c01.avi is already in .*trainlist01.txt:1",
         ),
     ],
 )

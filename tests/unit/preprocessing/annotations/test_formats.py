@@ -179,7 +179,7 @@ def test_kinetics_without_header_or_list(root):
         read("kinetics", root, write(root, val__csv=""))
     with pytest.raises(UserError, match="no row with a label"):
         read("kinetics", root, write(root, val__csv="youtube_id,time_start,time_end,split\nabc,0,1,test\n"))
-    with pytest.raises(UserError, match="holds no Kinetics list"):
+    with pytest.raises(UserError, match="has no Kinetics list"):
         read("kinetics", root, root)
     with pytest.raises(UserError, match=r"cannot read .*none.csv: no such file; check --annotations"):
         read("kinetics", root, root / "none.csv")
@@ -306,7 +306,7 @@ def test_moments_in_an_archive_with_a_top_folder(root):
             {"categories": "clapping,0\nadult+male+singing,2\n"},
             r"moments_categories.txt: the indices of its 2 classes must be 0 to 1",
         ),
-        ({"categories": "clapping,0\nclapping,1\n"}, r"moments_categories.txt:2: class 'clapping' stands already"),
+        ({"categories": "clapping,0\nclapping,1\n"}, r"moments_categories.txt:2: class 'clapping' is already in"),
         ({"categories": "clapping,zero\n"}, r"moments_categories.txt:1: expected 'NAME,INDEX'"),
         ({"categories": "\n"}, r"moments_categories.txt is empty"),
         (
@@ -386,7 +386,7 @@ def test_hmdb51_published_lists(root, real_data):
     assert all(s.path.startswith(found.classes[s.label] + "/") for s in found.sources)
     assert set(store.sizes([s.path for s in found.sources])) == set(odd)
     assert len({sample_key(s.name) for s in found.sources}) == len(found.sources)
-    with pytest.raises(UserError, match=r"holds no CLASS_test_split2.txt: check --annotations and --split-index"):
+    with pytest.raises(UserError, match=r"has no CLASS_test_split2.txt: check --annotations and --split-index"):
         read_annotations("hmdb51", store, str(folder), 2)
 
 
@@ -418,7 +418,7 @@ def test_hmdb51_flat_and_in_archives(root):
     for line, message in {
         "a.avi 3": "expected 'FILE NUMBER'",
         "a.avi": "expected 'FILE NUMBER'",
-        "a#1 b.avi 2": "stands already in .*split1.txt:1",
+        "a#1 b.avi 2": "is already in .*split1.txt:1",
     }.items():
         with pytest.raises(UserError, match=rf"walk_test_split1.txt:2: .*{message}"):
             read("hmdb51", root, write(root, walk_test_split1__txt=f"a#1 b.avi 1\n{line}\n"))
