@@ -4,7 +4,7 @@ one.
     python tests/integration/soak_preprocess.py --kills 20 --seed 0 [--targets worker driver node s3]
 
 Reads    nothing. Makes its clips and starts a stack of its own, in a temporary folder.
-Prints   one line a kill: what, when, whether the run came through alone, re-runs, and whether the data set is
+Prints   one line per kill: what, when, whether the run finished without help, re-runs, and whether the data set is
          byte-identical.
 Exit     0 all identical. 1 at least one was not; the outputs of its runs are printed.
 """
@@ -43,7 +43,7 @@ def main() -> int:
                 bad += 1
                 print(outcome.output, flush=True)
     print(
-        f"{killed} kills, {through} runs came through alone, {options.kills - bad} of {options.kills} data sets"
+        f"{killed} kills, {through} runs finished without help, {options.kills - bad} of {options.kills} data sets"
         " identical after the re-run"
     )
     return 1 if bad else 0

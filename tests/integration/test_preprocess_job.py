@@ -145,11 +145,11 @@ def test_a_whole_run_and_what_a_second_one_does(ready, tmp_path, capsys):
     assert set(snapshot(tmp_path / "out")) == names, "shards of the replaced data set are left over"
 
 
-def test_an_interrupted_run_goes_on(ready, tmp_path, capsys):
+def test_an_interrupted_run_resumes(ready, tmp_path, capsys):
     with pytest.raises(
         ReciprocalError,
         match=(
-            r"(?s)1 of 9 videos are rejected, more than --max-rejects 0: mend them, or allow more.*not_video:"
+            r"(?s)1 of 9 videos are rejected, more than --max-rejects 0: fix them, or allow more.*not_video:"
             r" \w+/\w+.mp4"
         ),
     ):
@@ -190,7 +190,7 @@ def test_a_dry_run_measures_and_writes_nothing(ready, tmp_path, capsys):
     assert re.search(r"storage\s+│\s+[\d.]+ [kM]B", text)
 
 
-def test_missing_videos_alone_fill_shards_without_a_worker(tmp_path, toy):
+def test_shards_of_only_missing_videos_need_no_worker(tmp_path, toy):
     rows = [f"class_{i % 4},id{i:09d}" for i in range(400)]
     lists = tmp_path / "list.csv"
     present = sorted((toy / "videos").rglob("*.mp4"))[:2]

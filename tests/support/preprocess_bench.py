@@ -1,4 +1,4 @@
-"""Runs of ``jobs.preprocess`` on a local stack that are disturbed on purpose, and what must hold afterwards.
+"""Runs of ``jobs.preprocess`` on a local stack that are disturbed on purpose, and what must be true afterwards.
 
 Shared by tests/integration/test_preprocess_faults.py (a handful of disturbances, in CI) and
 tests/integration/soak_preprocess.py (many, by hand).
@@ -31,12 +31,12 @@ from tests.support.paths import ROOT
 
 TARGETS = ("worker", "driver", "node", "s3", "head")  # node: the second one; head: the one with Ray's control service
 RUN_TIMEOUT_S = 120.0
-_NUM_BROKEN = 2  # of the listed videos: one is a web page, one is not there
+_NUM_BROKEN = 2  # of the listed videos: one is a web page, one does not exist
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """One run of the command that came to its end."""
+    """One run of the command that has ended."""
 
     code: int
     output: str
@@ -137,7 +137,7 @@ class Bench:
         return faults
 
     def leftovers(self) -> list[str]:
-        """Files of ours in TMPDIR; to be called when no run is going on."""
+        """Our files in TMPDIR; to be called while nothing runs."""
         theirs = ("ray", "pymp-")  # Ray's own; sockets of Python's multiprocessing, which Ray's dashboard uses
         return sorted(
             p.relative_to(self.temporary).as_posix()
@@ -183,7 +183,7 @@ class Bench:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """One disturbance: when, whether the disturbed run came through alone, and what is wrong after the re-run."""
+    """One disturbance: when, whether the disturbed run finished without help, and what is wrong after the re-run."""
 
     target: str
     objects: int

@@ -1,4 +1,4 @@
-"""The parts of the preprocessing command that need no Ray: limits, counts, resources, what auto stands for."""
+"""Preprocessing's limits, counts, resources and choice of engine: what needs no Ray."""
 
 from __future__ import annotations
 

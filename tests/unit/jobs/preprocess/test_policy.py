@@ -24,7 +24,7 @@ from jobs.preprocess.policy import MAX_FAILED_SHARDS, Decision, Ending, History,
         (Ending.FAILED, False, 2, False, Decision.STOP_RUN),
     ],
 )
-def test_decision(ending, searched, num_failed, too_many_rejects, expected):
+def test_how_an_attempt_ended_and_what_was_before_decide(ending, searched, num_failed, too_many_rejects, expected):
     history = History(searched=searched, num_failed=num_failed, too_many_rejects=too_many_rejects)
     assert decide(ending, history) is expected
 

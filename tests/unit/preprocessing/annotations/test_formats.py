@@ -340,7 +340,7 @@ def test_moments_official_names_and_files(root, real_data, caplog):
     for categories in (
         "derived_moments_categories.txt",
         "mmaction2_mit_label_map_339.txt",
-    ):  # with indices, and names alone
+    ):  # with indices, and names only
         found = read("moments", root, moments(root, (folder / categories).read_text(), training))
         assert list(found.classes) == names
         assert sum(s.split == "train" for s in found.sources) == len(files) + 339

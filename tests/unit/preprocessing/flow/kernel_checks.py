@@ -52,7 +52,7 @@ def planes(interleaved: torch.Tensor) -> np.ndarray:
 def test_median_is_opencv_s():
     solver = level(21, 70, 3, outer_iterations=1, inner_iterations=0)
     solver._flow[0].copy_(noise(3, 21, 70, 2))
-    # going on; just stopped, in the last iteration before this median; stopped earlier
+    # still running; just stopped, in the last iteration before this median; stopped earlier
     solver._sums[0].copy_(torch.tensor([float("inf"), 0.0, -1.0])[:, None].expand(3, solver._tiles))
     solver._outer_iteration()
     before, after = planes(solver._flow[0]), planes(solver._filtered)
@@ -154,7 +154,7 @@ def test_iteration_is_the_equations_and_stops_pair_by_pair():
     for buffer, value in ((solver._flow[0], flow), (solver._dual[0], dual), (solver._data, data)):
         buffer.copy_(value)
     solver._flow[1].fill_(7.0), solver._dual[1].fill_(7.0)
-    # going on; just stopped; stopped earlier; going on
+    # still running; just stopped; stopped earlier; still running
     solver._sums[0].copy_(torch.tensor([float("inf"), 0.0, -1.0, 1e6])[:, None].expand(4, solver._tiles))
     kept = solver._flow[0].clone(), solver._dual[0].clone()
     solver._outer_iteration()  # the odd number of iterations is copied back into the first buffers
@@ -172,7 +172,7 @@ def test_iteration_is_the_equations_and_stops_pair_by_pair():
     assert (solver._sums[1][1:3] == -1.0).all(), "a pair that has stopped must cost nothing from here on"
 
 
-def test_empty_places_of_a_chunk_are_left_alone():
+def test_unused_slots_of_a_chunk_are_not_touched():
     solver = level(16, 20, 3, median=False, inner_iterations=2, warps=1, outer_iterations=1)
     solver._data.fill_(1e9)
     solver.solve(frames(2, 16, 20), frames(2, 16, 20, seed=1), torch.zeros(2, 16, 20, 2, device=DEVICE))
@@ -225,7 +225,7 @@ def test_a_pair_has_the_same_bits_in_every_batch():
     params = TVL1Params(scales=1, warps=2, outer_iterations=2, inner_iterations=4, epsilon=0.11)
     clip = np.stack([texture(16, 40), texture(16, 40), texture(16, 40, 0.15), texture(16, 40, 1.3, -0.6)])
     flow = TorchTVL1(params, device=DEVICE.type, chunk_pairs=3).flow(clip)
-    assert not flow[0].any(), "a static pair beside moving ones must not move"
+    assert not flow[0].any(), "a static pair next to moving ones must not move"
     assert np.abs(flow[2]).mean() > 0.2
     assert np.array_equal(TorchTVL1(params, device=DEVICE.type, chunk_pairs=2).flow(clip[1:]), flow[1:])  # other places
     assert np.array_equal(TorchTVL1(params, device=DEVICE.type, chunk_pairs=1).flow(clip[1:]), flow[1:])  # alone

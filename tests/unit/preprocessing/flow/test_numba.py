@@ -126,7 +126,7 @@ def test_pyramid_levels_are_those_of_repeated_resizing():
 # --- bits
 
 
-def test_a_pair_has_the_same_bits_wherever_it_stands():
+def test_a_pair_has_the_same_bits_at_any_position():
     clip = moving(9, 45, 61)
     whole = NumbaTVL1().flow(clip)
     parts = np.concatenate([NumbaTVL1().flow(clip[:5]), NumbaTVL1().flow(clip[4:])])

@@ -104,7 +104,7 @@ def test_a_pair_has_the_same_bits_in_every_batch(engine):
     clip = np.stack(moved)
     flow = engine.flow(clip)
     assert flow.shape == (4, 2, 40, 33)
-    assert not flow[0].any(), "a static pair beside moving ones must not move"
+    assert not flow[0].any(), "a static pair next to moving ones must not move"
     assert np.abs(flow[2]).mean() > 0.2
     for count, start in ((1, 0), (3, 0), (4, 0), (1, 2), (2, 1)):
         other = TorchTVL1(FEW, device="cpu", chunk_pairs=count).flow(clip[start:])

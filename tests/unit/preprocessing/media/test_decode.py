@@ -270,7 +270,7 @@ def test_every_odd_file_ends_as_frames_or_as_its_reject(real_data: Path):
 
 
 def test_avi_with_pictures_out_of_order_shows_each_once(real_data: Path):
-    """AVI keeps decoding times alone. Taken for times of presentation they jump to and fro, and pictures would be
+    """AVI stores only decoding times. Read as presentation times they jump back and forth, and pictures would be
     shown twice.
     """
     clips = sorted((real_data / "clips/ucf101").rglob("*.avi"))

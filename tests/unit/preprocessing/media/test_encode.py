@@ -77,7 +77,7 @@ def test_container_is_what_readers_rely_on():
 
 
 def test_groups_are_closed():
-    """A group of pictures decodes alone to the same frames: nothing in it needs what stands before."""
+    """A group of pictures decodes by itself to the same frames: nothing in it needs what comes before."""
     data = encode_rgb(moving_picture(20), 25, CODEC)
     whole = by_ffmpeg(data, "rgb24")
     with av.open(io.BytesIO(data)) as container:
@@ -135,7 +135,7 @@ def test_flow_survives_storage():
         error = np.abs(dequantise_flow(back) - flow)
         assert error.mean() < 0.6 * step, f"{name}: mean {error.mean():.3f} px"
         assert abs((dequantise_flow(back) - flow).mean()) < 0.3 * step, f"{name}: bias"
-    assert np.abs(dequantise_flow(codes) - flow).max() <= step / 2 + 1e-5  # the quantiser alone
+    assert np.abs(dequantise_flow(codes) - flow).max() <= step / 2 + 1e-5  # only the quantiser
 
 
 def test_no_difference_stays_none():

@@ -186,7 +186,7 @@ def test_pictures_stop_at_the_limit_of_the_page(
     assert len(Parsed(page.html).tables["classes-table"]) == 4
 
 
-def test_the_choice_of_samples_depends_on_the_keys_alone(made: tuple[LocalStorage, bytes]) -> None:
+def test_the_choice_of_samples_depends_only_on_the_keys(made: tuple[LocalStorage, bytes]) -> None:
     found = survey(made[0], read_manifest(made[0]), 1)
     records = [ShardRecord.from_json(made[0].read(f"{s.path}.json"), s.path) for s in read_manifest(made[0]).shards]
     keys = [s.key for r in records for s in r.samples if s.label == 0]
@@ -230,7 +230,7 @@ def test_damaged_samples_and_records(made: tuple[LocalStorage, bytes], tmp_path:
         make_report(storage)
 
 
-def test_warnings_say_what_stands_out(tmp_path: Path) -> None:
+def test_warnings_name_what_is_unusual(tmp_path: Path) -> None:
     storage = LocalStorage(str(tmp_path / "set"))
     clips = clips_of({"train/shard-000000": 4})["train/shard-000000"]
     clips[0].quality["flow_saturation"] = 0.05
@@ -300,7 +300,7 @@ def test_the_wheel_has_the_published_hues() -> None:
 def test_opposite_directions_have_opposite_hues(angle: float) -> None:
     u, v = 10 * np.cos(angle), 10 * np.sin(angle)
     hue, opposite = (hue_and_saturation(colour(s * u, s * v))[0] for s in (1, -1))
-    # The wheel gives unequal room to the hues, so opposites are complementary within half a segment (30 degrees) or so.
+    # The hues have unequal shares of the wheel: opposites are complementary within half a segment (30 degrees) or so.
     assert abs(abs(hue - opposite) - 180) < 36
 
 

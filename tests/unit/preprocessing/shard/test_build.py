@@ -164,9 +164,8 @@ def test_stored_flow_is_the_flow_of_the_stored_size(videos, tmp_path):
     assert sample.record.flow_mean_px == pytest.approx(float(np.hypot(flow[:, 0], flow[:, 1]).mean()), abs=1e-4)
     assert sample.record.flow_saturation == pytest.approx(float((np.abs(flow) > 10).mean()), abs=1e-6)
     step = 20 / 255
-    assert (
-        0.15 * step < sample.record.flow_error_px < 0.35 * step
-    )  # rounding alone has a mean error of a quarter of a step
+    # Rounding by itself has a mean error of a quarter of a step.
+    assert 0.15 * step < sample.record.flow_error_px < 0.35 * step
 
 
 def members_by_key(records: list, root: Path) -> dict[str, dict[str, bytes]]:
@@ -178,7 +177,7 @@ def members_by_key(records: list, root: Path) -> dict[str, dict[str, bytes]]:
 
 
 def test_same_clip_same_bits_in_another_shard_batch_and_number_of_threads(videos, tmp_path, monkeypatch):
-    """Alone in a shard or beside others, flow in blocks of 3 or 16 pairs, one shard at a time or three at once."""
+    """Alone in a shard or with others, flow in blocks of 3 or 16 pairs, one shard at a time or three at once."""
     for number in range(3):
         write_h264(
             videos / f"A/more{number}.mp4",
@@ -224,9 +223,8 @@ def test_no_record_no_shard(plan, videos, tmp_path, ending):
         run(plan, videos, Watched(tmp_path / "out", fail_at=ending))
     storage = Watched(tmp_path / "out")
     assert committed_record(plan, ShardSpec.of(CLASSES, PLAIN), storage) is None
-    assert run(plan, videos, storage) == committed_record(
-        plan, ShardSpec.of(CLASSES, PLAIN), storage
-    )  # and a second attempt mends it
+    # A second attempt repairs it.
+    assert run(plan, videos, storage) == committed_record(plan, ShardSpec.of(CLASSES, PLAIN), storage)
 
 
 def test_a_record_counts_only_with_its_parameters_sources_and_tar(plan, videos, tmp_path):
@@ -300,7 +298,7 @@ def test_blocks_do_not_show(videos, tmp_path, monkeypatch):
         assert (cut[0].record, cut[1]) == (whole[0].record, whole[1]), f"blocks of {size} frames"
 
 
-def test_a_shard_of_rejects_alone_has_a_record_and_no_tar(videos, tmp_path):
+def test_a_shard_of_only_rejects_has_a_record_and_no_tar(videos, tmp_path):
     plan = planned((Source(path="A/page.mp4", label=0, split="train"),), videos)
     storage = Watched(tmp_path / "out")
     storage.write("train/shard-000000.tar", b"of an earlier attempt")
