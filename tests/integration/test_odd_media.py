@@ -105,7 +105,7 @@ def check(result: Result, expected: dict[str, str], sources: Path) -> None:
     assert len(result.samples) + len(result.rejects) == len(expected)
 
 
-def test_odd_files(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_every_odd_file_ends_as_a_sample_or_its_reject(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The shared odd files (where they are), and odd ones made here, in class folders."""
     source = tmp_path / "videos"
     expected = {f"made/{name}": outcome for name, outcome in generated(source / "made").items()}

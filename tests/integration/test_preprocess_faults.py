@@ -77,7 +77,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_full_disks(bench: Bench) -> None:
+def test_full_disks_end_the_run_cleanly_and_a_rerun_finishes(bench: Bench) -> None:
     target = bench.folder / "disk"
     with small_disk(target, "96k"):
         full = bench.run(f"file://{target}/out")

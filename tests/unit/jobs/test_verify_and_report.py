@@ -108,7 +108,7 @@ def test_ray_finds_the_same(damaged: LocalStorage, tmp_path: Path, monkeypatch: 
     assert ray == threads
 
 
-def test_refusals(sound: LocalStorage, tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused(sound: LocalStorage, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no data set is finished there"):
         verify_job.main([f"file://{tmp_path}/none"])
     with pytest.raises(ManifestError, match="does not exist"):

@@ -23,7 +23,7 @@ def ucf(
     return tmp_path
 
 
-def test_ucf101(tmp_path):
+def test_ucf101_lists_give_classes_splits_and_sources(tmp_path):
     found = read_ucf101(
         ucf(
             tmp_path,
@@ -104,7 +104,7 @@ def test_ucf101_missing_lists(tmp_path):
         read_ucf101(ucf(tmp_path), split_index=2)
 
 
-def test_folder(tmp_path):
+def test_folders_are_classes(tmp_path):
     for name in ("walk/b.mp4", "walk/deep/a.mp4", "run/c.mp4", ".hidden/d.mp4", "run/.DS_Store"):
         (tmp_path / "flat" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "flat" / name).touch()
@@ -144,7 +144,7 @@ def test_wrong_root_is_one_message_not_a_thousand_rejects(tmp_path):
     check_source_root(tmp_path / "videos", found)  # one of two is there: the other is a reject
 
 
-def test_published_lists(real_data):
+def test_published_lists_are_read_whole(real_data):
     found = read_ucf101(real_data / "annotations" / "ucf101")
     counts = Counter(s.split for s in found.sources)
     assert (len(found.classes), counts["train"], counts["test"]) == (101, 9537, 3783)  # as published for split 1

@@ -258,7 +258,7 @@ def moments(
     return write(root, **lists)
 
 
-def test_moments(root, caplog):
+def test_moments_lists_give_classes_splits_and_sources(root, caplog):
     touch(root, "training/clapping/a b.mp4", "validation/clapping/a b.mp4")
     found = read("moments", root, moments(root))
     assert found.classes == ("clapping", "adult+male+singing")
@@ -427,7 +427,7 @@ def test_hmdb51_flat_and_in_archives(root):
 # A list of one's own, and folders
 
 
-def test_csv(root):
+def test_a_csv_gives_classes_splits_and_parts(root):
     touch(root, "walk/one.mp4", "long, very.mp4", "caf\u0065\u0301.mp4")
     lists = write(
         root,
@@ -516,7 +516,7 @@ def test_ucf101_in_an_archive_and_several_places(root, real_data):
         read("ucf101", root, real_data / "annotations" / "ucf101")
 
 
-def test_unknown_format(root):
+def test_an_unknown_format_is_refused(root):
     with pytest.raises(ConfigError, match="format = 'ava': must be one of folder, csv"):
         read("ava", root)
 

@@ -26,7 +26,7 @@ def texture(height: int, width: int, dx: float = 0.0, dy: float = 0.0) -> np.nda
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(0.4, -0.3), (-1.5, 0.75), (2.0, 1.0)])
-def test_known_translation(dx, dy):
+def test_a_known_translation_is_found(dx, dy):
     flow = OpenCVTVL1().flow(np.stack([texture(64, 80), texture(64, 80, dx, dy)]))
     assert flow.shape == (1, 2, 64, 80)
     assert flow.dtype == np.float32

@@ -102,7 +102,7 @@ def test_whole_algorithm_with_its_stop_test(height, width):
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(0.4, -0.3), (-1.5, 0.75), (2.0, 1.0), (0.0, -3.0)])
-def test_known_translations(dx, dy):
+def test_known_translations_are_found(dx, dy):
     pair = np.stack([texture(64, 80), texture(64, 80, dx, dy)])
     ours, reference = (
         np.hypot(*(e.flow(pair)[0] - np.array([dx, dy])[:, None, None])).mean() for e in (NumbaTVL1(), OpenCVTVL1())

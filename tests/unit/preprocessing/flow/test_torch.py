@@ -78,7 +78,7 @@ def test_default_parameters_stay_with_opencv(dx, dy):
     assert difference(TVL1Params(), 64, 80, dx, dy).mean() <= 0.05
 
 
-def test_level_sizes():
+def test_levels_shrink_by_the_factor_and_end_before_16_pixels():
     assert level_sizes(256, 340, 5, 0.8) == [(256, 340), (205, 272), (164, 218), (131, 174), (105, 139)]
     assert level_sizes(24, 100, 5, 0.8) == [(24, 100), (19, 80)]
     assert level_sizes(8, 8, 5, 0.8) == [(8, 8)]

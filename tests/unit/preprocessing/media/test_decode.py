@@ -68,7 +68,7 @@ def test_a_dropped_frame_is_filled_by_its_predecessor(make_video, gray_levels):
 @pytest.mark.parametrize(
     ("fps", "expected"), [(12.5, list(range(0, 20, 2))), (50, [i // 2 for i in range(40)]), (25, list(range(20)))]
 )
-def test_requested_rate(make_video, gray_levels, fps, expected):
+def test_frames_come_at_the_requested_rate(make_video, gray_levels, fps, expected):
     decoded = decode_video(make_video("r.mkv", gray_levels(20)), short_side=48, fps=fps)
     assert levels(decoded.frames_rgb_THWC) == expected
     assert decoded.fps == fps
@@ -191,7 +191,7 @@ def test_constant_rate_against_its_definition(gaps, fps):
         assert pick == len(times) - 1 or times[pick + 1] > k / rate + slack - 2e-9
 
 
-def test_rejects(make_video, gray_levels, tmp_path: Path):
+def test_every_unusable_source_is_rejected_with_its_reason(make_video, gray_levels, tmp_path: Path):
     good = make_video("good.mp4", gray_levels(60)).read_bytes()
     with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
         sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(8000), sound.writeframes(bytes(8000))

@@ -158,7 +158,7 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.T
 
 
 @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])
-def test_hostile_tar(tmp_path, caplog, name):
+def test_members_of_a_hostile_tar_are_listed_with_their_problem_and_never_unpacked(tmp_path, caplog, name):
     def edit(tar: tarfile.TarFile) -> None:
         for info in (
             entry("../evil.mp4"),

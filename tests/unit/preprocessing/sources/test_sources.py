@@ -123,7 +123,7 @@ def test_sizes_are_fast(tmp_path):
     assert time.process_time() - start < 1.0
 
 
-def test_wrong_uris(tmp_path):
+def test_wrong_uris_are_refused(tmp_path):
     (tmp_path / "x.mp4").touch()
     for uri in (
         str(tmp_path / "none"),
@@ -202,7 +202,7 @@ def test_objects_that_are_no_paths_are_left_out(tmp_path, caplog):
     assert "2 objects whose names are no paths" in caplog.text
 
 
-def test_partial_reads(tmp_path):
+def test_partial_reads_give_the_bytes_asked_for(tmp_path):
     data = os.urandom(300_000)
     fill(tmp_path, {"a.bin": data})
     for store in (BucketStore(open_storage(f"file://{tmp_path}")), FolderStore(tmp_path)):

@@ -62,7 +62,7 @@ def test_files_are_what_the_lists_say(tmp_path):
     assert main([str(out)]) == 2  # not empty
 
 
-def test_wrong_arguments(tmp_path):
+def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"appearances = 5: must be in 1..4"):
         SyntheticConfig(out=tmp_path, appearances=5)
     with pytest.raises(ConfigError, match=r"max_frames = 3: must be at least min_frames = 20"):
