@@ -136,7 +136,7 @@ def test_kinetics_lists_of_all_splits(root, caplog):
         ("val", 0): 2,
     }
     assert "2 rows without a label are left out" in caplog.text
-    assert "2 listed videos stand more than once" in caplog.text
+    assert "2 videos are listed more than once" in caplog.text
     assert "a0000000002_000000_000010 in " in caplog.text
 
 

@@ -199,7 +199,7 @@ def test_objects_that_are_no_paths_are_left_out(tmp_path, caplog):
             return iter([("a/x.mp4", 1), ("a//y.mp4", 1), ("../z.mp4", 1), ("folder/", 0), (".h/x", 1), ("b/.x", 1)])
 
     assert dict(BucketStore(Odd(str(tmp_path))).walk()) == {"a/x.mp4": 1}
-    assert "2 objects whose names are no paths" in caplog.text
+    assert "2 objects whose names are not paths" in caplog.text
 
 
 def test_partial_reads_give_the_bytes_asked_for(tmp_path):
