@@ -21,6 +21,7 @@ def test_ablations_without_scipy_name_the_extra(monkeypatch: pytest.MonkeyPatch)
         ablations(AblationsArgs(data_uri="file:///nowhere"))
 
 
+@pytest.mark.slow
 def test_only_benches_and_tests_import_webdataset() -> None:
     """A machine without the extra can do everything else: one process imports every other command."""
     program = "import sys\nsys.modules['webdataset'] = None\n" + "".join(f"import jobs.{c}\n" for c in COMMANDS)

@@ -48,6 +48,7 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_result_holds_every_engine(videos, tmp_path, capsys):
     out = tmp_path / "out.json"
     code = main(["tvl1", "--videos", str(videos), "--json", str(out), "--pairs", "6", "--size", SIZE, "--repeat", "1"])

@@ -211,6 +211,7 @@ def test_contenders_are_interleaved():
 
 
 @needs_dali
+@pytest.mark.slow
 def test_the_results_ratios_and_shares_add_up(tiny_set, tmp_path, capsys):
     out = tmp_path / "loader.json"
     arguments = [

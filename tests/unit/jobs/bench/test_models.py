@@ -53,6 +53,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> tuple[Subject, ...]:
     return small
 
 
+@pytest.mark.slow
 def test_parameters_and_flops_of_mrst_net() -> None:
     """By hand: 36 690 064 weights in products, 63 104 of BN; 98.91 GFLOP on maps, of which P needs 75.91 and T
     87.41.
@@ -87,6 +88,7 @@ def test_c3d_has_its_published_size() -> None:
     assert count(named("C3D"), False)[0] * 4 / 1e6 == pytest.approx(320.0, abs=0.05)
 
 
+@pytest.mark.slow
 def test_both_paths_are_compared_on_the_same_weights(small: tuple[Subject, ...]) -> None:
     torch.set_num_threads(1)
     for subject in small[:2]:
@@ -215,6 +217,7 @@ def test_a_miss_is_exit_code_1(small: tuple[Subject, ...], tmp_path: Path, monke
     assert "scores differ by 0.5" in json.loads((tmp_path / "x.json").read_text())["missed"][0]
 
 
+@pytest.mark.slow
 def test_gpu_rows_on_the_cpu(small: tuple[Subject, ...]) -> None:
     """The same code with a CPU for a device, not compiled: figures follow from one another."""
     crn = Subject("small CRN", SMALL_CRN, 64, 5)

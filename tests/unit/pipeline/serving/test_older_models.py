@@ -53,6 +53,7 @@ def older_model(packed: tuple[Path, object, object], tmp_path: Path, monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore:.*input example")
+@pytest.mark.slow
 def test_predict_runs_an_older_model_with_the_code_of_this_installation(
     older_model: Path, tiny_set: str, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from preprocessing.flow.compare import Agreement, exactness, pick_pairs
 from preprocessing.flow.factory import flow_engine
 from preprocessing.flow.numba import pair
 from preprocessing.flow.numba.engine import NumbaTVL1, level_sizes
-from preprocessing.flow.numba.median import MEDIAN_AT, NETWORK, median_5x5
+from preprocessing.flow.numba.median import MEDIAN_AT, NETWORK, SORT_5, median_5x5
 from preprocessing.flow.numba.pyramid import resize
 from preprocessing.flow.numba.warp import MARGIN, cubic_table, interleave, linearise
 from preprocessing.flow.opencv import OpenCVTVL1
@@ -218,7 +218,7 @@ def test_median_network_by_the_0_1_principle():
     assert not needless, f"exchanges {needless} can go"
     ones = np.indices([2] * 5).reshape(5, -1).astype(bool)
     values = list(ones)
-    for i, j in median.SORT_5:
+    for i, j in SORT_5:
         values[i], values[j] = values[i] & values[j], values[i] | values[j]
     assert np.array_equal(np.stack(values), np.sort(ones, axis=0))
 

@@ -208,6 +208,7 @@ def test_triton_kernels_under_the_interpreter():
 @needs_triton
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="TRITON_INTERPRET=1: nothing is compiled")
 @pytest.mark.parametrize("name", ["iterate", "settle", "median", "linearise", "gradient", "resize"])
+@pytest.mark.slow
 def test_triton_kernels_compile_for_hopper(name, monkeypatch, tmp_path):
     """Without a GPU: the kernel compiles, its fields stay in one layout, and no multiply and add is fused but where
     written.

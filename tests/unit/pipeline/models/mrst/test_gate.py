@@ -205,6 +205,7 @@ def test_triton_kernel_interpreted() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.slow
 def test_triton_kernel_compiles_for_hopper(dtype: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without a GPU: the kernel compiles, and bfloat16 products run on tensor cores."""
     triton = pytest.importorskip("triton", reason="Triton is not installed here")
