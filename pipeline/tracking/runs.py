@@ -140,6 +140,11 @@ class RunTracker:
 
 
 def run_page(tracking_run_id: str) -> str:
-    """Address of a run's page on the tracking server."""
-    experiment = client().get_run(tracking_run_id).info.experiment_id
+    """Address of a run's page on the tracking server; what to do where that server has no such run."""
+    try:
+        experiment = client().get_run(tracking_run_id).info.experiment_id
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return f"none: {address()} has no run {tracking_run_id}; set MLFLOW_TRACKING_URI to the server that has it"
     return f"{address()}/#/experiments/{experiment}/runs/{tracking_run_id}"
