@@ -8,28 +8,34 @@ import socket
 
 import ray
 
+from jobs.cluster.environment import worker_environment
 from pipeline.config.stack import find_stack, ray_address
 from pipeline.errors import ConfigError, UserError
 
-_ENVIRONMENT = {
+RAY_ENVIRONMENT = {  # of every driver
     "RAY_TRAIN_V2_ENABLED": "1",
     # A reported checkpoint counts once the controller has seen it, and the next report waits for that: with Ray's 2 s a
     # worker that dies right after a checkpoint would lose it, and frequent checkpoints would cost 2 s each.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
     "RAY_DEDUP_LOGS": "0",  # ranks that print alike are worth seeing apart
+    # Of several tasks that fail a command reports the first; Ray would print the tracebacks of the others at its end.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    # A submitted job may name a variable (--runtime-env-json) that our workers' environment holds too. Both values are
+    # the same, because the job's are in the driver's environment, but without this Ray refuses the pair.
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
 }
 
 
 def connect() -> None:
     """Connect to the cluster of ``RAY_ADDRESS``, of this submitted job, or of the local stack; else start a private
-    Ray.
+    Ray. All tasks and actors get the variables of ``jobs.cluster.environment``.
 
     Raises:
         UserError: the recorded local stack, or the named cluster, does not answer.
     """
     if ray.is_initialized():
         return
-    for name, value in _ENVIRONMENT.items():
+    for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = ray_address()
     if address and "://" not in address and address not in ("auto", "local"):
@@ -44,10 +50,41 @@ def connect() -> None:
                 else "check RAY_ADDRESS"
             )
             raise UserError(f"Ray at {address} does not answer: {fix}") from error
+    private = address is None or address == "local"
     try:
-        ray.init(address=address or "local", logging_level=logging.WARNING, log_to_driver=True)
+        one_host = private or _is_loopback(address or "") or _all_nodes_are_here(address)
+        ray.init(
+            address=address or "local",
+            runtime_env={"env_vars": worker_environment(one_host=one_host, private=private)},
+            logging_level=logging.WARNING,
+            log_to_driver=True,
+        )
     except ConnectionError as error:
         raise UserError(f"cannot join Ray at {address}: {str(error).splitlines()[0]}") from error
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether an address can be reached from this host alone, so that all nodes of the cluster are here. A Ray client's
+    address (ray://) says nothing: a tunnel may begin there.
+    """
+    host = address.rpartition(":")[0].strip("[]")
+    return host.startswith("127.") or host in ("localhost", "::1")
+
+
+def _all_nodes_are_here(address: str | None) -> bool:
+    """Whether a cluster has no node on another host, and cannot get one.
+
+    Only a connected driver can ask, and a driver's environment is fixed when it connects: hence a connection of its
+    own.
+    """
+    if _grows():
+        return False
+    ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    try:
+        here = ray.util.get_node_ip_address()
+        return all(node["NodeManagerAddress"] == here for node in ray.nodes() if node["Alive"])
+    finally:
+        ray.shutdown()
 
 
 def wants_gpu(use_gpu: str) -> bool:
@@ -68,7 +105,7 @@ def _grows() -> bool:
 
 
 def check_resources(num_workers: int, cpus_per_worker: float, gpu: bool, spread: bool = False) -> None:
-    """Refuse at once what would otherwise wait for ever.
+    """Refuse at once what would otherwise wait forever.
 
     Clusters that can grow are not refused: their totals say nothing about what the autoscaler may add.
 
