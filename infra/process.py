@@ -4,7 +4,10 @@ A pid alone names nothing: the kernel gives it to another program once its owner
 is its pid, its start time in clock ticks since boot, and the boot. Servers start children (Ray starts a
 dozen), some of which outlive their parent, so the family of a server is found three ways: parent links,
 the session that each server leads, and a random token in the environment that children inherit.
-Linux only: everything is read from /proc.
+
+psutil says what there is to know about a process, save two things. Its start time counts from the epoch and moves when
+the clock is set, so that a process would not be known again from a record on disk; and it signals a pid, where a pidfd
+cannot hit a later owner of it. Both are done here, which needs Linux.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 from pipeline.errors import ReciprocalError, UserError
 
@@ -43,7 +48,9 @@ class ProcessId:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stat:
+class _Entry:
+    """A living process in the table of all."""
+
     pid: int
     parent: int
     session: int
@@ -89,15 +96,15 @@ def boot_id() -> str:
 
 def identify(pid: int) -> ProcessId | None:
     """Return the identity of the process that owns ``pid`` now (zombies included), or None."""
-    fields = _stat_fields(pid)
-    return None if fields is None else ProcessId(pid, int(fields[19]), boot_id())
+    ticks = _start_ticks(pid)
+    return None if ticks is None else ProcessId(pid, ticks, boot_id())
 
 
 def is_alive(process: ProcessId) -> bool:
     """Return whether exactly this process runs. A zombie does not, nor does another process with its pid."""
     _reap()
-    stat = _read_stat(process.pid)
-    return stat is not None and stat.start_ticks == process.start_ticks and process.boot_id == boot_id()
+    # In this order: were the start time compared first, the pid could pass to another process before it is seen alive.
+    return _runs(process.pid) and _start_ticks(process.pid) == process.start_ticks and process.boot_id == boot_id()
 
 
 def send(process: ProcessId, number: signal.Signals) -> bool:
@@ -119,8 +126,8 @@ def send(process: ProcessId, number: signal.Signals) -> bool:
 
 
 def family(leaders: Iterable[ProcessId], token: str) -> list[ProcessId]:
-    """Return every living process of the servers: leaders, members of their sessions, token holders, descendants of
-    all.
+    """Return every living process of the servers: leaders, members of their sessions, those with the token,
+    descendants of all.
 
     This process and its ancestors never belong, whatever they inherited.
 
@@ -129,18 +136,18 @@ def family(leaders: Iterable[ProcessId], token: str) -> list[ProcessId]:
         token: how the value of ``TOKEN_VARIABLE`` they were started with begins; empty for none.
     """
     _reap()
-    table = {stat.pid: stat for stat in map(_read_stat, _pids()) if stat is not None}
+    table = {entry.pid: entry for entry in map(_look_at, psutil.pids()) if entry is not None}
     leaders = list(leaders)
     living = {leader.pid for leader in leaders if is_alive(leader)}
-    holders = {pid for pid in table if token and _holds_token(pid, token)}
-    # A dead leader's session number stays reserved while the session has members. It is ours if a token
-    # holder is in it; otherwise the number may have been given away, and nobody in it is touched.
-    held = {table[pid].session for pid in holders}
-    sessions = living | ({leader.pid for leader in leaders if leader.boot_id == boot_id()} & held)
-    members = living | holders | {pid for pid, stat in table.items() if stat.session in sessions}
+    marked = {pid for pid in table if token and _has_token(pid, token)}
+    # A dead leader's session number stays reserved while the session has members. It is ours if a process
+    # with the token is in it; otherwise the number may have been given away, and nobody in it is touched.
+    marked_sessions = {table[pid].session for pid in marked}
+    sessions = living | ({leader.pid for leader in leaders if leader.boot_id == boot_id()} & marked_sessions)
+    members = living | marked | {pid for pid, entry in table.items() if entry.session in sessions}
     children: dict[int, list[int]] = {}
-    for stat in table.values():
-        children.setdefault(stat.parent, []).append(stat.pid)
+    for entry in table.values():
+        children.setdefault(entry.parent, []).append(entry.pid)
     stack = list(members)
     while stack:
         for child in children.get(stack.pop(), ()):
@@ -190,12 +197,11 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, *, interval_s: f
 
 def resident_mb(processes: Iterable[ProcessId]) -> float:
     """Return the processes' resident memory, shared pages counted once per process, in MiB."""
-    total_kb = 0
+    total_bytes = 0
     for process in processes:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            lines = (_PROC / str(process.pid) / "status").read_text().splitlines()
-            total_kb += sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-    return total_kb / 1024
+        with contextlib.suppress(psutil.Error):
+            total_bytes += psutil.Process(process.pid).memory_info().rss
+    return total_bytes / (1 << 20)
 
 
 def _wait_gone(processes: Iterable[ProcessId], timeout_s: float) -> bool:
@@ -203,36 +209,42 @@ def _wait_gone(processes: Iterable[ProcessId], timeout_s: float) -> bool:
     return wait_until(lambda: not any(map(is_alive, processes)), timeout_s)
 
 
-def _stat_fields(pid: int) -> list[str] | None:
-    """Fields of /proc/PID/stat from the third (state) on; the second, the name, may hold blanks and parentheses."""
+def _start_ticks(pid: int) -> int | None:
+    """Field 22 of /proc/PID/stat, counted from behind the name, which may hold blanks and parentheses."""
     try:
         text = (_PROC / str(pid) / "stat").read_text()
     except OSError:
         return None
-    return text[text.rindex(")") + 2 :].split()
+    return int(text[text.rindex(")") + 2 :].split()[19])
 
 
-def _read_stat(pid: int) -> _Stat | None:
-    fields = _stat_fields(pid)
-    if fields is None or fields[0] in "ZX":
-        return None
-    return _Stat(pid=pid, parent=int(fields[1]), session=int(fields[3]), start_ticks=int(fields[19]))
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
-
-
-def _holds_token(pid: int, token: str) -> bool:
+def _runs(pid: int) -> bool:
     try:
-        environment = (_PROC / str(pid) / "environ").read_bytes()
-    except OSError:  # gone, or another user's
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
         return False
-    wanted = f"{TOKEN_VARIABLE}={token}".encode()
-    return any(entry.startswith(wanted) for entry in environment.split(b"\0"))
 
 
-def _ancestry(pid: int, table: Mapping[int, _Stat]) -> set[int]:
+def _look_at(pid: int) -> _Entry | None:
+    """What ``family`` asks of a process; None where it has ended."""
+    try:
+        if not _runs(pid):
+            return None
+        parent, session = psutil.Process(pid).ppid(), os.getsid(pid)
+    except (psutil.Error, OSError):
+        return None
+    ticks = _start_ticks(pid)
+    return None if ticks is None else _Entry(pid=pid, parent=parent, session=session, start_ticks=ticks)
+
+
+def _has_token(pid: int, token: str) -> bool:
+    try:
+        return psutil.Process(pid).environ().get(TOKEN_VARIABLE, "").startswith(token)
+    except (psutil.Error, OSError):  # gone, or another user's
+        return False
+
+
+def _ancestry(pid: int, table: Mapping[int, _Entry]) -> set[int]:
     line: set[int] = set()
     while pid in table and pid not in line:
         line.add(pid)
