@@ -1,11 +1,11 @@
-"""Register a finished run's model and, if its evaluation beats the holder's, give it the alias.
+"""Register a finished run's model and, if its evaluation beats the current version's, give it the alias.
 
     python -m jobs.promote RUN --name synthetic-crn              # alias champion, decided on test
     python -m jobs.promote RUN --name synthetic-crn --alias candidate --force
 
 Reads    RUN's final checkpoint and its report of --split (written by jobs.evaluate).
 Writes   a version of the registered model, once per checkpoint and report; the alias, if it is earned.
-Exit     0 registered and promoted (or the holder already); 3 registered, promotion refused, and why; 1 and 2 as
+Exit     0 registered and promoted (or it has the alias already); 3 registered, promotion refused, and why; 1 and 2 as
          everywhere.
 """
 
@@ -16,6 +16,7 @@ import hashlib
 import importlib.metadata
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,8 +31,8 @@ from pipeline.errors import ConfigError, NotFoundError, UserError
 from pipeline.evaluation.report import EvalReport, compare, protocol_name, report_path
 from pipeline.runs.folder import fetched_checkpoint, open_run, read_result, read_run
 from pipeline.serving.predictor import REQUIREMENTS, WEIGHTS, pack
-from pipeline.storage import Storage
-from pipeline.tracking.registry import Version, holder, register, set_alias, versions
+from pipeline.storage import Storage, open_storage
+from pipeline.tracking.registry import Version, aliased_version, register, set_alias, versions
 from pipeline.tracking.runs import check_server
 from pipeline.training.checkpoint import read_state
 
@@ -40,7 +41,7 @@ log = logging.getLogger("jobs.promote")
 
 @dataclasses.dataclass(frozen=True)
 class PromoteArgs:
-    """Register a run's model and compare it with the alias's holder."""
+    """Register a run's model and compare it with the version that has the alias."""
 
     run: Annotated[str, tyro.conf.Positional]
     """Run id (on the local stack) or URI of the run's folder."""
@@ -63,9 +64,9 @@ class PromoteArgs:
             raise ConfigError("alias", self.alias, "MLflow reserves latest and v1, v2, ...; use another word")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse and promote."""
-    return promote(parse(PromoteArgs, description=__doc__))
+    return promote(parse(PromoteArgs, args=argv, description=__doc__))
 
 
 def promote(args: PromoteArgs) -> int:
@@ -80,11 +81,11 @@ def promote(args: PromoteArgs) -> int:
         )
     check_server()
     version = _registered(run, result, report, args)
-    held = holder(args.name, args.alias)
-    if held and held.version == version.version:
-        console.print(f"{version.uri} holds the alias {args.alias} already")
+    current = aliased_version(args.name, args.alias)
+    if current and current.version == version.version:
+        console.print(f"{version.uri} has the alias {args.alias} already")
         return 0
-    decision = compare(report, _report_of(held) if held else None)
+    decision = compare(report, _report_of(current) if current else None)
     if decision.promote or args.force:
         set_alias(version, args.alias)
         word = "promoted" if decision.promote else "promoted by force"
@@ -93,7 +94,7 @@ def promote(args: PromoteArgs) -> int:
         )
         return 0
     console.print(
-        f"refused: {args.name}@{args.alias} stays with version {held.version if held else '-'}: {decision.why}",
+        f"refused: {args.name}@{args.alias} stays with version {current.version if current else '-'}: {decision.why}",
         markup=False,
     )
     return 3
@@ -113,13 +114,11 @@ def _report(run: Storage, args: PromoteArgs) -> EvalReport:
 
 def _report_of(version: Version) -> EvalReport:
     """The report that a registered version was decided with. Its run's folder keeps it."""
-    from pipeline.storage import open_storage
-
     try:
         return EvalReport.from_json(open_storage(version.tags["run_uri"]).read(version.tags["report"]).decode())
     except (KeyError, NotFoundError) as error:
         raise UserError(
-            f"the holder {version.uri} has no readable report ({error}); evaluate it again, or use --force"
+            f"the current version {version.uri} has no readable report ({error}); evaluate it again, or use --force"
         ) from error
 
 

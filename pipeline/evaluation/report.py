@@ -113,28 +113,31 @@ class EvalReport:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Whether a candidate may take an alias from its holder, and why."""
+    """Whether a candidate may take an alias from the current version, and why."""
 
     promote: bool
     why: str
 
 
-def compare(candidate: EvalReport, holder: EvalReport | None) -> Comparison:
+def compare(candidate: EvalReport, current: EvalReport | None) -> Comparison:
     """Decide a promotion: same data, same split, same protocol, all videos read, and a strictly better fused top-1."""
     if candidate.num_damaged:
         return Comparison(
             False,
             f"{candidate.num_damaged} of {candidate.num_videos} videos could not be read: the number is incomplete",
         )
-    if holder is None:
-        return Comparison(True, "the alias has no holder yet")
+    if current is None:
+        return Comparison(True, "no version has the alias yet")
     for name in ("manifest_digest", "split", "protocol"):
-        ours, theirs = getattr(candidate, name), getattr(holder, name)
+        ours, theirs = getattr(candidate, name), getattr(current, name)
         if ours != theirs:
             return Comparison(
-                False, f"{name} differs: candidate {ours}, holder {theirs}; evaluate both on the same data and protocol"
+                False,
+                f"{name} differs: candidate {ours}, current version {theirs}; evaluate both on the same data and"
+                " protocol",
             )
     text = (
-        f"top-1 {candidate.top1:.4f} against the holder's {holder.top1:.4f} ({candidate.split}, {candidate.protocol})"
+        f"top-1 {candidate.top1:.4f} against the current version's {current.top1:.4f}"
+        f" ({candidate.split}, {candidate.protocol})"
     )
-    return Comparison(candidate.top1 > holder.top1, text)
+    return Comparison(candidate.top1 > current.top1, text)

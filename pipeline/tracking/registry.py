@@ -123,8 +123,8 @@ def register(
     )
 
 
-def holder(name: str, alias: str) -> Version | None:
-    """The version that holds an alias, or None."""
+def aliased_version(name: str, alias: str) -> Version | None:
+    """The version that an alias points to, or None."""
     try:
         found = client().get_model_version_by_alias(name, alias)
     except MlflowException as error:

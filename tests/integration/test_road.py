@@ -396,7 +396,7 @@ def test_evaluate_ensemble_promote_predict(
     promoted = run("jobs.promote", "killed", "--name", "tiny")
     assert promoted.returncode == 0, promoted.stdout + promoted.stderr
     assert "tiny@champion is now version 1" in promoted.stdout
-    assert "holds the alias champion already" in run("jobs.promote", trained, "--name", "tiny").stdout
+    assert "has the alias champion already" in run("jobs.promote", trained, "--name", "tiny").stdout
 
     video = next((Path(tiny_set.removeprefix("file://")).parent / "raw" / "videos").rglob("*.mp4"))
     answer = run("jobs.predict", "models:/tiny@champion", str(video))

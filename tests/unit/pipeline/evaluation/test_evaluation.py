@@ -124,18 +124,18 @@ def test_every_modality_has_a_name_and_every_protocol_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("candidate", "holder", "promote", "why"),
+    ("candidate", "current", "promote", "why"),
     [
-        (report(0.6), None, True, "no holder"),
-        (report(0.6), report(0.5), True, "0.6000 against the holder's 0.5000"),
+        (report(0.6), None, True, "no version has the alias"),
+        (report(0.6), report(0.5), True, "0.6000 against the current version's 0.5000"),
         (report(0.5), report(0.5), False, "0.5000 against"),
         (report(0.9, protocol="20x1"), report(0.5), False, "protocol differs"),
         (report(0.9, manifest_digest="y" * 64), report(0.5), False, "manifest_digest differs"),
         (report(0.9, num_damaged=1), None, False, "could not be read"),
     ],
 )
-def test_promotion(candidate: EvalReport, holder: EvalReport | None, promote: bool, why: str) -> None:
-    decision = compare(candidate, holder)
+def test_promotion(candidate: EvalReport, current: EvalReport | None, promote: bool, why: str) -> None:
+    decision = compare(candidate, current)
     assert decision.promote is promote
     assert why in decision.why
 
