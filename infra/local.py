@@ -16,33 +16,35 @@ Exit     0 done. 1 a server did not start (the end of its log is printed) or is 
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 import shlex
 import sys
+from collections.abc import Sequence
 
-import tyro
-from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 from infra.control import PARTS, ServerState, add_node, down, status, up
 from infra.ray_head import authentication
 from infra.records import load_servers
+from pipeline.common.cli import console, parse, run_main
 from pipeline.config.stack import find_stack, home, ray_token_file, stack_file
-from pipeline.errors import ReciprocalError, UserError
+from pipeline.errors import UserError
 
 __all__ = ["ServerState", "add_node", "down", "main", "status", "up"]
 
 
-def _main() -> int:
-    app = tyro.extras.SubcommandApp()
-    console = Console(highlight=False, soft_wrap=True)
+@dataclasses.dataclass(frozen=True)
+class Up:
+    """Start what is not running."""
 
-    @app.command(name="up")
-    def _(ray_cpus: int | None = None, timeout_s: float = 120.0) -> int:
-        """Start what is not running. --ray-cpus: CPUs the Ray head offers, default all."""
+    ray_cpus: int | None = None
+    """CPUs that the Ray head offers; default: all of this host."""
+    timeout_s: float = 120.0
+    """Deadline for all servers together, in seconds."""
+
+    def run(self) -> int:
         before = {record.name: record.process for record in load_servers().records.values()}
-        stack = up(ray_cpus=ray_cpus, timeout_s=timeout_s)
+        stack = up(ray_cpus=self.ray_cpus, timeout_s=self.timeout_s)
         after = {record.name: record.process for record in load_servers().records.values()}
         changed = [name for name in PARTS if before.get(name) != after.get(name)]
         console.print(f"started {', '.join(changed)}" if changed else "all servers were healthy already")
@@ -53,9 +55,12 @@ def _main() -> int:
         )
         return 0
 
-    @app.command(name="env")
-    def _() -> int:
-        """Print what a shell needs for Ray's own commands: eval "$(python -m infra.local env)"."""
+
+@dataclasses.dataclass(frozen=True)
+class Env:
+    """Print what a shell needs for Ray's own commands: eval "$(python -m infra.local env)"."""
+
+    def run(self) -> int:
         stack = find_stack()
         if stack is None:
             raise UserError("no local stack is up: python -m infra.local up")
@@ -63,16 +68,22 @@ def _main() -> int:
             sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
         return 0
 
-    @app.command(name="down")
-    def _() -> int:
-        """End the servers; data stays."""
+
+@dataclasses.dataclass(frozen=True)
+class Down:
+    """End the servers; data stays."""
+
+    def run(self) -> int:
         ended = down()
         console.print(f"ended {ended} processes; data stays in {home()}" if ended else "nothing was running")
         return 0
 
-    @app.command(name="status")
-    def _() -> int:
-        """Show every server; exit code 0 when all are healthy, else 1."""
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """Show every server; exit code 0 when all are healthy, else 1."""
+
+    def run(self) -> int:
         states = status()
         table = Table("server", "address", "pid", "state", "log")
         for state in states:
@@ -81,36 +92,25 @@ def _main() -> int:
         console.print(table)
         return 0 if all(state.healthy for state in states) and stack_file().exists() else 1
 
-    @app.command(name="add-node")
-    def _(cpus: int = 1) -> int:
-        """Start one more Ray node on this host. --cpus: CPUs it offers."""
-        record = add_node(cpus=cpus)
+
+@dataclasses.dataclass(frozen=True)
+class AddNode:
+    """Start one more Ray node on this host."""
+
+    cpus: int = 1
+    """CPUs that it offers."""
+
+    def run(self) -> int:
+        record = add_node(cpus=self.cpus)
         console.print(f"{record.name} at {record.address} with {record.settings['cpus']} CPUs")
         return 0
 
-    return app.cli(prog="python -m infra.local", description=__doc__)
 
-
-def main() -> None:
-    """Run the command line and exit with its code."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)]
-    )
-    logging.getLogger("infra").setLevel(logging.INFO)
-    try:
-        code = _main()
-    except UserError as error:
-        errors.print(f"error: {error}", markup=False, style="bold red")
-        code = 2
-    except ReciprocalError as error:
-        errors.print(f"failed: {error}", markup=False, style="bold red")
-        code = 1
-    except KeyboardInterrupt:
-        errors.print("interrupted: what this command started was ended; run it again")
-        code = 130
-    sys.exit(code)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code documented at the top of this file."""
+    commands = Up | Env | Down | Status | AddNode
+    return parse(commands, args=argv, prog="python -m infra.local", description=__doc__).run()
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -1,4 +1,4 @@
-"""The whole road on this machine: synthetic videos to registered models, on the real servers of the local stack.
+"""End to end on this machine: from synthetic videos to registered models, on the real servers of the local stack.
 
     python -m jobs.demo                # or: make demo
     python -m jobs.demo --storage file # the same with files in place of S3, and no server but Ray's
@@ -16,7 +16,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from typing import Literal
 from rich.table import Table
 
 from infra.local import up
+from jobs.cluster.errors import explain
 from jobs.evaluate.command import EvaluateArgs, evaluate
 from jobs.predict import PredictArgs, predict
 from jobs.preprocess.command import PreprocessConfig, preprocess
@@ -70,13 +71,13 @@ class Row:
     reused: bool
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run."""
-    return demo(parse(DemoArgs, description=__doc__))
+    return demo(parse(DemoArgs, args=argv, description=__doc__))
 
 
 def demo(args: DemoArgs) -> int:
-    """The road, step by step; returns the exit code."""
+    """The pipeline, step by step; returns the exit code."""
     start = time.perf_counter()
     stack = None
     if args.storage == "file":
@@ -227,4 +228,4 @@ def _step(command: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, explain=explain)

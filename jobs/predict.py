@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -42,9 +43,9 @@ class PredictArgs:
     """Classes to print."""
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse and predict."""
-    return predict(parse(PredictArgs, description=__doc__))
+    return predict(parse(PredictArgs, args=argv, description=__doc__))
 
 
 def predict(args: PredictArgs) -> int:

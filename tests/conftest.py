@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,16 @@ def _no_user_state(
     """Tests that do not start a stack of their own see none, and keep their state to themselves."""
     if "stack" not in request.keywords:
         monkeypatch.setenv("RECIPROCAL_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+@pytest.fixture(autouse=True)
+def _no_log_handler_of_a_command() -> Iterator[None]:
+    """A command that a test runs in this process sets up logging to the standard error of that moment, which is closed
+    when the test ends.
+    """
+    yield
+    for handler in [h for h in logging.root.handlers if type(h) is logging.StreamHandler]:
+        logging.root.removeHandler(handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

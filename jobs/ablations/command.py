@@ -37,6 +37,7 @@ from jobs.ablations.report import as_json, plot, show
 from jobs.ablations.training import TEST_SPLIT, read_result, result_path, train_and_test
 from jobs.ablations.variants import GROUPS, VARIANTS, Group, tiny_config
 from jobs.cluster.connect import check_resources, connect
+from jobs.cluster.errors import explain
 from jobs.cluster.submit import run_tasks
 from pipeline.common.cli import console, parse
 from pipeline.config.base import require
@@ -95,9 +96,9 @@ class Training:
     path: str
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse and compare."""
-    return ablations(parse(AblationsArgs, description=__doc__))
+    return ablations(parse(AblationsArgs, args=argv, description=__doc__))
 
 
 def ablations(args: AblationsArgs) -> int:
@@ -161,9 +162,11 @@ def run_all(trainings: Sequence[Training], out: Storage) -> dict[str, list[dict[
     with contextlib.closing(ended):
         for count, (training, result) in enumerate(ended, start=1):
             if isinstance(result, ray.exceptions.RayError):
-                raise ReciprocalError(
-                    f"{training.name}, seed {training.config.run.seed}: {str(result).strip().splitlines()[-1]}; fix it"
-                    " and run the same command again to continue"
+                found = explain(result)
+                kind = UserError if isinstance(found, UserError) else ReciprocalError
+                raise kind(
+                    f"{training.name}, seed {training.config.run.seed}: {found}; fix it and run the same command again"
+                    " to continue"
                 ) from result
             results.setdefault(training.name, []).append(result)
             scores = " ".join(f"{stream} {value:.3f}" for stream, value in result["top1"].items())

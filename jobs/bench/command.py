@@ -29,9 +29,9 @@ BENCHES = {
 """Subcommand to the module whose ``run(arguments) -> exit code`` it is; imported when asked for."""
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Hand the rest of the command line to a subcommand."""
-    args = list(sys.argv[1:] if args is None else args)
+    args = list(sys.argv[1:] if argv is None else argv)
     if args and args[0] in ("-h", "--help"):
         console.print(__doc__, markup=False)
         return 0

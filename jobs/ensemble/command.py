@@ -21,6 +21,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import tyro
@@ -62,9 +63,9 @@ class EnsembleArgs:
             raise ConfigError("num_views", self.num_views, "must be 0 (default) or more")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse, average and print."""
-    args = parse(EnsembleArgs, description=__doc__)
+    args = parse(EnsembleArgs, args=argv, description=__doc__)
     report, folder, tracking_id = ensemble(args)
     print_report(report)
     if args.recipe:

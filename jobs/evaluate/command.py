@@ -15,6 +15,7 @@ import dataclasses
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,9 +68,9 @@ class EvaluateArgs:
                 raise ConfigError(name, getattr(self, name), "must be 0 (default) or more")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse and evaluate."""
-    report, run_uri, tracking_id = evaluate(parse(EvaluateArgs, description=__doc__))
+    report, run_uri, tracking_id = evaluate(parse(EvaluateArgs, args=argv, description=__doc__))
     print_report(report)
     console.print(
         f"report   {run_uri}/{report_path(report.split, report.protocol)}\npage     {run_page(tracking_id)}",

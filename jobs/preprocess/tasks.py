@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
 
+from jobs.cluster.errors import explain
 from jobs.cluster.submit import run_tasks
 from jobs.preprocess.policy import Decision, Ending, History, decide
 from jobs.preprocess.progress import ProgressView, Reporter, make_board
@@ -99,8 +98,7 @@ def resources_for(spec: ShardSpec, gpu_share: float) -> Resources:
 
 def remote_options(resources: Resources) -> dict[str, Any]:
     """Options of a task on the connected cluster."""
-    environment = {"env_vars": local_environment()} if _single_host() else {}
-    return {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus, "runtime_env": environment}
+    return {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +127,7 @@ def run_shards(plans: Sequence[ShardPlan], job: Job, resources: Resources, *, do
     largest_first = sorted(plans, key=lambda plan: -plan.num_bytes)
     again: deque[_Attempt] = deque()
     failures: dict[str, str] = {}
+    first_error: Exception | None = None
     searched: set[str] = set()
     with (
         ProgressView(board, len(plans), sum(len(p.present) for p in plans)) as view,
@@ -157,28 +156,22 @@ def run_shards(plans: Sequence[ShardPlan], job: Job, resources: Resources, *, do
                 again.append(_Attempt(plan=plan, crashed=_find_crashing(survives, plan, shared)))
                 continue
             if not isinstance(result, Outcome):
-                failures[plan.path] = _cause(result)
+                failures[plan.path], first_error = str(explain(result)), first_error or result
                 log.error("%s failed: %s", plan.path, failures[plan.path])
             if decision is Decision.STOP_RUN:
                 break
         view.refresh()
     if failures:
         path, cause = next(iter(failures.items()))
-        raise ReciprocalError(f"{len(failures)} shards failed; {path}: {cause}. Run the same command again to continue")
+        raise ReciprocalError(
+            f"{len(failures)} shards failed; {path}: {cause}. Run the same command again to continue"
+        ) from first_error
 
 
 def _ending(result: Outcome | ray.exceptions.RayError) -> Ending:
     if isinstance(result, Outcome):
         return Ending.STORED
     return Ending.WORKER_DIED if isinstance(result, _CRASHES) else Ending.FAILED
-
-
-def _cause(error: ray.exceptions.RayError) -> str:
-    """Why a shard was given up, in the words of our own error where there is one."""
-    if isinstance(error, _CRASHES):
-        return f"its worker died again: {str(error).splitlines()[0]}"
-    cause = getattr(error, "cause", None)
-    return str(cause if isinstance(cause, ReciprocalError) else error)
 
 
 def _show(view: ProgressView, plan: ShardPlan, outcome: Outcome) -> None:
@@ -203,28 +196,3 @@ def _find_crashing(survives: Any, plan: ShardPlan, job: Any) -> dict[str, str]:
         except ray.exceptions.RayError as error:
             log.warning("%s: %s", source.name, str(error).splitlines()[0])
     return crashed
-
-
-def _single_host() -> bool:
-    here = ray.util.get_node_ip_address()
-    # The local stack's nodes have loopback addresses of their own.
-    return all(
-        node["NodeManagerAddress"] == here or node["NodeManagerAddress"].startswith("127.")
-        for node in ray.nodes()
-        if node["Alive"]
-    )
-
-
-def local_environment() -> dict[str, str]:
-    """What workers on this host need to run this checkout against this stack.
-
-    On a cluster the package is installed (or submitted as a working folder), and nodes have their own addresses and
-    roles.
-    """
-    root = str(Path(__file__).resolve().parents[2])
-    # No access keys: a runtime environment is shown on the dashboard.
-    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "TMPDIR")
-    variables = {name: value for name, value in os.environ.items() if name in names or name.startswith("RECIPROCAL_")}
-    if "site-packages" not in root:
-        variables["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return variables

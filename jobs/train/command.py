@@ -18,9 +18,9 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 import sys
 import time
+from collections.abc import Sequence
 
 import ray
 import ray.train
@@ -28,6 +28,7 @@ import ray.train.torch
 import tyro
 
 from jobs.cluster.connect import check_resources, connect, wants_gpu
+from jobs.cluster.errors import explain
 from jobs.cluster.storage import ray_file_system
 from jobs.recipes import find_recipe
 from jobs.recipes.listing import show_recipes
@@ -48,9 +49,9 @@ from pipeline.training.checkpoint import RunFacts
 log = logging.getLogger("jobs.train")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check everything that can be checked here, then hand the run to Ray Train."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = sys.argv[1:] if argv is None else list(argv)
     if argv[:1] == ["--list"]:
         if len(argv) > 2:
             raise UserError(f"--list takes one name or part of a name, got {' '.join(argv[1:])}")
@@ -131,10 +132,9 @@ def train(config: TrainConfig) -> int:
         result = _trainer(WorkerTask(facts=facts, gpu=gpu, start=prepared.start)).fit()
     except BaseException as error:
         tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-        if isinstance(error, (ray.train.TrainingFailedError, ray.exceptions.RayError)):
-            raise ReciprocalError(
-                f"training failed: {_root_cause(error)}; fix it and run the same command again to resume"
-            ) from error
+        if found := explain(error):
+            kind = UserError if isinstance(found, UserError) else ReciprocalError
+            raise kind(f"training failed: {found}; fix it and run the same command again to resume") from error
         raise
     checkpoint = result.checkpoint
     if checkpoint is None:
@@ -176,34 +176,11 @@ def _trainer(task: WorkerTask) -> ray.train.torch.TorchTrainer:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.run.keep_checkpoints),
             # Ray's own lines say every report from every rank; ours say what a person wants to know
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
-            worker_runtime_env={"env_vars": _worker_environment(config, gpu)},
+            # One rank must not take all cores of a node for its OpenMP threads: the ranks share them. All other
+            # variables come with the connection (jobs.cluster.environment).
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(max(1, int(config.run.cpus_per_worker)))}},
         ),
     )
-
-
-def _worker_environment(config: TrainConfig, gpu: bool) -> dict[str, str]:
-    # One rank must not take all cores of a node for its OpenMP threads: the ranks share them.
-    threads = str(max(1, int(config.run.cpus_per_worker)))
-    names = (
-        "AWS_ENDPOINT_URL",
-        "AWS_ENDPOINT_URL_S3",
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_SESSION_TOKEN",
-        "AWS_REGION",
-        "MLFLOW_TRACKING_URI",
-        "RECIPROCAL_HOME",
-        "RECIPROCAL_STACK",
-    )
-    return {"OMP_NUM_THREADS": threads, **{name: os.environ[name] for name in names if name in os.environ}}
-
-
-def _root_cause(error: BaseException) -> str:
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        rank, first = next(iter(sorted(failures.items())))
-        return f"rank {rank}: {str(first).strip().splitlines()[-1]}"
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
 def _print_end(config: TrainConfig, run_uri: str, outcome: dict, word: str) -> None:

@@ -11,6 +11,7 @@ import ray
 import ray.exceptions
 
 from jobs.cluster.connect import connect
+from jobs.cluster.errors import explain
 from jobs.cluster.submit import run_tasks
 from jobs.preprocess.tasks import Resources, remote_options
 from pipeline.dataset.manifest import Manifest, ShardEntry
@@ -65,12 +66,4 @@ def _by_tasks(
     tasks = run_tasks(manifest.shards, lambda entry: verify.remote(storage, entry, shared, decode))
     with contextlib.closing(tasks):
         for entry, result in tasks:
-            yield entry, _reason(result) if isinstance(result, ray.exceptions.RayError) else result
-
-
-def _reason(error: ray.exceptions.RayError) -> str:
-    """Why a shard could not be verified, in one line where the storage is to blame."""
-    if not isinstance(error, ray.exceptions.RayTaskError):
-        return f"its worker was lost: {str(error).splitlines()[0]}"
-    cause = error.cause
-    return f"{type(cause).__name__}: {cause}" if isinstance(cause, ReciprocalError | OSError) else str(error)
+            yield entry, str(explain(result)) if isinstance(result, ray.exceptions.RayError) else result

@@ -1,6 +1,11 @@
 """What every command line shares: exit codes, one-line errors, logs.
 
-Exit codes: 0 finished; 1 failed while running (mend and run the same command again); 2 refused before any work.
+Exit codes: 0 finished; 1 failed while running (fix the cause and run the same command again); 2 refused, because of
+what the user gave or of what is missing around it; 130 interrupted.
+
+An error is one line on standard error: ``error: ...`` for 2, ``failed: ...`` for 1. Where there is more to know (the
+error came from a worker or from a library, or is a defect of ours) the line ends with the name of a file below
+``RECIPROCAL_HOME/logs`` that holds the whole traceback. No traceback is printed.
 """
 
 from __future__ import annotations
@@ -8,26 +13,35 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import re
 import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
 
+from pipeline.common.atomic import write_atomically
+from pipeline.config.stack import home
 from pipeline.errors import ReciprocalError, UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # a class, or a union of classes
 
 log = logging.getLogger("jobs")
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 T = TypeVar("T")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def parse(
-    kind: type[T],
+    kind: TypeForm[T],
     *,
     args: Sequence[str] | None = None,
     default: T | None = None,
@@ -74,18 +88,57 @@ def set_up_logging(level: int = logging.INFO) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def run_main(main: Callable[[], int]) -> None:
-    """Run ``main`` and exit with its code; a UserError is one line and 2, another error of ours one line and 1."""
+def run_main(
+    main: Callable[[], int], *, explain: Callable[[BaseException], ReciprocalError | None] = lambda error: None
+) -> NoReturn:
+    """Run ``main`` and exit with its code, or with that of the error it ends with (see the module).
+
+    Args:
+        explain: makes one of our errors of an error that is not ours and has one behind it, or returns None. Commands
+            that use Ray give ``jobs.cluster.errors.explain``.
+    """
     set_up_logging()
     try:
         code = main()
-    except UserError as error:
-        errors.print(f"error: {error}", markup=False, style="bold red")
-        code = 2
-    except ReciprocalError as error:
-        errors.print(f"failed: {error}", markup=False, style="bold red")
-        code = 1
     except KeyboardInterrupt:
-        errors.print("interrupted: run the same command again to go on")
+        errors.print("interrupted: run the same command again to continue")
         code = 130
+    except Exception as error:
+        code = _report(error, explain)
     sys.exit(code)
+
+
+def _report(error: Exception, explain: Callable[[BaseException], ReciprocalError | None]) -> int:
+    """Print one line about an error and return the exit code."""
+    known = explain(error) or error
+    refused = isinstance(known, UserError)
+    text = str(known) if isinstance(known, ReciprocalError) else one_line(known)
+    from_elsewhere = known is not error or (error.__cause__ is not None and explain(error.__cause__) is not None)
+    # Our own error that nothing else caused, or that refuses what the user gave, says all in its text.
+    if from_elsewhere or not (refused or (isinstance(error, ReciprocalError) and error.__cause__ is None)):
+        text = f"{text}; whole traceback: {_write_traceback(error)}"
+    errors.print(f"{'error' if refused else 'failed'}: {text}", markup=False, style="bold red")
+    return 2 if refused else 1
+
+
+def one_line(error: BaseException) -> str:
+    """Class and first line of an exception, without colours."""
+    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _write_traceback(error: BaseException) -> str:
+    """Write the traceback of an error, those of the errors behind it included; returns the file, or why there is none.
+
+    Its user alone can read it: messages of libraries may hold what nobody else should see.
+    """
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    command = spec.name.removesuffix(".__main__") if spec else "command"
+    file = home().absolute() / "logs" / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    text = _COLOUR.sub("", "".join(traceback.format_exception(error)))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, text.encode(), mode=0o600)
+    except OSError as problem:
+        return f"not written ({problem})"
+    return str(file)

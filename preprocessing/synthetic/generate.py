@@ -21,7 +21,6 @@ in the format of UCF-101. The same arguments give the same bytes.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -32,11 +31,10 @@ import cv2
 import numpy as np
 import tyro
 
+from pipeline.common.cli import console, parse
 from pipeline.config.base import require
 from pipeline.errors import UserError
 from preprocessing.synthetic.scene import APPEARANCES, MOTIONS, Scene, render
-
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,13 +137,8 @@ def generate(config: SyntheticConfig) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line. Returns 0, or 2 if the arguments are refused."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        config = tyro.cli(SyntheticConfig, args=argv, description=__doc__)
-        total = generate(config)
-    except UserError as error:
-        log.error("error: %s", error)
-        return 2
-    log.info("%d clips of %d classes in %s", total, len(config.classes), config.out)
+    """Command line; returns 0. Raises UserError where the arguments cannot work."""
+    config = parse(SyntheticConfig, args=argv, prog="python -m preprocessing.synthetic", description=__doc__)
+    total = generate(config)
+    console.print(f"{total} clips of {len(config.classes)} classes in {config.out}", markup=False)
     return 0
