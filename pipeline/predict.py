@@ -1,6 +1,4 @@
-"""The old name of ``pipeline.serving.predictor``: models that were registered before that was a folder name this
-module.
-"""
+"""Old name of ``pipeline.serving.predictor``, which the code files of models registered before it moved import."""
 
 from pipeline.serving.predictor import load_predictor
 

@@ -34,7 +34,7 @@ from pipeline.common.cli import console, parse
 from pipeline.config.version import code_version
 from pipeline.errors import ConfigError, NotFoundError
 from pipeline.evaluation.ensemble import average, check_comparable
-from pipeline.evaluation.report import EvalReport, Member, report_path
+from pipeline.evaluation.report import EnsembleInput, EvalReport, report_path
 from pipeline.storage import Storage, join, open_storage
 from pipeline.tracking.runs import RunTracker, check_server, client, find_run, run_page, start_run
 
@@ -117,12 +117,12 @@ def ensemble(args: EnsembleArgs) -> tuple[EvalReport, str, str]:
     return report, folder.uri, tracking_id
 
 
-def _name(recipe: str, members: tuple[Member, ...]) -> str:
+def _name(recipe: str, members: tuple[EnsembleInput, ...]) -> str:
     digest = hashlib.sha256(json.dumps([[m.run, m.branch] for m in members]).encode()).hexdigest()
     return f"{(recipe or 'ensemble').replace('_', '-')}-{digest[:8]}"
 
 
-def _find(folder: Storage, like: EvalReport, members: tuple[Member, ...]) -> EvalReport | None:
+def _find(folder: Storage, like: EvalReport, members: tuple[EnsembleInput, ...]) -> EvalReport | None:
     """The report of the same members and the same predictions of theirs, if it is there."""
     try:
         old = EvalReport.from_json(folder.read(report_path(like.split, like.protocol)).decode())
@@ -131,7 +131,9 @@ def _find(folder: Storage, like: EvalReport, members: tuple[Member, ...]) -> Eva
     return old if old.members == members else None
 
 
-def _average(name: str, recipe: str, runs: list[EvaluatedRun], members: tuple[Member, ...], start: float) -> EvalReport:
+def _average(
+    name: str, recipe: str, runs: list[EvaluatedRun], members: tuple[EnsembleInput, ...], start: float
+) -> EvalReport:
     predictions = average(load_nets(members, runs))
     first, reports = runs[0].report, {run.storage.uri: run.report for run in runs}
     modalities = dict.fromkeys(
@@ -184,10 +186,11 @@ def print_report(report: EvalReport) -> None:
 
 def print_paper(wanted: Ensemble, report: EvalReport) -> None:
     """The row's printed numbers beside ours."""
-    for claim in wanted.claims:
-        ours = 100 * report.scores["fused"]["top5" if "top-5" in claim.what else "top1"]
+    for number in wanted.printed:
+        ours = 100 * report.scores["fused"]["top5" if "top-5" in number.what else "top1"]
         console.print(
-            f"paper    {wanted.row}, {claim.what}: {claim.value:.2f} %, here {ours:.2f} % ({ours - claim.value:+.2f})",
+            f"paper    {wanted.row}, {number.what}: {number.value:.2f} %,"
+            f" here {ours:.2f} % ({ours - number.value:+.2f})",
             markup=False,
         )
     for note in (wanted.data, *wanted.notes):

@@ -14,7 +14,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.errors import ConfigError, NotFoundError, UserError
 from pipeline.evaluation.ensemble import Net
 from pipeline.evaluation.predictions import Predictions, read_predictions
-from pipeline.evaluation.report import EvalReport, Member, protocol_name, report_path
+from pipeline.evaluation.report import EnsembleInput, EvalReport, protocol_name, report_path
 from pipeline.runs.folder import open_run, read_result, read_run
 from pipeline.storage import Storage
 
@@ -158,7 +158,7 @@ def left_out(runs: Sequence[EvaluatedRun], wanted: Ensemble) -> list[str]:
     return missing
 
 
-def members_of(runs: Sequence[EvaluatedRun]) -> tuple[Member, ...]:
+def members_of(runs: Sequence[EvaluatedRun]) -> tuple[EnsembleInput, ...]:
     """Every net once, in an order that does not depend on the command line's.
 
     Raises:
@@ -178,7 +178,7 @@ def members_of(runs: Sequence[EvaluatedRun]) -> tuple[Member, ...]:
     # MLflow takes no other letters in names of metrics.
     names = [re.sub(r"[^\w.:-]", "_", f"{run.report.run_id}:{branch}") for run, branch in pairs]
     return tuple(
-        Member(
+        EnsembleInput(
             name=name if names.count(name) == 1 else f"{name}.{number}",  # runs of one id in two folders
             run=run.storage.uri,
             branch=branch,
@@ -190,7 +190,7 @@ def members_of(runs: Sequence[EvaluatedRun]) -> tuple[Member, ...]:
     )
 
 
-def load_nets(members: Sequence[Member], runs: Sequence[EvaluatedRun]) -> list[Net]:
+def load_nets(members: Sequence[EnsembleInput], runs: Sequence[EvaluatedRun]) -> list[Net]:
     """The members' stored probabilities, each run's file read once."""
     stored = {
         uri: next(run for run in runs if run.storage.uri == uri).predictions()

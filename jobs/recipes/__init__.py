@@ -9,9 +9,9 @@ from jobs.recipes import crn, demo, mrst  # registering is what they are importe
 from jobs.recipes.registry import (
     ENSEMBLES,
     RECIPES,
-    Claim,
     Ensemble,
     Family,
+    PrintedNumber,
     Recipe,
     default_views,
     find_recipe,
@@ -22,9 +22,9 @@ from jobs.recipes.registry import (
 __all__ = [
     "ENSEMBLES",
     "RECIPES",
-    "Claim",
     "Ensemble",
     "Family",
+    "PrintedNumber",
     "Recipe",
     "crn",
     "default_views",

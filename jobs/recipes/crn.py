@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from jobs.recipes.registry import Claim, Ensemble, Family, Recipe, recipe, register, register_ensemble
+from jobs.recipes.registry import Ensemble, Family, PrintedNumber, Recipe, recipe, register, register_ensemble
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CRNConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
@@ -97,7 +97,7 @@ def _add(
     data: str,
     backbone: str,
     modalities: tuple[str, ...],
-    claims: tuple[Claim, ...],
+    printed: tuple[PrintedNumber, ...],
     notes: tuple[str, ...] = (),
     **model: Any,
 ) -> None:
@@ -110,7 +110,7 @@ def _add(
             functools.partial(paper_crn, data, backbone, modalities, **model),
             data=where,
             row=f"CRN Table {row}",
-            claims=claims,
+            printed=printed,
             family=FAMILY,
             start=(
                 f"public ImageNet weights of {BACKBONES[backbone][1]} (motion: its first convolution averaged over"
@@ -122,8 +122,8 @@ def _add(
     )
 
 
-def _pair(first: float, second: float) -> tuple[Claim, ...]:
-    return Claim("S-Net", first), Claim("T-Net", second)
+def _pair(first: float, second: float) -> tuple[PrintedNumber, ...]:
+    return PrintedNumber("S-Net", first), PrintedNumber("T-Net", second)
 
 
 # Data and backbone -> RIB -> S-Net, T-Net with flow; S-Net, T-Net with differences.
@@ -175,7 +175,7 @@ N_CRN = (
 def _table_1() -> None:
     for (data, backbone), ribs in TABLE1.items():
         for number, (rib, values) in enumerate(ribs.items(), start=1 if backbone == "bni" else 4):
-            for motion, claims in (("flow", values[:2]), ("diff", values[2:])):
+            for motion, printed in (("flow", values[:2]), ("diff", values[2:])):
                 name = f"crn_t1_{data}_{backbone}_{rib}_{motion}"
                 _add(
                     name,
@@ -185,7 +185,7 @@ def _table_1() -> None:
                     data,
                     backbone,
                     ("rgb", motion),
-                    _pair(*claims),
+                    _pair(*printed),
                     (SPLIT1,),
                     rib=rib,
                 )
@@ -223,7 +223,7 @@ def _table_3() -> None:
                 data,
                 backbone,
                 (modality,),
-                (Claim(net, value),),
+                (PrintedNumber(net, value),),
                 (N_CRN,),
                 partner="self",
                 rib="none",
@@ -262,7 +262,7 @@ def _table_3() -> None:
                     summary,
                     f"{DATA[data]}, split 1",
                     "CRN Table 3, CRN + N-CRN",
-                    (Claim(net, value),),
+                    (PrintedNumber(net, value),),
                     members,
                     notes_of,
                 )
@@ -299,7 +299,7 @@ def _table_4() -> None:
                 data,
                 backbone,
                 ("rgb", "flow"),
-                (Claim("S+T", value),),
+                (PrintedNumber("S+T", value),),
                 notes + shared,
                 **model,
             )
@@ -311,7 +311,7 @@ def _table_4() -> None:
                 summary,
                 f"{DATA[data]}, {split}",
                 "CRN Table 4, CRN + N-CRN",
-                (Claim("S+T", values[4]),),
+                (PrintedNumber("S+T", values[4]),),
                 members,
             )
         )
@@ -319,10 +319,10 @@ def _table_4() -> None:
 
 def _table_5() -> None:
     v3 = ("Inception v3 with RIB: what the paper uses 'without specific notation'",)
-    spatial = (Claim("S-Net", 27.32), Claim("S-Net top-5", 50.01))
-    for motion, claims in (
-        ("flow", (Claim("T-Net", 26.13), Claim("T-Net top-5", 47.36))),
-        ("diff", (Claim("T-Net", 27.11), Claim("T-Net top-5", 49.35))),
+    spatial = (PrintedNumber("S-Net", 27.32), PrintedNumber("S-Net top-5", 50.01))
+    for motion, printed in (
+        ("flow", (PrintedNumber("T-Net", 26.13), PrintedNumber("T-Net top-5", 47.36))),
+        ("diff", (PrintedNumber("T-Net", 27.11), PrintedNumber("T-Net top-5", 49.35))),
     ):
         notes = (*v3, "which pairing the printed S-Net comes from is not said")
         _add(
@@ -333,7 +333,7 @@ def _table_5() -> None:
             "mit",
             "v3",
             ("rgb", motion),
-            spatial + claims,
+            spatial + printed,
             notes,
         )
         _add(
@@ -352,7 +352,7 @@ def _table_5() -> None:
     members = tuple(
         (f"crn_t5_mit_v3_{kind}_{motion}", "all") for kind in ("crn", "ncrn") for motion in ("flow", "diff")
     )
-    both = (Claim("S+T", 35.87), Claim("S+T top-5", 64.05))
+    both = (PrintedNumber("S+T", 35.87), PrintedNumber("S+T top-5", 64.05))
     notes = ("all nets of both pairings: our reading of 'CRN + N-CRN, Spatial+Temporal'",)
     register_ensemble(
         Ensemble(
@@ -368,10 +368,10 @@ def _table_5() -> None:
 
 
 def _table_6() -> None:
-    claims = (
-        Claim("S+T split 1", 92.2),
-        Claim("S+T mean of splits", 93.0),
-        Claim("speed", 200, "frames/s on a GTX 1080"),
+    printed = (
+        PrintedNumber("S+T split 1", 92.2),
+        PrintedNumber("S+T mean of splits", 93.0),
+        PrintedNumber("speed", 200, "frames/s on a GTX 1080"),
     )
     notes = (
         (
@@ -389,7 +389,7 @@ def _table_6() -> None:
             "ucf",
             backbone,
             ("rgb", "diff-online"),
-            claims,
+            printed,
             notes,
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jobs.recipes.registry import ENSEMBLES, RECIPES, Claim, Ensemble, Recipe, nearest
+from jobs.recipes.registry import ENSEMBLES, RECIPES, Ensemble, PrintedNumber, Recipe, nearest
 from pipeline.config.base import as_dict
 from pipeline.config.data import ClipConfig
 from pipeline.config.model import CRNConfig, ModelConfig
@@ -49,7 +49,7 @@ def show_recipes(console: Console, wanted: str = "") -> None:
             if isinstance(entry, Recipe)
             else "mean of " + ", ".join(dict.fromkeys(name for name, _ in entry.members))
         )
-        table.add_row(entry.name, model, entry.data, describe_claims(entry.claims))
+        table.add_row(entry.name, model, entry.data, describe_printed(entry.printed))
     print_wide(console, table)
     console.print(
         f"{len(entries)} recipes (mean of: probabilities of several runs); --list RECIPE tells all about one, --list"
@@ -79,9 +79,9 @@ def describe_model(model: ModelConfig) -> str:
     )
 
 
-def describe_claims(claims: tuple[Claim, ...]) -> str:
+def describe_printed(printed: tuple[PrintedNumber, ...]) -> str:
     """The printed numbers; a dash where there are none."""
-    return ", ".join(map(str, claims)) or "-"
+    return ", ".join(map(str, printed)) or "-"
 
 
 def differences(config: TrainConfig) -> list[tuple[str, Any, Any]]:
@@ -106,7 +106,7 @@ def _show_recipe(console: Console, entry: Recipe) -> None:
     table.add_row("model", describe_model(config.model))
     table.add_row("data set", entry.data)
     if entry.row:
-        table.add_row("paper", f"{entry.row}: {describe_claims(entry.claims)}")
+        table.add_row("paper", f"{entry.row}: {describe_printed(entry.printed)}")
         table.add_row("starts from", entry.start)
     for note in entry.notes:
         table.add_row("note", note)
@@ -124,7 +124,7 @@ def _show_ensemble(console: Console, entry: Ensemble) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row(entry.name, entry.summary)
     table.add_row("data set", entry.data)
-    table.add_row("paper", f"{entry.row}: {describe_claims(entry.claims)}")
+    table.add_row("paper", f"{entry.row}: {describe_printed(entry.printed)}")
     for name, branch in entry.members:
         table.add_row("averages", f"{name}, {'every branch' if branch == 'all' else 'branch ' + branch}")
     for note in entry.notes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from jobs.recipes.registry import Claim, Family, Option, Recipe, recipe, register
+from jobs.recipes.registry import Family, Option, PrintedNumber, Recipe, recipe, register
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import MRSTConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
@@ -83,7 +83,7 @@ def _add(
     row: str,
     what: str,
     data: str,
-    claims: tuple[Claim, ...],
+    printed: tuple[PrintedNumber, ...],
     start: str,
     option: Option,
     pretrained: bool,
@@ -99,7 +99,7 @@ def _add(
             functools.partial(paper_mrst, pretrained, **model),
             data=where,
             row=f"MRST Table {row}",
-            claims=claims,
+            printed=printed,
             family=FAMILY,
             start=start,
             option=option,
@@ -110,7 +110,7 @@ def _add(
 
 def _table_2() -> None:
     for unit, (ucf, hmdb, size) in TABLE2.items():
-        what, weights = f"{UNITS[unit]} in the layout of C3D", Claim("size", size, "MB")
+        what, weights = f"{UNITS[unit]} in the layout of C3D", PrintedNumber("size", size, "MB")
         model = {"layout": "c3d", "unit": unit.upper()}
         for data, top1 in (("ucf", ucf), ("hmdb", hmdb)):
             start = f"a finished run of mrst_t2_k400_{unit}, classifier fresh: --start-from RUN"
@@ -119,7 +119,7 @@ def _table_2() -> None:
                 f"2, {UNITS[unit]}",
                 what,
                 data,
-                (Claim("top-1", top1), weights),
+                (PrintedNumber("top-1", top1), weights),
                 start,
                 "start_from",
                 True,
@@ -142,7 +142,7 @@ def _table_2() -> None:
 
 
 def _tables_3_and_4() -> None:
-    sizes = (Claim("parameters", 31.7, "M"), Claim("FLOPs", 99.6, "G"))
+    sizes = (PrintedNumber("parameters", 31.7, "M"), PrintedNumber("FLOPs", 99.6, "G"))
     what, twin = (
         "MRST-Net with T units",
         "ImageNet-1k weights of its 2D twin (unit 2D), temporal convolutions and gates fresh: --model.pretrained FILE",
@@ -153,14 +153,24 @@ def _tables_3_and_4() -> None:
             " of a run of ours FILE is RUN/CHECKPOINT/model.safetensors"
         ),
     )
-    _add("mrst_t3_k400", "3, ours", what, "k400", (Claim("top-1", 74.1), *sizes), twin, "model.pretrained", True, notes)
+    _add(
+        "mrst_t3_k400",
+        "3, ours",
+        what,
+        "k400",
+        (PrintedNumber("top-1", 74.1), *sizes),
+        twin,
+        "model.pretrained",
+        True,
+        notes,
+    )
     for data, top1 in (("ucf", 96.5), ("hmdb", 75.4)):
         _add(
             f"mrst_t4_{data}",
             "4, ours",
             what,
             data,
-            (Claim("top-1", top1),),
+            (PrintedNumber("top-1", top1),),
             "a finished run of mrst_t3_k400, classifier fresh: --start-from RUN",
             "start_from",
             True,

@@ -16,7 +16,7 @@ Option = Literal["", "model.pretrained", "start_from"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Claim:
+class PrintedNumber:
     """One number of a paper: top-1 in percent unless ``unit`` says otherwise."""
 
     what: str
@@ -57,7 +57,7 @@ class Recipe:
     """Data set and split(s) it is meant for; the user gives the URI."""
     row: str = ""
     """Table and row of the paper; empty for recipes that stand in none."""
-    claims: tuple[Claim, ...] = ()
+    printed: tuple[PrintedNumber, ...] = ()
     family: Family | None = None
     start: str = "fresh weights"
     """What the paper starts the training from, and the option to give."""
@@ -81,7 +81,7 @@ class Ensemble:
     summary: str
     data: str
     row: str
-    claims: tuple[Claim, ...]
+    printed: tuple[PrintedNumber, ...]
     members: tuple[tuple[str, str], ...]
     """Recipe and branch (rgb, flow, diff, or all) of every net whose probabilities are averaged."""
     notes: tuple[str, ...] = ()

@@ -41,7 +41,7 @@ from pipeline.config.renamed import with_new_flags
 from pipeline.config.train import TrainConfig
 from pipeline.config.version import code_version
 from pipeline.errors import ReciprocalError, UserError
-from pipeline.runs.folder import RESULT, RunRecord, claim, read_result
+from pipeline.runs.folder import RESULT, RunRecord, read_result, start_or_resume
 from pipeline.storage import join, open_storage
 from pipeline.tracking.runs import RunTracker, check_server, run_page, start_run
 from pipeline.training.checkpoint import RunFacts
@@ -82,7 +82,7 @@ def train(config: TrainConfig) -> int:
     record = RunRecord(
         config=as_dict(config), identity=config.identity(), manifest_digest=manifest.digest, code_version=code_version()
     )
-    resuming = claim(run, record)
+    resuming = start_or_resume(run, record)
     if run.exists(RESULT):
         _print_end(config, run_uri, read_result(run), "finished before, nothing to do; it")
         return 0

@@ -221,7 +221,7 @@ class MRSTConfig:
             self.start == "fresh" or self.unit != "STF",
             "model.start",
             self.start,
-            "gates of unit STF cannot be held near 1/2: use fresh",
+            "gates of unit STF depend on S alone and cannot be kept close to 1/2: use fresh",
         )
         require(self.c3d_fc >= 1, "model.c3d_fc", self.c3d_fc, "must be at least 1")
         for name in ("blocks", "mid", "out"):

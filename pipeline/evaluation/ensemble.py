@@ -1,4 +1,4 @@
-"""The mean of class probabilities of several nets: the papers' CRN + N-CRN, late fusion of any runs."""
+"""Mean of the class probabilities of several networks: the paper's CRN + N-CRN, or any evaluated runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.report import EvalReport
 
-# What must be equal before numbers can be averaged, and what to do where it is not.
+# What must be equal before probabilities can be averaged, and the fix if it is not.
 _SHARED = {
     "manifest_digest": "average runs of one version of one data set",
     "split": "average evaluations of one split",
@@ -30,10 +30,10 @@ class Net:
 
 
 def check_comparable(reports: Mapping[str, EvalReport]) -> None:
-    """Refuse evaluations that do not speak of the same videos, classes and views.
+    """Refuse evaluations of different videos, classes or views.
 
     Args:
-        reports: by a name that the message can use.
+        reports: by a name for messages.
 
     Raises:
         ConfigError: names the first field that differs, both runs and both values.
@@ -53,19 +53,19 @@ def _short(value: str | tuple[str, ...]) -> str:
 
 
 def average(nets: Sequence[Net]) -> Predictions:
-    """All nets' probabilities, joined by key; ``fused`` of the result is the ensemble, to which each net counts once.
+    """Join the probabilities of all nets by key. ``fused`` of the result is the ensemble: each net has equal weight.
 
     Returns:
-        predictions whose branches are the nets, under their names.
+        predictions whose branches are the nets, by name.
 
     Raises:
-        ConfigError: fewer than two nets, a net twice, or nets that were evaluated on different videos or labels.
+        ConfigError: fewer than two nets, a net given twice, or nets evaluated on different videos or labels.
     """
     names = [net.name for net in nets]
     if len(nets) < 2:
         raise ConfigError("members", names, "give two or more nets: RUN RUN, or RUN:rgb RUN:rgb")
     if len(set(names)) < len(names):
-        raise ConfigError("members", names, "name each net once: a net that is named twice would weigh twice")
+        raise ConfigError("members", names, "name each net once: a net named twice would count twice")
     first = nets[0].predictions
     keys = tuple(sorted(first.keys))
     labels = dict(zip(first.keys, first.labels.tolist(), strict=True))
@@ -81,10 +81,10 @@ def _check_videos(net: Net, first: str, labels: dict[str, int]) -> None:
     theirs = dict(zip(net.predictions.keys, net.predictions.labels.tolist(), strict=True))
     if alone := sorted(labels.keys() ^ theirs.keys()):
         fix = (
-            f"{first} and {net.name} were evaluated on different videos, {len(alone)} are in one alone: evaluate both"
-            " --again"
+            f"{first} and {net.name} were evaluated on different videos ({len(alone)} are in only one): evaluate"
+            " both --again"
         )
         raise ConfigError("keys", alone[:3], fix)
     if wrong := sorted(key for key, label in labels.items() if theirs[key] != label):
-        fix = f"{first} and {net.name} have other labels for {len(wrong)} videos: evaluate both --again"
+        fix = f"{first} and {net.name} have different labels for {len(wrong)} videos: evaluate both --again"
         raise ConfigError("labels", wrong[:3], fix)

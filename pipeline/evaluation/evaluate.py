@@ -1,4 +1,4 @@
-"""Evaluate a model on a split: views of a video averaged, every video exactly once over all ranks."""
+"""Evaluate a model on a split: views of a video are averaged, and every video counts exactly once over all ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.models.precision import autocast
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One rank's videos: summed probabilities per key and stream, and how many views were readable."""
+    """One rank's share of the videos: summed probabilities per key and stream, and the number of readable views."""
 
     sums: dict[str, dict[str, np.ndarray]]
     views: dict[str, int]
@@ -29,11 +29,12 @@ def predict_part(
 ) -> Part:
     """Run a model over one rank's batches.
 
-    A video's probability is the mean over its views of the softmax at the last step (both papers); ``fused`` is the
-    mean over branches. A damaged video (weight 0) gets probability 0 everywhere: it is counted, and counted as wrong.
+    The probabilities of a video are the mean over its views of the softmax at the last step (as in both papers);
+    ``fused`` is the mean over branches. A damaged video (weight 0) gets probability 0 for every class, so it counts as
+    misclassified.
 
     Args:
-        batches: one row a view; fillers have weight 0 and an empty key.
+        batches: one row per view; filler rows have weight 0 and an empty key.
     """
     was_training = model.training
     model.to(device).eval()
@@ -56,13 +57,13 @@ def predict_part(
 
 
 def join_parts(parts: Sequence[Part], labels: Mapping[str, int]) -> Predictions:
-    """Put all ranks' videos together.
+    """Join the videos of all ranks.
 
     Args:
         labels: class index of every key of the split.
 
     Raises:
-        ReciprocalError: a video is missing, or came from two ranks; names the first ones.
+        ReciprocalError: videos are missing, unknown or come from two ranks; names the first ones.
     """
     counts: dict[str, int] = {}
     for part in parts:
@@ -73,15 +74,15 @@ def join_parts(parts: Sequence[Part], labels: Mapping[str, int]) -> Predictions:
     foreign = sorted(counts.keys() - labels.keys())
     if missing or doubled or foreign:
         raise ReciprocalError(
-            f"evaluation is not exactly once: missing {missing[:3]} ({len(missing)}), doubled {doubled[:3]}"
+            f"not every video was evaluated exactly once: missing {missing[:3]} ({len(missing)}), doubled {doubled[:3]}"
             f" ({len(doubled)}), unknown {foreign[:3]} ({len(foreign)})"
         )
     keys = tuple(sorted(counts))
     sums = {key: value for part in parts for key, value in part.sums.items()}
     views = {key: value for part in parts for key, value in part.views.items()}
     names = list(next(iter(sums.values())))
-    # The fused prediction is the mean of branches and is taken again from them; where one head scores several
-    # modalities it is the only one.
+    # The fused prediction is the mean of the branches and is recomputed from them; if one head scores several
+    # modalities, it is the only one.
     branches = {
         name: np.stack([sums[key][name] / max(views[key], 1) for key in keys]).astype(np.float32)
         for name in names

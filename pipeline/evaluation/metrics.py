@@ -1,4 +1,4 @@
-"""Numbers of one set of predictions. Plain numpy; scikit-learn is the oracle in the tests."""
+"""Metrics of one set of predictions. Plain numpy; scikit-learn is the oracle in the tests."""
 
 # Shape suffixes: V videos, N classes.
 
@@ -10,8 +10,8 @@ import numpy as np
 def topk_accuracy(probabilities_VN: np.ndarray, labels_V: np.ndarray, k: int) -> float:
     """Share of videos whose label is among the k most probable classes, in [0, 1].
 
-    A tie counts as if the label came last among its equals, so that a constant prediction earns nothing by its order. A
-    video without an answer (all 0, or NaN) is wrong for every ``k``.
+    In a tie the label ranks last, so that a constant prediction gains nothing from the order of classes. A video
+    without an answer (all 0, or NaN) is wrong for every ``k``.
     """
     own = probabilities_VN[np.arange(len(labels_V)), labels_V]
     at_least_as_likely = (~(probabilities_VN < own[:, None])).sum(1)  # counts the label itself
@@ -22,7 +22,7 @@ def topk_accuracy(probabilities_VN: np.ndarray, labels_V: np.ndarray, k: int) ->
 def confusion_matrix(probabilities_VN: np.ndarray, labels_V: np.ndarray) -> np.ndarray:
     """(N, N) int64: row true class, column predicted class.
 
-    Ties as in ``topk_accuracy``: another class than the label is the predicted one, so the diagonal is top-1's share.
+    Ties are resolved as in ``topk_accuracy``, against the label, so the diagonal adds up to the top-1 accuracy.
     """
     num_classes = probabilities_VN.shape[1]
     videos = np.arange(len(labels_V))
@@ -35,5 +35,5 @@ def confusion_matrix(probabilities_VN: np.ndarray, labels_V: np.ndarray) -> np.n
 
 
 def per_class_recall(confusion_NN: np.ndarray) -> list[float | None]:
-    """Share of each class's videos that were recognised; None for a class without videos."""
+    """Recall of each class, in [0, 1]; None for a class without videos."""
     return [float(row[i] / row.sum()) if row.sum() else None for i, row in enumerate(confusion_NN)]

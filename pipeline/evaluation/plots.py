@@ -1,4 +1,4 @@
-"""Pictures of an evaluation."""
+"""Plots of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 from pipeline.evaluation.report import EvalReport
 
-_MOST_NAMES = 60  # beyond this, names no longer fit beside the rows
-_MOST_COUNTS = 20  # beyond this, numbers no longer fit into the cells
+_MOST_NAMES = 60  # more names do not fit next to the rows
+_MOST_COUNTS = 20  # more numbers do not fit into the cells
 
 
 def plot_confusion(report: EvalReport, path: Path) -> None:
-    """Write the confusion matrix of the fused prediction as PNG: rows true, columns predicted, colour the row's
-    share.
+    """Write the confusion matrix of the fused prediction as PNG: true classes in rows, predicted ones in columns,
+    coloured by the share of the row.
     """
     counts = np.array(report.confusion)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)

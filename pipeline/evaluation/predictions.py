@@ -1,9 +1,9 @@
-"""Predictions of a split: what evaluation makes, what is kept beside its report, what ensembles average.
+"""Predictions of a split: the result of an evaluation, stored next to its report, and averaged by ensembles.
 
-    SPLIT_PROTOCOL.npz   keys (V,) text; labels (V,) int64; probabilities_BRANCH (V, N) float32, one array a branch
+    SPLIT_PROTOCOL.npz   keys (V,) text; labels (V,) int64; probabilities_BRANCH (V, N) float32, one array per branch
 
-``numpy.load(file, allow_pickle=False)`` reads it. The fused prediction is not in it: it is the mean of the branches.
-33,900 videos of 339 classes take 46 MB a branch.
+``numpy.load(file, allow_pickle=False)`` reads it. It does not contain the fused prediction, which is the mean of the
+branches. 33,900 videos of 339 classes take 46 MB per branch.
 """
 
 # Shape suffixes: V videos, N classes.
@@ -28,10 +28,10 @@ _PREFIX = "probabilities_"
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Class probabilities of all videos of a split. Scores are those of the numbers as stored.
+    """Class probabilities of all videos of a split. Scores are computed from the float32 values that are stored.
 
-    ``branches`` holds, per net (a branch's modality, or "fused" where one head scores several modalities), (V, N)
-    float32. A video that could not be read has probability 0 everywhere.
+    ``branches`` has one (V, N) float32 array per branch, named by its modality, or "fused" if one head scores several
+    modalities. A video that could not be read has probability 0 for every class.
     """
 
     keys: tuple[str, ...]
@@ -40,9 +40,7 @@ class Predictions:
 
     @functools.cached_property
     def streams(self) -> dict[str, np.ndarray]:
-        """(V, N) of each branch, and float64 ``fused``: their mean. A video that any branch could not read is 0
-        there.
-        """
+        """(V, N) of each branch, and ``fused`` (float64): their mean, or 0 for a video that a branch could not read."""
         total_VN = np.zeros(next(iter(self.branches.values())).shape, np.float64)
         read_V = np.ones(len(self.keys), bool)
         for p_VN in self.branches.values():
@@ -53,7 +51,7 @@ class Predictions:
 
     @property
     def num_damaged(self) -> int:
-        """Videos that could not be read; they count as wrong."""
+        """Number of videos that could not be read; they count as misclassified."""
         return int((self.streams["fused"] == 0).all(1).sum())
 
     def scores(self) -> dict[str, dict[str, float]]:
@@ -70,7 +68,7 @@ class Predictions:
 
 
 def write_predictions(predictions: Predictions, path: Path) -> str:
-    """Write the ``.npz``; returns its sha256, which the report names."""
+    """Write the ``.npz``; returns its sha256, for the report."""
     arrays: dict[str, Any] = {
         f"{_PREFIX}{name}": p.astype(np.float32, copy=False) for name, p in predictions.branches.items()
     }
@@ -84,10 +82,10 @@ def read_predictions(data: bytes, sha256: str) -> Predictions:
     """Predictions from a file's bytes.
 
     Raises:
-        UserError: they are not the bytes that the report was written with.
+        UserError: the sha256 is not the one in the report, or the bytes are not a file of predictions.
     """
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError("the stored predictions are not those of the report")
+        raise UserError("the stored predictions do not match the report (sha256): evaluate --again")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             branches = {name.removeprefix(_PREFIX): arrays[name] for name in arrays.files if name.startswith(_PREFIX)}

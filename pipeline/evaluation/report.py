@@ -1,4 +1,4 @@
-"""The outcome of one evaluation: enough to compare two models, and to refuse where they cannot be compared."""
+"""The result of an evaluation, and whether two of them can be compared."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ def protocol_name(num_views: int, num_crops: int) -> str:
 
 
 def report_path(split: str, protocol: str, ending: str = "json") -> str:
-    """Path in a run's or an ensemble's folder: ``json`` the report, ``png`` its confusion matrix, ``npz`` its
+    """Path in the folder of a run or an ensemble. ``json``: the report, ``png``: its confusion matrix, ``npz``: its
     predictions.
     """
     return f"evaluations/{split}_{protocol}.{ending}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Member:
-    """One net of an ensemble."""
+class EnsembleInput:
+    """One network whose probabilities an ensemble averages."""
 
     name: str
-    """Run id and branch: its stream in the report."""
+    """Run id and branch; the name of its stream in the report."""
     run: str  # URI
     branch: str
     recipe: str
     checkpoint: str
-    predictions: str  # sha256 of the file that was averaged
+    predictions: str  # sha256 of the predictions that were averaged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalReport:
     """Scores of one model, or of an ensemble, on one split under one protocol.
 
-    ``scores`` holds, per stream (each branch's modality, or each member's name, and ``fused``), top1 and top5 in [0,
-    1]. A model with one head for several modalities has ``fused`` alone. ``protocol`` is VIEWSxCROPS; it is part of
-    every metric's name: test/top1_4x1.
+    ``scores`` has top1 and top5, in [0, 1], of every stream: the modality of each branch, or the name of each input of
+    an ensemble, and ``fused``. A model with one head for several modalities has only ``fused``. ``protocol`` is
+    VIEWSxCROPS and part of every metric's name, such as test/top1_4x1.
     """
 
     run_id: str
@@ -67,19 +67,19 @@ class EvalReport:
     checkpoint: str  # empty for an ensemble
     code_version: str
     seconds: float
-    predictions: str = ""  # sha256 of the predictions beside the report; empty where an older version kept none
-    members: tuple[Member, ...] = ()  # of an ensemble
+    predictions: str = ""  # sha256 of the predictions next to the report; empty in reports of older code
+    members: tuple[EnsembleInput, ...] = ()  # of an ensemble; the name is that of the stored JSON
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """The nets whose probabilities are averaged, in order."""
+        """Names of the streams whose probabilities are averaged, in order."""
         return (
             tuple(m.name for m in self.members) or tuple(m for m in self.modalities if m in self.scores) or ("fused",)
         )
 
     @property
     def top1(self) -> float:
-        """Top-1 accuracy of the fused prediction: the number that decides a promotion."""
+        """Top-1 accuracy of the fused prediction, which decides a promotion."""
         return self.scores["fused"]["top1"]
 
     def metrics(self) -> dict[str, float]:
@@ -92,20 +92,20 @@ class EvalReport:
 
     def to_json(self) -> str:
         fields = dataclasses.asdict(self)
-        for name in ("predictions", "members"):  # a report without them stays as it was before there were any
+        for name in ("predictions", "members"):  # absent rather than empty, as in reports of older code
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, sort_keys=True, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> EvalReport:
-        """Parse a report; UserError where it is not one."""
+        """Parse a report. Raises UserError if it is not one."""
         try:
             fields: dict[str, Any] = json.loads(text)
             for name in ("classes", "modalities", "per_class"):
                 fields[name] = tuple(fields[name])
             fields["confusion"] = tuple(tuple(row) for row in fields["confusion"])
-            fields["members"] = tuple(Member(**member) for member in fields.get("members", ()))
+            fields["members"] = tuple(EnsembleInput(**member) for member in fields.get("members", ()))
             return cls(**fields)
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"not an evaluation report: {error!r}") from error
@@ -113,18 +113,23 @@ class EvalReport:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Whether a candidate may take an alias from the current version, and why."""
+    """Whether an alias moves to the candidate, and why."""
 
     promote: bool
     why: str
 
 
 def compare(candidate: EvalReport, current: EvalReport | None) -> Comparison:
-    """Decide a promotion: same data, same split, same protocol, all videos read, and a strictly better fused top-1."""
+    """Decide a promotion: same data, split and protocol, all videos readable, and a strictly better fused top-1.
+
+    Args:
+        candidate: report of the version to promote.
+        current: report of the version that has the alias; None if no version has it.
+    """
     if candidate.num_damaged:
         return Comparison(
             False,
-            f"{candidate.num_damaged} of {candidate.num_videos} videos could not be read: the number is incomplete",
+            f"{candidate.num_damaged} of {candidate.num_videos} videos could not be read: its accuracy is incomplete",
         )
     if current is None:
         return Comparison(True, "no version has the alias yet")
@@ -133,11 +138,9 @@ def compare(candidate: EvalReport, current: EvalReport | None) -> Comparison:
         if ours != theirs:
             return Comparison(
                 False,
-                f"{name} differs: candidate {ours}, current version {theirs}; evaluate both on the same data and"
-                " protocol",
+                f"{name} differs: candidate {ours}, current version {theirs};"
+                " evaluate both on the same data and protocol",
             )
-    text = (
-        f"top-1 {candidate.top1:.4f} against the current version's {current.top1:.4f}"
-        f" ({candidate.split}, {candidate.protocol})"
-    )
+    scores = f"top-1 {candidate.top1:.4f} against the current version's {current.top1:.4f}"
+    text = f"{scores} ({candidate.split}, {candidate.protocol})"
     return Comparison(candidate.top1 > current.top1, text)

@@ -1,4 +1,4 @@
-"""From a model's config to the model."""
+"""``build_model``: the model that a config describes."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from pipeline.models.mrst.model import MRSTNet
 def build_model(
     config: ModelConfig, *, num_classes: int, crop: int, weights: Mapping[str, Tensor] | None = None
 ) -> ActionModel:
-    """Build a model with fresh weights on torch's current default device (``with torch.device("meta")`` works).
+    """Build a model with random weights on torch's default device (``with torch.device("meta")`` works).
 
     Args:
         config: CRNConfig or MRSTConfig.
-        num_classes: N, at least 1; the number of classes in the data's manifest.
-        crop: side of the square input in pixels. It sizes MRST-Net's LSTM; CRN averages over its maps and takes any
-            size its backbone takes.
-        weights: the state dict of the file that ``config.pretrained`` names, as ``checkpoints.parse_weights`` gives it,
-            for the start of
-            a training run: into CRN's backbones, or MRST-Net from its 2D twin. On the meta device it is checked in full
-            and not copied. None: fresh weights; who loads a checkpoint of ours afterwards needs no file of others.
+        num_classes: N, at least 1; the number of classes in the data set's manifest.
+        crop: side of the square input in pixels. It determines the input size of MRST-Net's LSTM; CRN averages over
+            its maps and accepts any size that its backbone accepts.
+        weights: for the start of a training run, the state dict of the file that ``config.pretrained`` names, as
+            returned by ``public_weights.parse_weights``: loaded into CRN's backbones, or into MRST-Net from its 2D
+            twin. On the meta device it is fully checked but not copied. None: random weights, to be trained from
+            scratch or replaced by a checkpoint.
 
     Raises:
-        ConfigError: ``num_classes`` or ``crop`` cannot work; ``weights`` do not fit, or the config names no file.
+        ConfigError: ``num_classes`` or ``crop`` is not possible; ``weights`` do not fit the model, or are given though
+            the config names no file.
     """
     require(num_classes >= 1, "num_classes", num_classes, "give the number of classes of the data set")
     require(crop >= 1, "clip.crop", crop, "give the side of the crop in pixels")
     if weights is not None:
         require(
-            bool(config.pretrained), "model.pretrained", config.pretrained, "name the file that the weights come from"
+            bool(config.pretrained), "model.pretrained", config.pretrained, "give the file that the weights come from"
         )
     if isinstance(config, CRNConfig):
         model = CRN(config, num_classes)

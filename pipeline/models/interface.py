@@ -1,4 +1,4 @@
-"""What every model of this project offers to training, evaluation and serving."""
+"""The interface of every model to training, evaluation and serving."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Shape suffixes in this folder:
+# Shape suffixes in this package:
 #   B clips in the batch, T frames per clip, S supervised steps, N classes
 #   C channels, H W height and width in pixels or in cells of a feature map
 #   F frames folded into the batch: F = B * T
@@ -19,13 +19,13 @@ class ActionModel(nn.Module, abc.ABC):
     """A clip classifier with one or more branches, one branch per modality.
 
     Attributes:
-        modalities: the inputs it wants, in order. They are also the keys of its outputs, unless one head scores
-            several: then "fused".
-        num_steps: T, frames of a clip.
+        modalities: the inputs it needs, in order. They are also the keys of its outputs, unless a single head scores
+            several modalities: then the key is "fused".
+        num_steps: T, frames per clip.
         channels: channels of one frame of each modality, after motion frames have been stacked.
 
-    Every parameter takes part in the loss of every training forward (given the last step is supervised), so
-    ``DistributedDataParallel`` needs no search for unused parameters.
+    Every parameter contributes to the loss of every training forward pass (provided the last step is supervised), so
+    ``DistributedDataParallel`` does not need ``find_unused_parameters``.
     """
 
     modalities: tuple[str, ...]
@@ -39,65 +39,68 @@ class ActionModel(nn.Module, abc.ABC):
 
         Args:
             inputs: one (B, T, C, H, W) floating-point tensor per modality, normalised as in training.
-            steps: 0-based, ascending steps to score; None means the last one alone. Models that have one
-                score per clip ignore it.
+            steps: 0-based, ascending steps to score; None means the last one only. Models with one score per clip
+                ignore it.
 
         Returns:
             modality (or "fused") -> (B, S, N), S = len(steps) or 1, in the dtype of the parameters.
 
         Raises:
-            ValueError: a modality is missing or its shape or dtype is wrong; steps are not ascending within 0..T-1,
-                or leave out T-1 in training mode.
+            ValueError: a modality is missing or has the wrong shape or dtype; steps are not ascending within 0..T-1,
+                or do not include T-1 in training mode.
         """
 
     @abc.abstractmethod
     def draw_steps(self, generator: torch.Generator) -> tuple[int, ...]:
-        """Steps to supervise in one iteration: 0-based, ascending, the last one always among them.
+        """Steps to supervise in one iteration: 0-based, ascending, always including the last one.
 
-        The number of steps never changes between draws. Ranks that pass generators with the same seed draw the same
+        The number of steps is the same in every draw. Ranks that pass generators with the same seed draw the same
         steps.
         """
 
     @abc.abstractmethod
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """All parameters, each in one list: "backbone" (pretrainable, small learning rate) and "head" (the rest)."""
+        """All parameters, each in exactly one list: "backbone" (can be pretrained, small learning rate) and "head" (the
+        rest).
+        """
 
     @abc.abstractmethod
     def scores(self, inputs: Mapping[str, Tensor], steps: tuple[int, ...] | Tensor) -> dict[str, Tensor]:
-        """``forward`` behind its checks: tensors in, tensors out.
+        """``forward`` without its checks.
 
         Args:
-            inputs: checked.
-            steps: checked; or as a 1-D int64 tensor, whose values are not known while a compiler traces.
+            inputs: already checked.
+            steps: already checked; or a 1-D int64 tensor, whose values are unknown while ``torch.compile`` traces.
         """
 
     def compile_training(self, **options: Any) -> None:
-        """From now on training forwards run through ``torch.compile``, as one graph; evaluation, whose shapes vary,
-        does not.
+        """Run all further training forward passes through ``torch.compile``, as one graph. Evaluation, where shapes
+        vary, stays eager.
 
-        Drawn steps enter the graph as a tensor: as numbers they would be part of it, and each new draw another graph.
+        Drawn steps enter the graph as a tensor: as Python numbers they would be constants of the graph, and every new
+        draw would compile another one.
 
         Args:
-            options: of ``torch.compile``.
+            options: passed to ``torch.compile``.
         """
         self._compiled = torch.compile(self.scores, fullgraph=True, **options)
 
     def run_scores(self, inputs: Mapping[str, Tensor], steps: tuple[int, ...]) -> dict[str, Tensor]:
-        """``scores``, compiled if ``compile_training`` asked for it and the model is in training mode."""
+        """``scores``, compiled if ``compile_training`` was called and the model is in training mode."""
         if self._compiled is None or not self.training:
             return self.scores(inputs, steps)
         device = next(iter(inputs.values())).device
         return self._compiled({m: inputs[m] for m in self.modalities}, torch.tensor(steps, device=device))
 
     def check_inputs(self, inputs: Mapping[str, Tensor], side: int | None = None) -> int:
-        """Return B after checking every modality; see ``forward`` for what is wanted.
+        """Check every modality against the rules of ``forward``; return B.
 
         Args:
             inputs: as given to ``forward``; other keys are ignored.
-            side: the only H and W allowed, in pixels; None allows any.
+            side: the required H and W in pixels; None accepts any.
 
         Raises:
-            ValueError: naming the modality, what it got and what was expected.
+            ValueError: names the modality, what was given and what was expected.
         """
         batch: int | None = None
         for modality in self.modalities:
@@ -105,17 +108,17 @@ class ActionModel(nn.Module, abc.ABC):
                 raise ValueError(f"{modality}: missing; got {sorted(inputs)}, expected {sorted(self.modalities)}")
             tensor = inputs[modality]
             height, width = (side, side) if side is not None else ("H", "W")
-            wanted = (
+            expected = (
                 f"({'B' if batch is None else batch}, {self.num_steps}, {self.channels[modality]}, {height}, {width})"
             )
             shape = tuple(tensor.shape)
-            right = tensor.ndim == 5 and shape[0] >= 1 and shape[1:3] == (self.num_steps, self.channels[modality])
+            matches = tensor.ndim == 5 and shape[0] >= 1 and shape[1:3] == (self.num_steps, self.channels[modality])
             if (
-                not right
+                not matches
                 or (batch is not None and shape[0] != batch)
                 or (side is not None and shape[3:] != (side, side))
             ):
-                raise ValueError(f"{modality}: got shape {shape}, expected {wanted}")
+                raise ValueError(f"{modality}: got shape {shape}, expected {expected}")
             if not tensor.is_floating_point():
                 raise ValueError(
                     f"{modality}: got dtype {tensor.dtype}, expected a floating-point tensor of normalised values"
@@ -134,13 +137,14 @@ class ActionModel(nn.Module, abc.ABC):
             raise ValueError(f"steps: got {chosen}, expected ascending, distinct numbers in 0..{last}")
         if self.training and chosen[-1] != last:
             raise ValueError(
-                f"steps: got {chosen}, expected {last} among them: without it parts of the model would get no gradient"
+                f"steps: got {chosen}, expected {last} among them: without it some parameters would get no gradient"
             )
         return chosen
 
 
 class ClipModel(ActionModel):
-    """One modality, one score per clip, square input of a fixed side, one learning rate: MRST-Net and the C3D layout.
+    """A model with one modality, one score per clip, a square input of fixed side and one learning rate: MRST-Net and
+    the C3D layout.
 
     Attributes:
         crop: side of the input in pixels.
@@ -155,12 +159,12 @@ class ClipModel(ActionModel):
         return self.run_scores(inputs, (self.num_steps - 1,))
 
     def draw_steps(self, generator: torch.Generator) -> tuple[int, ...]:
-        """Always the last step. ``generator`` is left as it is."""
+        """Always the last step. ``generator`` is not used."""
         del generator
         return (self.num_steps - 1,)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Everything is "head": one learning rate, as in the paper; "backbone" is empty."""
+        """All parameters are in "head", because the paper uses one learning rate; "backbone" is empty."""
         return {"backbone": [], "head": list(self.parameters())}
 
 
@@ -192,20 +196,20 @@ def fuse(probabilities: Mapping[str, Tensor]) -> Tensor:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of scalar parameters, frozen ones included; works on the meta device."""
+    """Number of scalar parameters, including frozen ones; works on the meta device."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def freeze_batchnorm(module: nn.Module, *, keep: int = 0) -> int:
-    """Fix statistics and affine weights of batch normalisation; return how many layers were fixed.
+    """Freeze the statistics and affine weights of batch normalisation; return the number of layers frozen.
 
-    ``module.train()`` puts layers back into training mode, so call this after each ``train()``; and call it
-    once before the model is wrapped for data-parallel training, which looks at ``requires_grad`` at that moment.
+    ``module.train()`` puts the layers back into training mode, so call this after every ``train()``; and call it once
+    before the model is wrapped for data-parallel training, because the wrapper reads ``requires_grad`` at that moment.
 
     Args:
         module: the model or a part of it.
-        keep: layers left free at the start, in order of definition (TSN's "partial BN" keeps the first of each
-            backbone: call it per backbone with ``keep=1``).
+        keep: number of layers, from the first in order of definition, that stay trainable (TSN's "partial BN" keeps
+            the first one of each backbone: call this per backbone with ``keep=1``).
     """
     layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     for layer in layers[keep:]:

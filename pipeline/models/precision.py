@@ -1,4 +1,4 @@
-"""Where models step out of automatic mixed precision."""
+"""Automatic mixed precision: when it is on, and the parts of a model that leave it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from torch import Tensor
 
 
 def full_precision(like: Tensor) -> contextlib.AbstractContextManager[object]:
-    """A context in which autocast is off for the device of ``like``; nothing happens on devices without autocast
-    (meta).
-    """
+    """A context with autocast switched off on the device of ``like``; does nothing if the device has none (meta)."""
     device = like.device.type
     if not torch.amp.is_autocast_available(device):
         return contextlib.nullcontext()
@@ -19,7 +17,7 @@ def full_precision(like: Tensor) -> contextlib.AbstractContextManager[object]:
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bf16 autocast, or nothing.
+    """A context with bf16 autocast on, or one that does nothing.
 
     Args:
         precision: "bf16", "fp32", or "auto": bf16 on a GPU, fp32 on the CPU.

@@ -1,4 +1,4 @@
-"""Activation checkpointing that leaves batch normalisation's running statistics as a plain forward does."""
+"""Activation checkpointing that updates batch normalisation's running statistics once, as a plain forward pass does."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.utils.checkpoint import checkpoint
 
 
 @contextlib.contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
+def _statistics_unchanged(module: nn.Module) -> Iterator[None]:
     layers = [
         layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
     ]
     kept = [(layer, name, buffer) for layer in layers for name, buffer in layer.named_buffers(recurse=False)]
     for layer, name, buffer in kept:
-        setattr(layer, name, buffer.clone())  # what the second pass moves is thrown away
+        setattr(layer, name, buffer.clone())  # the second forward pass updates the copy
     try:
         yield
     finally:
@@ -27,22 +27,23 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def recomputed(module: nn.Module, function: Callable[..., Any], *args: Any) -> Any:
-    """``function(*args)``, keeping only its inputs; the backward pass computes the rest again.
+    """``function(*args)``, storing only its inputs; the backward pass recomputes the activations.
 
-    The second pass sees the same batch; without care it would move the running statistics twice.
+    The recomputation sees the same batch again and would update the running statistics a second time: that update is
+    discarded.
 
     Args:
-        module: holds the batch normalisation layers that ``function`` uses.
-        function: deterministic (no dropout): the random state is not replayed.
+        module: contains the batch normalisation layers that ``function`` uses.
+        function: deterministic (no dropout): the state of the random generator is not replayed.
     """
     if not torch.is_grad_enabled():
         return function(*args)
 
     if torch.compiler.is_compiling():
-        # The compiler takes no contexts, and needs none: it repeats arithmetic alone, never an update of a buffer.
+        # torch.compile accepts no context functions and needs none: it recomputes arithmetic, never buffer updates.
         return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
 
     def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-        return contextlib.nullcontext(), _statistics_kept(module)
+        return contextlib.nullcontext(), _statistics_unchanged(module)
 
     return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)

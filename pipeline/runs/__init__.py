@@ -1,1 +1,1 @@
-"""A training run on storage: its folder, and the weights it starts from."""
+"""A training run: its folder on storage, and the weights it starts from."""

@@ -1,8 +1,8 @@
-"""A run's folder: what it is, where its newest checkpoint lies, whether it has finished.
+"""The folder of a run: what identifies the run, whether it has finished, and its checkpoints.
 
 OUTPUT/RUN_ID/run.json            written by the driver before any worker starts: config, data, code
-OUTPUT/RUN_ID/checkpoint_*/       written by Ray Train (pipeline.training.checkpoint says what is in it)
-OUTPUT/RUN_ID/result.json         written LAST: if it exists, the run finished; names the final checkpoint
+OUTPUT/RUN_ID/checkpoint_*/       written by Ray Train; pipeline.training.checkpoint describes the contents
+OUTPUT/RUN_ID/result.json         written LAST: if it exists, the run has finished; names the final checkpoint
 OUTPUT/RUN_ID/evaluations/*.json  one report per split and protocol
 """
 
@@ -27,14 +27,14 @@ RUN, RESULT = "run.json", "result.json"
 
 
 def default_output(data_uri: str) -> str:
-    """Folder of runs for a data set: ``s3://BUCKET/runs``, or ``runs`` beside a local data set."""
+    """Folder of runs for a data set: ``s3://BUCKET/runs``, or ``runs`` next to a local data set."""
     if data_uri.startswith("s3://"):
         return join("s3://" + data_uri.removeprefix("s3://").split("/")[0], "runs")
     return data_uri.rstrip("/").rsplit("/", 1)[0] + "/runs"
 
 
 def default_run_id(config: TrainConfig, manifest_digest: str) -> str:
-    """Recipe and 8 hex digits of (config, data): the same command goes on with the same run."""
+    """Recipe and 8 hex digits of a hash of config and data, so that the same command resumes the same run."""
     text = json.dumps([config.identity(), manifest_digest], sort_keys=True)
     return f"{(config.recipe or 'run').replace('_', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -49,7 +49,7 @@ class RunRecord:
     code_version: str
 
     def train_config(self) -> TrainConfig:
-        """The run's config. Raises UserError where it was written by code that had other fields."""
+        """The run's config. Raises UserError if it has fields that this code does not know."""
         try:
             return config_from_dict(self.config)
         except ConfigError as error:
@@ -59,11 +59,11 @@ class RunRecord:
             ) from error
 
 
-def claim(run: Storage, record: RunRecord) -> bool:
-    """Write ``run.json``, or check that the one there is the same run. Returns True where the run goes on.
+def start_or_resume(run: Storage, record: RunRecord) -> bool:
+    """Write ``run.json``, or check that the existing one is of the same run. Returns True if the run resumes.
 
     Raises:
-        ConfigError: the run exists with another config or other data; names the first field that differs.
+        ConfigError: the run exists with another config or data set; names the first field that differs.
     """
     try:
         old = json.loads(run.read(RUN))
@@ -93,16 +93,16 @@ def _differences(ours: Any, theirs: Any, prefix: str = "") -> Iterator[tuple[str
 
 
 def open_run(name: str) -> Storage:
-    """Storage of a run given as a URI, or as a run id of the local stack's bucket (or ``AWS`` environment's).
+    """Storage of a run, given by the URI of its folder or by its run id in the local stack's bucket.
 
     Raises:
         UserError: there is no such run.
     """
     run = open_storage(name if "://" in name else _find(name))
     if run.uri.startswith("s3://"):
-        run.probe(write=False)  # a server or a bucket that is not there says so at once
+        run.probe(write=False)  # a missing server or bucket is reported at once
     if not run.exists(RUN):
-        raise UserError(f"{run.uri} is no run: {RUN} is missing; give the folder that jobs.train printed")
+        raise UserError(f"{run.uri} is not a run: {RUN} is missing; give the folder that jobs.train printed")
     return run
 
 
@@ -111,7 +111,9 @@ def _find(run_id: str) -> str:
 
     stack = find_stack()
     if stack is None:
-        raise UserError(f"{run_id!r}: give the run's whole URI (s3://... or file://...), no local stack is recorded")
+        raise UserError(
+            f"{run_id!r}: give the run's full URI (s3://... or file://...), since no local stack is recorded"
+        )
     return f"s3://{stack.bucket}/runs/{run_id}"
 
 
@@ -121,18 +123,18 @@ def read_run(run: Storage) -> RunRecord:
 
 
 def read_result(run: Storage) -> dict[str, Any]:
-    """``result.json``: {"checkpoint": folder, "metrics": {...}, ...}. UserError where the run has not finished."""
+    """``result.json``: {"checkpoint": folder, "metrics": {...}, ...}. Raises UserError if the run has not finished."""
     try:
         return json.loads(run.read(RESULT))
     except NotFoundError as error:
-        raise UserError(f"{run.uri} has not finished: run the same jobs.train command again to go on") from error
+        raise UserError(f"{run.uri} has not finished: run the same jobs.train command again to resume it") from error
 
 
 @contextmanager
 def fetched_checkpoint(
     run: Storage, name: str, only: tuple[str, ...] = ("model.safetensors", "state.json")
 ) -> Iterator[Path]:
-    """The named files of a checkpoint in a temporary local folder."""
+    """A temporary local folder with the named files of a checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         for file in only:
             (Path(folder) / file).write_bytes(run.read(f"{name}/{file}"))
@@ -140,11 +142,11 @@ def fetched_checkpoint(
 
 
 def check_same_data(record: RunRecord, manifest: Manifest, data_uri: str) -> None:
-    """Refuse to evaluate or go on with data that the run was not trained on. Raises ConfigError."""
+    """Raise ConfigError unless ``manifest`` is the one that the run was trained on."""
     if manifest.digest != record.manifest_digest:
         raise ConfigError(
             "data.uri",
             data_uri,
             f"manifest {manifest.digest[:12]} is not the run's {record.manifest_digest[:12]}: it is another data set or"
-            " version",
+            " version of it",
         )

@@ -1,9 +1,9 @@
-"""Where a training's first weights come from: fresh, a public file (``model.pretrained``), or a finished run of ours
+"""The weights that a training starts from: random ones, a public file (``model.pretrained``) or a finished run
 (``start_from``).
 
-The driver finds the file, reads it, takes its sha256 and tries it on the model before any worker is taken; workers read
-it again and check the sha256, so that all of them start from what the driver saw. Who goes on from a checkpoint reads
-nothing here.
+The driver finds the file, reads it, takes its sha256 and tries it on the model before any worker starts. Workers read
+it again and check the sha256, so that all of them start from the file that the driver saw. A run that resumes from a
+checkpoint reads nothing here.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from pipeline.training.checkpoint import WEIGHTS, read_state
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StartWeights:
-    """A file of weights as the driver found it; plain fields, to be handed to workers."""
+    """A file of weights as the driver found it, in plain fields that can be sent to workers."""
 
     field: str
-    """That named it: model.pretrained or start_from."""
+    """Config field that named it: model.pretrained or start_from."""
     source: str
     """URI of the file, or of the run."""
     folder: str
     name: str
-    """Where the file lies: the URI of its folder, and its path below."""
+    """URI of the folder that contains the file, and the file's path in it."""
     digest: str
     """sha256 of the file."""
     fresh: tuple[str, ...] = ()
-    """With start_from: tensors of the classifier, where it begins anew."""
+    """With start_from: names of the classifier's tensors if the classifier is not loaded."""
     fix: str = ""
-    """With start_from: what to do where a tensor does not fit."""
+    """With start_from: what to do if a tensor does not fit."""
 
     def __str__(self) -> str:
         classifier = {
             START_FROM: (
-                ", classifier fresh: that run's classes are other ones"
+                ", classifier initialised: that run has other classes"
                 if self.fresh
-                else ", classifier too: the classes are the same"
+                else ", including the classifier: the classes are the same"
             )
         }
         return f"weights of {self.folder}/{self.name} (sha256 {self.digest[:12]}){classifier.get(self.field, '')}"
@@ -63,33 +63,33 @@ class StartWeights:
         """The file's tensors.
 
         Raises:
-            ConfigError: it cannot be read here, or is another file than the driver's.
+            ConfigError: it cannot be read on this node, or is not the file that the driver read.
         """
-        where = f"node {socket.gethostname()} cannot read it; put it where every node does, such as s3://BUCKET/KEY"
+        where = f"node {socket.gethostname()} cannot read it; put it where every node can, such as s3://BUCKET/KEY"
         data = _read(self.field, self.source, self.folder, self.name, where)
         digest = hashlib.sha256(data).hexdigest()
         require(
             digest == self.digest,
             self.field,
             self.source,
-            f"the file was {self.digest[:12]} (sha256) when the run began and is {digest[:12]} now: put the first one"
-            " back, or start another run",
+            f"the file had sha256 {self.digest[:12]} when the run started and has {digest[:12]} now: restore it, or"
+            " start another run",
         )
         return parse_weights(data, self.source, self.field)
 
 
 def find_start(config: TrainConfig, classes: Sequence[str]) -> tuple[TrainConfig, StartWeights | None]:
-    """Find, read and try the weights that a config names. No worker and no GPU is needed.
+    """Find and read the weights that a config names, and check that they fit. Needs no worker and no GPU.
 
     Args:
         config: of the run; classes: of its data set, in order.
 
     Returns:
-        The config with the URI and the sha256 of what was found, and what workers need to know; None for fresh weights.
+        The config with the URI and the sha256 of the file, and what workers need to load it; None for random weights.
 
     Raises:
-        UserError: file or run are not there, not finished, not readable, not those of ``start_digest``, or do not fit
-            the model.
+        UserError: the file or run does not exist, is not finished or not readable, does not match ``start_digest``, or
+            does not fit the model.
     """
     if config.start_from:
         start, data = _of_run(config, classes)
@@ -105,7 +105,7 @@ def find_start(config: TrainConfig, classes: Sequence[str]) -> tuple[TrainConfig
         config.start_digest in ("", start.digest),
         "start_digest",
         config.start_digest,
-        f"the file of {start.field} = {start.source!r} has {start.digest}: give that, or the file meant",
+        f"the file of {start.field} = {start.source!r} has {start.digest}: give that digest, or the intended file",
     )
     with torch.device("meta"):
         _build(found, len(classes), start, parse_weights(data, start.source, start.field))
@@ -113,7 +113,7 @@ def find_start(config: TrainConfig, classes: Sequence[str]) -> tuple[TrainConfig
 
 
 def first_model(config: TrainConfig, num_classes: int, start: StartWeights | None) -> ActionModel:
-    """The model as the first step finds it: fresh weights by torch's generator, and over them those of ``start``."""
+    """The model before the first step: random weights from torch's generator, overwritten by those of ``start``."""
     return _build(config, num_classes, start, start.read() if start else None)
 
 
@@ -133,10 +133,8 @@ def _build(
 def _of_file(value: str) -> tuple[StartWeights, bytes]:
     scheme, mark, rest = value.partition("://")
     fix = "give the path of a .safetensors or torch.save file, file:///PATH or s3://BUCKET/KEY"
-    require(
-        not mark or scheme in ("file", "s3"), PRETRAINED, value, f"{fix}; what lies elsewhere must be downloaded first"
-    )
-    # Workers run in other folders than this command, so a path has to be a whole one.
+    require(not mark or scheme in ("file", "s3"), PRETRAINED, value, f"{fix}; download files from elsewhere first")
+    # Workers have another working directory, so the path must be absolute.
     uri = value if scheme == "s3" else "file://" + os.path.abspath(os.path.expanduser(rest if mark else value))
     folder, _, name = uri.rpartition("/")
     require(bool(name) and folder != "s3:/", PRETRAINED, value, fix)
@@ -161,11 +159,11 @@ def _of_run(config: TrainConfig, classes: Sequence[str]) -> tuple[StartWeights, 
     except UserError as error:
         raise ConfigError(START_FROM, value, str(error)) from error
     except NotFoundError as error:
-        raise ConfigError(START_FROM, value, f"the run's folder lacks something: {error}") from error
+        raise ConfigError(START_FROM, value, f"the run's folder is incomplete: {error}") from error
     _check_pixels(config, theirs, value)
     same = known == tuple(classes)
     name = f"{checkpoint}/{WEIGHTS}"
-    data = _read(START_FROM, value, run.uri, name, "the run's last checkpoint lacks its weights")
+    data = _read(START_FROM, value, run.uri, name, "the run's last checkpoint has no weights")
     fresh = () if same else classifier_names(config.model, crop=config.clip.crop)
     start = StartWeights(
         field=START_FROM,
@@ -187,17 +185,17 @@ def _check_pixels(config: TrainConfig, theirs: TrainConfig, value: str) -> None:
             modality not in both or ours == learned,
             f"clip.{field}",
             ours,
-            f"{START_FROM} = {value!r} learned from {modality} with clip.{field} {learned}: use that",
+            f"{START_FROM} = {value!r} was trained on {modality} with clip.{field} {learned}: use that",
         )
 
 
 def _fix(config: TrainConfig, theirs: TrainConfig) -> str:
-    """Which fields to change, for a tensor that does not fit."""
+    """What to change if a tensor does not fit."""
     here, there = (as_dict(c.model) | {"crop": c.clip.crop} for c in (config, theirs))
     if here["kind"] != there["kind"]:
-        return f"give a run of a {here['kind']} model; that one is of {there['kind']}"
+        return f"give a run of a {here['kind']} model; that one is of a {there['kind']} model"
     if there.get("unit") == "2D" != here.get("unit"):
-        return f"that run is a 2D twin: give its checkpoint's {WEIGHTS} as {PRETRAINED} in place of {START_FROM}"
+        return f"that run is a 2D twin: give its checkpoint's {WEIGHTS} as {PRETRAINED} instead of {START_FROM}"
     free = (
         "pretrained",
         "start",
@@ -215,7 +213,7 @@ def _fix(config: TrainConfig, theirs: TrainConfig) -> str:
         if name not in free and value != there.get(name)
     ]
     return (
-        f"give a run of the same model, or make this one alike: {', '.join(unlike)}"
+        f"give a run of the same model, or change this one: {', '.join(unlike)}"
         if unlike
         else "give a run of the same model"
     )
@@ -231,9 +229,6 @@ def _probe(field: str, value: str, folder: str) -> None:
 def _read(field: str, value: str, folder: str, name: str, fix: str) -> bytes:
     try:
         return open_storage(folder).read(name)
-    except (
-        NotFoundError,
-        StorageSetupError,
-        OSError,
-    ) as error:  # any other StorageError is a server that failed, and no wrong value
+    # Any other StorageError means that the server failed, not that the value is wrong.
+    except (NotFoundError, StorageSetupError, OSError) as error:
         raise ConfigError(field, value, f"{fix} ({error})") from error

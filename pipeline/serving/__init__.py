@@ -1,1 +1,1 @@
-"""Raw video to answer: what lies inside a registered model."""
+"""From a raw video to class probabilities: the predictor inside a registered model."""

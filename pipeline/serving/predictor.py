@@ -1,8 +1,8 @@
-"""Raw video to answer: what lies inside a registered model.
+"""From a raw video to class probabilities: the predictor inside a registered model.
 
-The model repeats what preprocessing did to its training data (rate, short side, flow after the resize, 8-bit codes) and
-what evaluation did (views, centre crop, probabilities averaged over views and branches). It needs neither DALI, nor
-Ray, nor object storage.
+It repeats what preprocessing did to the training data (frame rate, short side, flow after resizing, 8-bit codes) and
+what evaluation did (views, crops, probabilities averaged over views and branches). It needs neither DALI, nor Ray, nor
+object storage.
 
     FOLDER/predictor.json      config, classes, preprocessing parameters, number of views and crops
     FOLDER/model.safetensors   weights
@@ -36,11 +36,18 @@ from preprocessing.media.decode import decode_video
 CARD = "predictor.json"
 WEIGHTS = "model.safetensors"
 REQUIREMENTS = ("torch", "numpy", "pandas", "av", "opencv-contrib-python-headless", "safetensors")
-"""Distributions that prediction imports; the versions are those of the machine that registers the model."""
+"""Distributions that prediction imports; the versions are those installed where the model is registered."""
 
 
 def pack(folder: Path, weights: Path, state: dict[str, Any], num_views: int, num_crops: int = 1) -> None:
-    """Write a predictor's folder from a checkpoint's weights and ``state.json``."""
+    """Write the predictor's folder.
+
+    Args:
+        folder: exists.
+        weights: a checkpoint's model.safetensors.
+        state: the checkpoint's state.json.
+        num_views, num_crops: of the evaluation that the predictor repeats.
+    """
     card = {
         "config": state["config"],
         "classes": state["classes"],
@@ -55,7 +62,7 @@ def pack(folder: Path, weights: Path, state: dict[str, Any], num_views: int, num
 
 
 def load_predictor(folder: Path) -> Predictor:
-    """Open a folder written by ``pack``; on a GPU where torch sees one."""
+    """Load a folder written by ``pack``; onto a GPU if torch sees one."""
     return Predictor(folder)
 
 
@@ -68,7 +75,7 @@ class Predictor:
         self.classes: tuple[str, ...] = tuple(card["classes"])
         self.stored = from_dict(StoredConfig, card["stored"])
         self.num_views: int = card["num_views"]
-        self.num_crops: int = card.get("num_crops", 1)  # models registered before there were crops
+        self.num_crops: int = card.get("num_crops", 1)  # absent in models of older code
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build_model(self.config.model, num_classes=len(self.classes), crop=self.config.clip.crop)
         self.model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
@@ -78,7 +85,7 @@ class Predictor:
         """Per video: all class names and their probabilities, most probable first.
 
         Raises:
-            UserError: a video cannot be decoded; says which one and why.
+            UserError: a video cannot be decoded; names it and the reason.
         """
         return [self._rank(self.probabilities(video, f"video {number}")) for number, video in enumerate(videos)]
 
@@ -114,8 +121,8 @@ class Predictor:
         return Batch(inputs, torch.zeros(rows, dtype=torch.int64), torch.ones(rows), ("video",) * rows, 0, 0)
 
     def _flow(self, rgb_THWC: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
-        """Codes (T-1, 2H, W); only the ``wanted`` pairs are computed, the others stay 0 and are never looked at."""
-        # The GPU's engine computes the same flow; without a GPU the CPU's is the fast one.
+        """8-bit codes (T-1, 2H, W). Only the ``wanted`` frame pairs are computed; the rest is 0 and never used."""
+        # Both engines compute the same flow; without a GPU numba is the faster one.
         name = (
             "numba" if self.stored.flow_engine == "torch" and not torch.cuda.is_available() else self.stored.flow_engine
         )

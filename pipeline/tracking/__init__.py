@@ -1,1 +1,1 @@
-"""MLflow: runs, metrics, pictures and the registry. The only room that imports mlflow."""
+"""MLflow: runs, metrics, artifacts and the model registry. The only package that imports mlflow."""

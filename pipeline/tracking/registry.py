@@ -1,4 +1,4 @@
-"""The registry: versions of a model that take raw videos, and the aliases that say which one to use."""
+"""The model registry: versions of models that classify raw videos, and the aliases that point to them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Predictor(Protocol):
 
 
 class VideoModel(mlflow.pyfunc.PythonModel):
-    """pyfunc flavour: a table with the column ``video`` (bytes of whole files) to ``labels`` and ``probabilities``,
-    best first.
+    """pyfunc model: from a table with the column ``video`` (bytes of whole files) to one with ``labels`` and
+    ``probabilities``, most probable first.
 
     Args:
-        load: from the artifact folder to a Predictor.
+        load: makes a Predictor of the artifact folder.
     """
 
     def __init__(self, load: Callable[[Path], Predictor]) -> None:
@@ -55,7 +55,7 @@ class VideoModel(mlflow.pyfunc.PythonModel):
 
 
 def serve(load: Callable[[Path], Predictor]) -> None:
-    """Called by a model's code file: names the object that MLflow serves."""
+    """Called by a model's code file to register the object that MLflow serves."""
     mlflow.models.set_model(VideoModel(load))
 
 
@@ -87,20 +87,19 @@ def register(
     """Log ``folder`` as a pyfunc model of a run and register it as the next version of ``name``.
 
     Args:
-        folder: the artifact that the model reads.
-        model_code: the Python file that calls ``serve``; stored with the model and run when it is loaded.
-        code: package folders that travel with the model, so that it loads without this project installed.
+        folder: the artifact folder that the model reads.
+        model_code: the Python file that calls ``serve``; it is stored with the model and run when the model is loaded.
+        code: package folders stored with the model, so that it loads without this project installed.
         requirements: pip requirements of prediction.
         tags: of the version (evaluation, digest, ...).
     """
     mlflow_client = client()
-    # The fluent call is the one that packs code and requirements; it logs into the run that is active.
+    # Only the fluent API packs code and requirements; it logs into the active run.
     mlflow.set_tracking_uri(address())
     with mlflow.start_run(run_id=tracking_run_id, log_system_metrics=False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example.*")
-        logging.getLogger("mlflow").setLevel(
-            logging.ERROR
-        )  # an input example would be a whole video; the rest is progress
+        # Warnings would ask for an input example, which would be a whole video; the rest is progress.
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(model_code),
@@ -140,7 +139,7 @@ def set_alias(version: Version, alias: str) -> None:
 
 
 def versions(name: str) -> list[Version]:
-    """All versions of a model, oldest first; empty where the model does not exist. Aliases included."""
+    """All versions of a model with their aliases, oldest first; empty if the model does not exist."""
     mlflow_client = client()
     try:
         model = mlflow_client.get_registered_model(name)
@@ -170,8 +169,11 @@ def _version(found: Any, aliases: tuple[str, ...] = ()) -> Version:
 def load_model(uri: str) -> Any:
     """A registered or logged model, ready to predict.
 
+    MLflow puts the model's own copy of the packages first on ``sys.path``; packages that this process has imported
+    already are used instead.
+
     Raises:
-        UserError: there is no such model, version or alias.
+        UserError: the model, version or alias does not exist, or cannot be loaded.
     """
     mlflow.set_tracking_uri(address())
     try:

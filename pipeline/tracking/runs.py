@@ -1,7 +1,7 @@
 """One MLflow run per training, evaluation or preprocessing run, found again by a tag.
 
-The driver creates the run and passes its id on; rank 0 logs into it. A command that is run again finds its MLflow run
-by the tag ``reciprocal.run_id`` instead of making a second one.
+The driver creates the run and passes its id to the workers; rank 0 logs to it. A command that is run again finds its
+MLflow run by the tag ``reciprocal.run_id`` instead of creating a second one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pipeline.config.stack import find_stack, home, tracking_uri
 from pipeline.errors import UserError
 
 TAG = "reciprocal.run_id"
-_MAX_PARAMS = 100  # of one request to MLflow
-_MAX_VALUE = 6000  # characters of a parameter's value
+_MAX_PARAMS = 100  # per request to MLflow
+_MAX_VALUE = 6000  # characters per value of a parameter
 
 
 def address() -> str:
-    """The tracking server's address; with no stack and no ``MLFLOW_TRACKING_URI``, a database file in the state
-    folder.
+    """Address of the tracking server; without a local stack and ``MLFLOW_TRACKING_URI``, of a database file in the
+    state folder.
     """
     if uri := tracking_uri():
         return uri
@@ -36,20 +36,19 @@ def address() -> str:
 
 
 def client() -> mlflow.MlflowClient:
-    """Client of ``address()``. Nothing is asked of the server yet."""
+    """Client of ``address()``. Sends no request yet."""
     uri = address()
     # A server that is down should be reported in seconds, not after MLflow's default of several minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault(
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
-    )  # commands print the page's address themselves
+    # Commands print the address of the page themselves.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def check_server() -> str:
-    """Reach the tracking server and return its address. Raises UserError where it does not answer."""
+    """Address of the tracking server. Raises UserError if it does not answer."""
     mlflow_client = client()
     try:
         mlflow_client.search_experiments(max_results=1)
@@ -73,9 +72,7 @@ def find_run(mlflow_client: mlflow.MlflowClient, experiment: str, run_id: str) -
 
 
 def start_run(experiment: str, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-    """Find or create the run tagged ``run_id``; returns MLflow's own id. Parameters are set once, when it is
-    created.
-    """
+    """Find or create the run tagged ``run_id``; returns MLflow's own id. Parameters are logged only on creation."""
     mlflow_client = client()
     if run := find_run(mlflow_client, experiment, run_id):
         mlflow_client.update_run(run.info.run_id, status="RUNNING")
@@ -91,13 +88,13 @@ def start_run(experiment: str, run_id: str, params: Mapping[str, Any], tags: Map
 
 def _create_experiment(mlflow_client: mlflow.MlflowClient, name: str) -> str:
     try:
-        # The kind makes MLflow's page open on runs and curves instead of its views for language models.
-        # A server proxies artifacts; without one they lie beside the database file.
+        # The kind makes MLflow's page open with runs and curves instead of its views for language models.
+        # A server proxies artifacts; without one they are stored next to the database file.
         location = f"file://{home() / 'offline' / 'artifacts'}" if address().startswith("sqlite:") else None
         return mlflow_client.create_experiment(
             name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
         )
-    except MlflowException:  # somebody else created it between our look and our call
+    except MlflowException:  # another process created it in the meantime
         found = mlflow_client.get_experiment_by_name(name)
         if found is None:
             raise
@@ -112,13 +109,13 @@ def _flatten(params: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
 
 
 class RunTracker:
-    """Logs into one MLflow run. Cheap to make; pickles (it holds ids only)."""
+    """Logs to one MLflow run. Cheap to create, and picklable: it only has the run's id."""
 
     def __init__(self, tracking_run_id: str) -> None:
         self.tracking_run_id = tracking_run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Add one point to each curve; names may hold ``/``."""
+        """Add one point to each curve; names may contain ``/``."""
         now = int(time.time() * 1000)
         client().log_batch(
             self.tracking_run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()]
@@ -140,7 +137,7 @@ class RunTracker:
 
 
 def run_page(tracking_run_id: str) -> str:
-    """Address of a run's page on the tracking server; what to do where that server has no such run."""
+    """Address of the run's page on the tracking server; what to do if that server does not have the run."""
     try:
         experiment = client().get_run(tracking_run_id).info.experiment_id
     except MlflowException as error:

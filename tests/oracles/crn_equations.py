@@ -76,10 +76,9 @@ def run_clip(
                     )
                     if config.partner != "off":
                         partner = s if config.partner == "self" else next(n for n in maps if n != s)
-                        said = interpreted(w, config, rib, old[partner][layer if config.coupling == "each" else -1])
-                        x = torch.cat(
-                            [x, said if t > 0 else torch.zeros_like(said)]
-                        )  # equation 2; nothing is said before the first step
+                        h = old[partner][layer if config.coupling == "each" else -1]
+                        h_hat = interpreted(w, config, rib, h)
+                        x = torch.cat([x, h_hat if t > 0 else torch.zeros_like(h_hat)])  # equation 2
                     x = conv(w, rab, x)
                 hidden[s][layer], cells[s][layer] = lstm(
                     w, f"{p}cells.{layer}.gates", x, old[s][layer], cells[s][layer]

@@ -1,1 +1,1 @@
-"""Public image networks and their public weights."""
+"""Public image classification networks as feature extractors, and their public weights."""

@@ -13,16 +13,16 @@ from pipeline.models.recompute import recomputed
 
 
 class Block(NamedTuple):
-    """Channels of one inception block at width 1. ``one`` = 0: a stride-2 block without 1x1 branch and projection."""
+    """Channels of one inception block at width 1. ``one`` = 0: a stride-2 block, without 1x1 branch and projection."""
 
     name: str
     one: int  # 1x1 branch
-    reduce: int  # 1x1 in front of the 3x3
+    reduce: int  # 1x1 before the 3x3
     three: int  # 3x3 branch
-    double_reduce: int  # 1x1 in front of the two 3x3
+    double_reduce: int  # 1x1 before the two 3x3
     double: int  # both convolutions of the double 3x3 branch
-    pool: str  # what feeds the pool branch: avg, max
-    proj: int  # 1x1 behind the pool; 0 passes the pool through
+    pool: str  # of the pool branch: avg or max
+    proj: int  # 1x1 after the pool; 0: none
 
 
 BLOCKS: tuple[Block, ...] = (
@@ -41,9 +41,7 @@ _LAST_BLOCK = {3: "3c", 4: "4e", 5: "5b"}
 
 
 def scaled(channels: int, width: float) -> int:
-    """``channels * width`` rounded up to a multiple of 8; the identity at width 1, where all counts are multiples
-    of 8.
-    """
+    """``channels * width`` rounded up to a multiple of 8; at width 1 unchanged, as all counts are multiples of 8."""
     return 8 * math.ceil(channels * width / 8 - 1e-9)
 
 
@@ -51,10 +49,11 @@ class BNInception(nn.Module):
     """BN-Inception up to inception 3c, 4e or 5b: a frame in, a feature map out.
 
     Every convolution has a bias *and* batch normalisation, as in the public port, whose weights therefore load by name
-    (``checkpoints.load_backbone``). Two things differ from that port: BN momentum is 0.1 (its 0.9 is Caffe's convention
-    and would make the running statistics follow the last batch alone), and the pool branch of the stride-2 blocks is
-    padded where a side is odd. Without that, the branches of a block disagree in size for crops such as 112; for sides
-    that are multiples of 32, 224 among them, nothing changes.
+    (``public_weights.load_backbone``). Two things differ from that port. BN momentum is 0.1: its 0.9 follows Caffe's
+    convention and in torch would make the running statistics follow the last batch only. The pool branch of the
+    stride-2 blocks is padded if a side is odd: without that, the branches of a block would differ in size for crops
+    such as 112. For sides that are multiples of 32, such as 224, nothing changes. Held by
+    ``tests/unit/pipeline/models/backbones/test_bninception.py`` against ``tests/oracles/backbones.py``.
 
     Args:
         in_channels: of one frame: 3 for RGB, 2 * stack for flow, 3 * stack for differences.
@@ -63,13 +62,16 @@ class BNInception(nn.Module):
 
     Attributes:
         out_channels: Cx of the feature map; 576, 1056 or 1024 at width 1.
-        min_side: least side of the input.
+        min_side: smallest possible side of the input, in pixels.
 
     Shape:
         x_FCHW: (F, in_channels, H, W), floating point, H, W >= 7 (config allows crops from 16).
-        returns: (F, out_channels, h, w); 7x7 for 224x224 with stages 4 or 5, 14x14 with stages 3.
+        returns: (F, out_channels, h, w); 7x7 for 224x224 with 4 or 5 stages, 14x14 with 3.
 
     Cost: 10.27 M parameters and 2.03 G multiply-adds for a 3x224x224 frame at width 1 and 5 stages.
+
+    Raises:
+        ValueError: ``stages`` is not 3, 4 or 5.
     """
 
     def __init__(self, in_channels: int = 3, width: float = 1.0, stages: int = 5) -> None:
@@ -116,7 +118,7 @@ class BNInception(nn.Module):
         return one + three + double + (proj or cin)
 
     def reset_parameters(self) -> None:
-        """He initialisation for ReLU, zero biases: our choice for training without the public weights."""
+        """He initialisation for ReLU, zero biases: our choice for training from scratch."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -134,8 +136,8 @@ class BNInception(nn.Module):
         double = self._unit(f"{name}_double_3x3_1", self._unit(f"{name}_double_3x3_reduce", x_FCHW))
         outputs.append(self._unit(f"{name}_double_3x3_2", double))
         if not block.one:
-            # A 3x3 convolution of stride 2 and padding 1 gives ceil(n / 2); an unpadded ceil-mode pool gives that for
-            # even n alone.
+            # A 3x3 convolution of stride 2 and padding 1 gives ceil(n / 2); an unpadded ceil-mode pool does so only for
+            # even n.
             pooled = F.max_pool2d(
                 x_FCHW, 3, stride=2, padding=(x_FCHW.shape[2] % 2, x_FCHW.shape[3] % 2), ceil_mode=True
             )

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from pipeline.models.backbones.bninception import scaled
 from pipeline.models.recompute import recomputed
 
-# Sides of the input that leave at least one cell behind every stride-2 layer, none of which pads.
+# Smallest input sides that leave at least one cell after every stride-2 layer, none of which pads.
 MIN_SIDE = {3: 27, 4: 43, 5: 75}
 
 
 class Conv(NamedTuple):
-    """One convolution at width 1. Stride 1 keeps the map's size, stride 2 has no padding."""
+    """One convolution at width 1. Stride 1 keeps the size of the map; stride 2 does not pad."""
 
     name: str
     out: int
@@ -25,12 +25,12 @@ class Conv(NamedTuple):
 
 
 class Block(NamedTuple):
-    """An inception block: chains of convolutions and a pool branch, concatenated in this order. A tuple at a
-    chain's end is a fork.
+    """An inception block: chains of convolutions and a pool branch, concatenated in this order. A tuple at the end of
+    a chain is two convolutions of the same input.
     """
 
     chains: tuple[tuple[Conv | tuple[Conv, Conv], ...], ...]
-    proj: int  # 1x1 behind a 3x3 average pool of stride 1; 0: a 3x3 max pool of stride 2, passed through
+    proj: int  # 1x1 after a 3x3 average pool of stride 1; 0: only a 3x3 max pool of stride 2
 
 
 _ONE, _THREE, _FIVE = (1, 1), (3, 3), (5, 5)
@@ -113,8 +113,8 @@ _LAST_BLOCK = {3: "Mixed_5d", 4: "Mixed_6e", 5: "Mixed_7c"}
 
 
 class ConvNormReLU(nn.Module):
-    """ReLU(BN(conv x)), the convolution without bias; BN epsilon 1e-3 and momentum 0.1, as the public weights were
-    trained.
+    """ReLU(BN(conv x)), the convolution without bias; BN with epsilon 1e-3, as for the public weights, and momentum
+    0.1.
     """
 
     def __init__(self, cin: int, cout: int, kernel: tuple[int, int], stride: int = 1, *, padded: bool) -> None:
@@ -129,11 +129,13 @@ class ConvNormReLU(nn.Module):
 
 
 class InceptionBlock(nn.Module):
-    """One of the blocks A-E of the paper, as ``Block`` lists it."""
+    """One of the blocks A-E of the paper, built from its ``Block``."""
 
     def __init__(self, cin: int, block: Block, width: float) -> None:
         super().__init__()
-        self._chains: list[list[list[str]]] = []  # names: chain, link, tip (two where a chain forks)
+        self._chains: list[
+            list[list[str]]
+        ] = []  # names of layers: chain, link, and the one or two convolutions of a link
         self.out_channels = 0
         for chain in block.chains:
             channels, names = cin, []
@@ -169,7 +171,8 @@ class InceptionV3(nn.Module):
     """Inception v3 up to Mixed 5d, 6e or 7c: a frame in, a feature map out. No classifier, no auxiliary head.
 
     Names, shapes and epsilon are those of torchvision's public checkpoint, which was trained on pixels in -1..1
-    (``clip.norm inception``); its rescaling of otherwise normalised input is therefore not repeated here.
+    (``clip.norm inception``); torchvision's ``transform_input`` is therefore not needed. Held by
+    ``tests/unit/pipeline/models/backbones/test_inception_v3.py`` against ``tests/oracles/backbones.py``.
 
     Args:
         in_channels: of one frame: 3 for RGB, 2 * stack for flow, 3 * stack for differences.
@@ -178,7 +181,7 @@ class InceptionV3(nn.Module):
 
     Attributes:
         out_channels: Cx of the feature map; 288, 768 or 2048 at width 1.
-        min_side: least side of the input; the stride-2 layers do not pad.
+        min_side: smallest possible side of the input, in pixels; the stride-2 layers do not pad.
 
     Shape:
         x_FCHW: (F, in_channels, H, W), floating point, H, W >= ``min_side`` (27, 43 or 75).

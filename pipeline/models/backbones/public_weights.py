@@ -1,4 +1,4 @@
-"""Public ImageNet weights into a backbone: every name and shape is checked, and what stays behind is said."""
+"""Public ImageNet weights into a backbone: every name and shape is checked, and what is not loaded is reported."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ log = logging.getLogger(__name__)
 Backbone = BNInception | InceptionV3
 
 FIELD = "model.pretrained"
-# Classifiers and the auxiliary head of the public files; the features end before them.
+# Classifiers and the auxiliary head in the public files; the backbones have none.
 _HEADS: dict[type, tuple[str, ...]] = {
     BNInception: ("last_linear.", "fc_action.", "fc."),
     InceptionV3: ("fc.", "AuxLogits."),
 }
 _FIRST = {BNInception: "conv1_7x7_s2.weight", InceptionV3: "Conv2d_1a_3x3.conv.weight"}
-_WHOSE = {BNInception: "the Caffe-style BN-Inception", InceptionV3: "torchvision's Inception v3"}
+_NETWORK = {BNInception: "the Caffe-style BN-Inception", InceptionV3: "torchvision's Inception v3"}
 _COUNTER = "num_batches_tracked"
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint's tensors."""
+    """Which tensors of a file were loaded."""
 
     loaded: tuple[str, ...]
-    left_out: tuple[str, ...]  # of the file: heads, and blocks behind the backbone's last
-    averaged: bool  # the first kernel became the mean over RGB, repeated
+    left_out: tuple[str, ...]  # names in the file: heads, and blocks after the backbone's last
+    averaged: bool  # the first kernel was replaced by its mean over RGB, repeated
 
     def __str__(self) -> str:
         parts = sorted({name.split(".")[0] for name in self.left_out})
@@ -51,16 +51,17 @@ def parse_weights(data: bytes, source: str = "", field: str = FIELD) -> dict[str
     """A state dict from a file's bytes: safetensors, or ``torch.save`` of tensors alone (read without running any code
     in it).
 
-    Which of the two it is, the bytes say. A file that wraps its state dict as ``{"state_dict": ...}`` is unwrapped.
+    The format is recognised from the bytes. A state dict wrapped as ``{"state_dict": ...}`` is unwrapped.
 
     Args:
-        data: the whole file; where it lies and how it is fetched is the caller's affair.
-        source: name of the file, field: of the config, both for messages.
+        data: the whole file.
+        source: name of the file, for messages.
+        field: config field that named it, for messages.
 
     Raises:
-        ConfigError: the bytes are no such file, or hold something other than named tensors.
+        ConfigError: the bytes are no such file, or contain something other than named tensors.
     """
-    # A safetensors file starts with 8 bytes of length and JSON; byte 8 of a zip or a pickle of torch is never a brace.
+    # A safetensors file starts with a length of 8 bytes and JSON; byte 8 of a torch zip or pickle is never a brace.
     is_safetensors = data[8:9] == b"{"
     try:
         state: Any = (
@@ -68,26 +69,27 @@ def parse_weights(data: bytes, source: str = "", field: str = FIELD) -> dict[str
             if is_safetensors
             else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         )
-    except (
-        Exception
-    ) as error:  # junk makes the parsers raise a dozen kinds: UnpicklingError, KeyError, IndexError, struct.error, ...
+    # Malformed bytes make the parsers raise a dozen kinds: UnpicklingError, KeyError, IndexError, struct.error, ...
+    except Exception as error:
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
-            field, source, f"give a sound .safetensors or torch.save file of tensors ({detail})"
+            field, source, f"give an intact .safetensors or torch.save file of tensors ({detail})"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict):
-        raise ConfigError(field, source, f"give a file that maps names to tensors; it holds a {type(state).__name__}")
+        raise ConfigError(
+            field, source, f"give a file that maps names to tensors; it contains a {type(state).__name__}"
+        )
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ConfigError(field, source, f"give a file that maps names to tensors; {name!r} is none")
+            raise ConfigError(field, source, f"give a file that maps names to tensors; {name!r} is not one")
     return dict(state)
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy checked tensors into a module; others of it stay. On the meta device there is nothing to fill, so checks
-    alone have run.
+    """Copy checked tensors into a module; its other tensors keep their values. Does nothing on the meta device, where
+    weights are only checked.
     """
     if not any(tensor.is_meta for tensor in module.state_dict().values()):
         module.load_state_dict(tensors, strict=False)
@@ -96,33 +98,34 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def load_backbone(
     backbone: Backbone, state: Mapping[str, Tensor], *, source: str = "", cross_modality: bool | None = None
 ) -> LoadReport:
-    """Put public weights into a backbone of width 1.
+    """Load public weights into a backbone of width 1.
 
-    The names are those of torchvision's Inception v3, or of the BN-Inception of pretrained-models.pytorch and the TSN
-    code before it. Heads and the blocks behind ``stages`` are left out; any other name that the network lacks is an
-    error, so that weights of some other network never load in part. Older files have no batch counters and keep BN
+    The names are those of torchvision's Inception v3, or of the BN-Inception of pretrained-models.pytorch (and of the
+    TSN code it comes from). Heads and the blocks after ``stages`` are left out; any other name that the network lacks
+    is an error, so that weights of another network never load in part. Older files have no batch counters and store BN
     vectors as (1, C).
 
-    Two traps of the BN-Inception port. Its weights expect BGR pixels in 0..255 less (104, 117, 128): ``clip.norm
-    caffe``. Its BN layers carry Caffe's momentum 0.9, in torch's sense a running mean of the last batch alone: momentum
-    and epsilon are no weights, and stay ours (0.1; 1e-5, Inception v3 1e-3).
+    Two pitfalls of the BN-Inception port: its weights expect BGR pixels in 0..255 minus (104, 117, 128), which is
+    ``clip.norm caffe``; and its BN layers have Caffe's momentum of 0.9, which in torch would make the running mean
+    follow the last batch only. Momentum and epsilon are not weights; ours stay (0.1; 1e-5, for Inception v3 1e-3).
 
-    For motion the first kernel becomes its mean over the three channels, repeated over all of them, unscaled
-    (cross-modality initialisation of TSN, Wang et al., 2016).
+    For motion the first kernel is replaced by its mean over the three input channels, repeated for all input channels,
+    unscaled (cross-modality initialisation of TSN, Wang et al., 2016).
 
     Args:
-        backbone: loaded in place, and untouched if anything is wrong. On the meta device: only checked.
-        state: as ``parse_weights`` gives it.
-        source: name of the file for messages.
-        cross_modality: average the first kernel; None: where the backbone does not take 3 channels.
+        backbone: changed in place, and left untouched if anything is wrong. On the meta device: checked only.
+        state: as returned by ``parse_weights``.
+        source: name of the file, for messages.
+        cross_modality: average the first kernel; None: if the backbone does not take 3 channels.
 
     Raises:
-        ConfigError: names the tensor that is missing, unknown, misshapen or not finite, and the shape expected.
+        ConfigError: names the tensor that is missing, unknown, not finite or of the wrong shape, and the expected
+            shape.
     """
     kind = type(backbone)
 
     def wrong(problem: str) -> ConfigError:
-        return ConfigError(FIELD, source, f"{problem}; give the weights of {_WHOSE[kind]}, at model.width 1")
+        return ConfigError(FIELD, source, f"{problem}; give the weights of {_NETWORK[kind]}, at model.width 1")
 
     with torch.device("meta"):
         published = {name: tuple(value.shape) for name, value in kind().state_dict().items()}
@@ -144,7 +147,7 @@ def load_backbone(
             continue
         value = state[name].reshape(published[name])
         if not value.isfinite().all():
-            raise wrong(f"{name} holds a value that is not finite")
+            raise wrong(f"{name} contains a value that is not finite")
         if name == _FIRST[kind] and average:
             value = value.mean(dim=1, keepdim=True).expand(-1, backbone.in_channels, -1, -1)
         if value.shape != target.shape:  # the file is as published, so the backbone is narrower or wider

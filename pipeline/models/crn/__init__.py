@@ -1,1 +1,1 @@
-"""CRN: two ConvLSTM branches that feed each other."""
+"""CRN (Sun et al.): two ConvLSTM branches, coupled through each other's hidden states."""

@@ -1,4 +1,4 @@
-"""CRN's two blocks between the branches: interpretation (RIB) and adaptation (RAB)."""
+"""CRN's two blocks between the branches: recurrent interpretation (RIB) and recurrent adaptation (RAB)."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from torch import Tensor, nn
 class RIB(nn.Module):
     r"""Recurrent Interpretation Block: Hhat = ReLU([D1 * H; D2 * H; D3 * H]), Dd a 3x3 convolution of dilation d.
 
-    It distils from one branch's hidden maps what the other branch can use. Source: Sun et al. (CRN), equation 9 and
-    section 3.2 (three parallel convolutions with different dilation, in the manner of an inception module). Their text
-    leaves details to a
-    figure: dilations 1, 2, 3, f maps each, concatenation and the ReLU are our reading. The others:
+    It distils from one branch's hidden state what is useful to the other branch. Source: Sun et al. (CRN), equation 9
+    and section 3.2 (three parallel convolutions of different dilation, in the style of an inception module). The text
+    leaves the details to a figure: dilations 1, 2, 3, f maps each, concatenation and the ReLU (``cat``) are our
+    reading of it. All forms:
 
         cat         ReLU([D1 * H; D2 * H; D3 * H]), f maps each                                 27 f^2 weights
         sum         ReLU(D1 * H + D2 * H + D3 * H)                                              27 f^2
-        split       as cat, f/3 maps each (what is left over goes to the first)                  9 f^2
+        split       as cat, f/3 maps each (the first ones get the remainder)                     9 f^2
         bottleneck  ReLU(E [ReLU(Dd * ReLU(Rd H)) for each d]), R and E 1x1, f/4 maps inside     3.2 f^2
 
     Args:
-        channels: f, maps of H.
-        dilations: one 3x3 convolution each.
+        channels: f, channels of H.
+        dilations: one 3x3 convolution for each.
         form: cat, sum, split or bottleneck.
         activation: relu, or none for a linear block.
 
     Attributes:
-        out_channels: 3 f for cat, f otherwise.
+        out_channels: f for each dilation with cat, f otherwise.
 
     Shape:
         h_BCHW: (B, f, H, W); returns (B, out_channels, H, W).
 
-    Cost: as many multiply-adds per position as weights.
+    Cost: one multiply-add per weight and position.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RIB(nn.Module):
 
 
 class Unchanged(nn.Identity):
-    """No interpretation: the partner's hidden maps as they are (Table 1, rows without RIB)."""
+    """No interpretation: the partner's hidden state as it is (Table 1, rows without RIB)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -91,15 +91,16 @@ class Unchanged(nn.Identity):
 def make_rib(
     kind: str, channels: int, *, form: str = "cat", dilations: tuple[int, ...] = (1, 2, 3), activation: str = "relu"
 ) -> RIB | Unchanged:
-    """Build ``rib``, ``srib`` (one 3x3 convolution and ReLU, the paper's simplified block) or ``none``.
+    """Build ``rib``, ``srib`` (one 3x3 convolution and a ReLU, the paper's simplified block) or ``none``.
 
     Args:
         kind: rib, srib or none.
         channels: f.
-        form: of rib; dilations: of rib; activation: of rib and srib. See ``RIB``.
+        form, dilations: of rib; see ``RIB``.
+        activation: of rib and srib; see ``RIB``.
 
     Raises:
-        ValueError: another kind.
+        ValueError: ``kind`` is another word.
     """
     if kind == "rib":
         return RIB(channels, dilations, form, activation)
@@ -113,32 +114,31 @@ def make_rib(
 class RAB(nn.Module):
     r"""Recurrent Adaptation Block: Xhat = Wx X + Wh Hhat + b, a 1x1 convolution on [X; Hhat].
 
-    Source: Sun et al. (CRN), equation 2 and section 5.1 (one 1x1 convolution). Linear: no activation is named there.
-    It comes in two halves, because X is known for all steps at once while Hhat is not: ``from_input`` runs once over T
-    x B frames, and the recurrence adds ``Wh Hhat`` alone. The sum is that of equation 2.
+    Source: Sun et al. (CRN), equation 2 and section 5.1 (one 1x1 convolution). It is linear: the paper names no
+    activation. It is computed in two halves, because X is known for all steps at once while Hhat is not:
+    ``from_input`` runs once over T x B frames, and each step of the recurrence only adds ``Wh Hhat``. The sum is that
+    of equation 2; held by ``tests/unit/pipeline/models/crn/test_convlstm.py``.
 
     Args:
         in_channels: Cx of X.
-        heard: channels of Hhat; 0 where the branch hears nobody.
+        partner_channels: channels of Hhat; 0 for a branch without a partner.
         out_channels: R.
 
-    Cost: R (Cx + heard) multiply-adds per position, R more parameters.
+    Cost: R (Cx + partner_channels) multiply-adds per position, R more parameters.
     """
 
-    def __init__(self, in_channels: int, heard: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, partner_channels: int, out_channels: int) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.conv = nn.Conv2d(in_channels + heard, out_channels, 1)
+        self.conv = nn.Conv2d(in_channels + partner_channels, out_channels, 1)
         nn.init.xavier_uniform_(self.conv.weight)
         assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
 
     def from_input(self, x_FCHW: Tensor) -> Tensor:
-        """Wx X + b for frames (F, Cx, H, W): (F, R, H, W). This is Xhat itself at the first step, where Hhat is
-        zero.
-        """
+        """Wx X + b of frames (F, Cx, H, W): (F, R, H, W). At the first step, where Hhat is zero, this is Xhat."""
         return F.conv2d(x_FCHW, self.conv.weight[:, : self.in_channels], self.conv.bias)
 
-    def add_heard(self, adapted_BCHW: Tensor, heard_BCHW: Tensor) -> Tensor:
-        """Xhat = ``adapted`` + Wh Hhat; (B, R, H, W)."""
-        return adapted_BCHW + F.conv2d(heard_BCHW, self.conv.weight[:, self.in_channels :])
+    def add_partner(self, adapted_BCHW: Tensor, partner_BCHW: Tensor) -> Tensor:
+        """Xhat = ``adapted_BCHW`` + Wh Hhat; (B, R, H, W)."""
+        return adapted_BCHW + F.conv2d(partner_BCHW, self.conv.weight[:, self.in_channels :])

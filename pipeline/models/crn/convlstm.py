@@ -17,22 +17,23 @@ class ConvLSTMCell(nn.Module):
         i = sigmoid(Wxi * X + Whi * H + bi)      f, o alike      g = tanh(Wxc * X + Whc * H + bc)
         C' = f . C + i . g                       H' = o . tanh(C')
 
-    * is convolution, . is element-wise. One convolution on [X; H] makes all four, in the order i, f, o, g.
+    * is convolution, . is element-wise. One convolution on [X; H] computes all four, in the order i, f, o, g.
 
-    Source: Sun et al. (CRN), equations 1 and 3-5; our g is their C-tilde. They write no biases; we have them, and start
-    that of the forget gate at 1 so that a new cell remembers. Weights start Xavier-uniform, counted per gate. Both are
-    our choices.
-    C stays in float32 under autocast: it sums over all steps, where bfloat16's 8 bits would lose small updates.
-    With 1x1 maps and a 1x1 kernel it is ``torch.nn.LSTMCell``; held by tests/unit/pipeline/models/crn/test_convlstm.py.
+    Source: Sun et al. (CRN), equations 1 and 3-5; our g is their C-tilde. They write no biases; we have them, and
+    initialise that of the forget gate to 1, so that a new cell keeps its state. Weights are initialised
+    Xavier-uniform, with fan-in and fan-out of one gate. Both are our choices.
+    C stays in float32 under autocast: it accumulates over all steps, and bfloat16's 8 bits would lose small updates.
+    With 1x1 maps and a 1x1 kernel it is ``torch.nn.LSTMCell``; held by
+    ``tests/unit/pipeline/models/crn/test_convlstm.py``.
 
     Args:
         in_channels: of X.
         hidden: f, channels of H and C.
-        kernel_size: odd; maps keep their size.
+        kernel_size: odd; the maps keep their size.
 
     Shape:
         x_BCHW: (B, in_channels, H, W).
-        state: (H, C), each (B, hidden, H, W), or None for zeros; then the H half of the convolution is left out.
+        state: (H, C), each (B, hidden, H, W), or None for zeros; then the H half of the convolution is skipped.
         returns: the new (H, C).
 
     Cost: 4 f k^2 (in_channels + f) multiply-adds per position and step; 4 f more than that many parameters.
@@ -51,7 +52,7 @@ class ConvLSTMCell(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform per gate, zero biases but 1 for the forget gate."""
+        """Xavier-uniform weights per gate; biases 0, except 1 for the forget gate."""
         area = self.gates.kernel_size[0] ** 2
         bound = math.sqrt(6 / (area * (self.in_channels + 2 * self.hidden)))
         nn.init.uniform_(self.gates.weight, -bound, bound)
@@ -74,25 +75,25 @@ class ConvLSTMCell(nn.Module):
         return (output_gate * cell.tanh()).to(compute_dtype), cell
 
     def _gate_sums(self, x_BCHW: Tensor, weight: Tensor) -> Tensor:
-        """The convolution of all four gates, before their nonlinearities: (B, 4 f, H, W)."""
+        """Pre-activations of the four gates, (B, 4 f, H, W)."""
         height, width = x_BCHW.shape[2:]
         if x_BCHW.device.type != "cpu" or x_BCHW.shape[0] * height * width >= weight.shape[0]:
             return F.conv2d(x_BCHW, weight, self.gates.bias, padding=self.gates.padding)  # pyright: ignore[reportArgumentType]
-        # Fewer positions than output channels: the weights (75 MB at f = 512) outweigh the patches. The CPU's
-        # convolution rearranges them at every step; a matrix product reads them once. Measured on 7x7 maps: forward and
-        # backward 4 times as fast for one clip, twice for four.
+        # With fewer positions than output channels the weights (75 MB at f = 512) are larger than the patches. The
+        # CPU's convolution reorders the weights at every step; a matrix product reads them once. Measured on 7x7 maps:
+        # forward and backward are 4 times as fast for one clip, twice as fast for four.
         kernel = self.gates.kernel_size[0]
         patches = F.unfold(x_BCHW, kernel, padding=kernel // 2).transpose(1, 2)  # (B, H * W, C * k * k)
         return F.linear(patches, weight.flatten(1), self.gates.bias).transpose(1, 2).unflatten(2, (height, width))
 
     @staticmethod
     def cell_dtype(like: Tensor) -> torch.dtype:
-        """Of C: float32, or wider where the input is."""
+        """Dtype of C: float32, or that of ``like`` if it is wider."""
         return torch.promote_types(like.dtype, torch.float32)
 
     def literal(self, x_BCHW: Tensor, state: State) -> State:
-        """``forward`` as equations 1 and 3-5 stand: each gate the sum of two convolutions of its own. Slower; for
-        comparisons.
+        """``forward`` exactly as in equations 1 and 3-5: each gate is the sum of its own two convolutions. Slower; used
+        for comparisons.
         """
         weight, bias = self.gates.weight, self.gates.bias
         assert bias is not None

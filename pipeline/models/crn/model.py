@@ -38,7 +38,7 @@ def feature_maps(backbone: Backbone, x_BTCHW: Tensor) -> Tensor:
 
 
 class FeatureBranch(nn.Module):
-    """A modality's backbone: all that a branch of an early fusion has of its own."""
+    """The backbone of one modality: with early fusion it is all that a branch consists of."""
 
     def __init__(self, config: CRNConfig, in_channels: int) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class FeatureBranch(nn.Module):
 
 
 class CRNBranch(Recurrence):
-    """One branch: backbone -> RAB (with RIB of what it hears) -> ConvLSTM layers -> head, if it has one. Equations 1-6,
-    9.
+    """One branch: backbone -> RAB (on X and RIB of the partner's hidden state) -> ConvLSTM layers -> head, if it has
+    one. Equations 1-6 and 9.
 
     Args:
         config: of the whole network.
@@ -63,7 +63,7 @@ class CRNBranch(Recurrence):
 
 
 class JointRecurrence(Recurrence):
-    """Early fusion behind the backbones: RAB on both feature maps, ConvLSTM layers, one head."""
+    """Early fusion, after the backbones: RAB on both feature maps, ConvLSTM layers, one head."""
 
     def __init__(self, config: CRNConfig, in_channels: int, num_classes: int) -> None:
         super().__init__(config, in_channels)
@@ -71,7 +71,7 @@ class JointRecurrence(Recurrence):
 
 
 class LateFusion(nn.Module):
-    """Late fusion behind the recurrences: a 1x1 convolution on both top H (2 f -> f), one head."""
+    """Late fusion, after the recurrences: a 1x1 convolution on the top H of both (2 f -> f), one head."""
 
     def __init__(self, config: CRNConfig, num_classes: int) -> None:
         super().__init__()
@@ -83,37 +83,39 @@ class LateFusion(nn.Module):
 
 
 class CRN(ActionModel):
-    r"""Two recurrent branches that hear each other's hidden maps of the step before.
+    r"""Two recurrent branches, each fed the other's hidden state of the previous step.
 
         Xhat_t = RAB([X_t; RIB(H_{t-1} of the partner)])      H_t, C_t = ConvLSTM layers(Xhat_t, H_{t-1}, C_{t-1})
         Q_t = FC(dropout(GAP(H_t)))
 
-    H that leaves a branch is that of its top layer. ``config.partner`` sets who is heard: "other" is the paper's CRN,
-    "self" its N-CRN baseline (own H, through ``config.rib`` and RAB), "off" a plain ConvLSTM whose RAB sees X alone. At
-    the first step
-    nothing has been said yet: states are zero, and so is RIB's output (rather than RIB of zero maps, which would hand
-    over its biases).
+    The H that a branch passes on is that of its top layer. ``config.partner`` selects the partner: "other" is the
+    paper's CRN, "self" its N-CRN baseline (the branch's own H, through ``config.rib`` and RAB), "off" a plain ConvLSTM
+    whose RAB takes X only. At the first step all states are zero, and so is RIB's output (RIB of zero maps would pass
+    on its biases instead).
 
-    ``config.fusion`` gives the alternatives of Fig. 4, whose one score is named "fused". Early: RAB on [Xa; Xb], one
+    ``config.fusion`` gives the alternatives of figure 4, whose only score is named "fused". Early: RAB on [Xa; Xb], one
     recurrence, one head. Late: two uncoupled recurrences, a linear 1x1 convolution on their top H, one head.
 
-    Source: Sun et al., equations 1-6 and 9, section 5.1, figure 4. Weights are separate per branch. Coupling at the
-    branch input (not at each layer) is our reading, ``config.coupling`` has the other. Speed: frames fold into the
-    batch for the backbone; RAB's input half runs once for all steps; zero terms of the first step are not computed;
-    four gates are one convolution; the head runs at scored steps alone. None of these changes the sums;
-    ``config.exact_literal`` does without them (but for the backbone), and tests/unit/models hold both against a literal
-    loop of their own.
+    Source: Sun et al., equations 1-6 and 9, section 5.1, figure 4. Each branch has its own weights. Coupling at the
+    branch input, not at every layer, is our reading; ``config.coupling`` offers the other. For speed, frames are folded
+    into the batch for the backbone, RAB's input half runs once for all steps, zero terms of the first step are skipped,
+    the four gates are one convolution, and the head runs at scored steps only. None of this changes the sums:
+    ``config.exact_literal`` does without it (except in the backbone).
+    ``tests/unit/pipeline/models/crn/test_variants.py`` holds the fast path against ``tests/oracles/crn_equations.py``,
+    and ``exact_literal`` against the fast path.
 
     Args:
-        config: the knobs.
+        config: sizes, coupling and fusion.
         num_classes: N.
 
     Shape:
-        inputs[m]: (B, T, C, H, W), C = 3 for rgb, 2 * stack for flow, 3 * stack for diff; any H, W the backbone takes.
-        returns[m]: (B, S, N); with fusion under the one key "fused".
+        inputs[m]: (B, T, C, H, W), C = 3 for rgb, 2 * stack for flow, 3 * stack for diff; any H, W
+            that the backbone accepts.
+        returns[m]: (B, S, N); with fusion, under the single key "fused".
 
-    Cost (f = R = 512, RGB and 5 stacked flows, N = 101): 92.4 M parameters beside the backbones' 20.6 M, and 88.6 G
-    multiply-adds for a 10-step clip at 224. Early fusion 38.9 M, late 77.1 M beside the backbones.
+    Cost (f = R = 512, RGB and 5 stacked flows, N = 101): 92.4 M parameters besides the backbones' 20.6 M, and 88.6 G
+    multiply-adds for a clip of 10 steps at 224 pixels. Early fusion has 38.9 M, late fusion 77.1 M parameters besides
+    the backbones.
     """
 
     def __init__(self, config: CRNConfig, num_classes: int) -> None:
@@ -132,11 +134,13 @@ class CRN(ActionModel):
         if config.fusion == "late":
             self.late = LateFusion(config, num_classes)
         order = self.modalities[::-1] if config.partner == "other" else self.modalities
-        self._heard: dict[str, str] = {} if config.partner == "off" else dict(zip(self.modalities, order, strict=True))
+        self._partner_of: dict[str, str] = (
+            {} if config.partner == "off" else dict(zip(self.modalities, order, strict=True))
+        )
         self._freeze()
 
     def branch(self, modality: str) -> CRNBranch:
-        """The branch of one modality. Early fusion has none: ``backbone`` and ``joint`` are its parts."""
+        """The branch of one modality. With early fusion there is none: its parts are ``backbone`` and ``joint``."""
         found = self.branches[modality]
         assert isinstance(found, CRNBranch)
         return found
@@ -148,7 +152,7 @@ class CRN(ActionModel):
         return found
 
     def train(self, mode: bool = True) -> Self:
-        """As ``nn.Module.train``, but layers that ``config.backbone_norm`` fixes stay in evaluation mode."""
+        """As ``nn.Module.train``, but layers frozen by ``config.backbone_norm`` stay in evaluation mode."""
         super().train(mode)
         self._freeze()
         return self
@@ -184,19 +188,19 @@ class CRN(ActionModel):
     def _recur(
         self, streams: Mapping[str, Recurrence], maps: Mapping[str, Tensor], steps: tuple[int, ...] | Tensor
     ) -> dict[str, Tensor]:
-        """Top H of every stream at the chosen steps, clip-major: (B * S, f, h, w), of which (B, S, N) is a view
-        later.
+        """Top-layer H of every stream at the chosen steps, clip-major: (B * S, f, h, w), so that the scores are later a
+        (B, S, N) view.
         """
         adapted = {s: stream.adapt(maps[s], self.num_steps) for s, stream in streams.items()}
         states: dict[str, list[State]] = {}
         tops: dict[str, list[Tensor]] = {s: [] for s in streams}
-        # Steps in a tensor are unknown here: all are kept, and those wanted are picked at the end.
+        # The values of a tensor of steps are unknown here: H of every step is kept and indexed at the end.
         kept = range(self.num_steps) if isinstance(steps, Tensor) else steps
         for t in range(kept[-1] + 1):
-            # Both branches read the states of t-1, so the new ones replace them only after both have stepped.
-            said = {s: [h for h, _ in layers] for s, layers in states.items()}
+            # Both branches read the states of t-1, so the new states replace them only after both have stepped.
+            previous_hidden = {s: [h for h, _ in layers] for s, layers in states.items()}
             states = {
-                s: stream.step(adapted[s][t], said.get(self._heard.get(s, "")), states.get(s))
+                s: stream.step(adapted[s][t], previous_hidden.get(self._partner_of.get(s, "")), states.get(s))
                 for s, stream in streams.items()
             }
             if t in kept:
@@ -208,8 +212,8 @@ class CRN(ActionModel):
         }
 
     def draw_steps(self, generator: torch.Generator) -> tuple[int, ...]:
-        """Strategy a: the last; b: all; c, d: the last and one, two others, drawn uniformly without replacement
-        (section 5.1).
+        """Strategy a: the last step; b: all steps; c and d: the last and one or two others, drawn uniformly without
+        replacement (section 5.1).
         """
         last = self.num_steps - 1
         if self.config.strategy == "b":
@@ -218,7 +222,7 @@ class CRN(ActionModel):
         return (*sorted(drawn.tolist()), last)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Backbones (paper: learning rate 1e-3) and everything else (1e-2)."""
+        """The backbones (in the paper, learning rate 1e-3) and everything else (1e-2)."""
         groups: dict[str, list[nn.Parameter]] = {"backbone": [], "head": []}
         for name, parameter in self.named_parameters():
             groups["backbone" if ".backbone." in name else "head"].append(parameter)

@@ -1,4 +1,4 @@
-"""One branch of a CRN behind its backbone: RIB, RAB and ConvLSTM layers, and the head."""
+"""One branch of a CRN after its backbone: RIB, RAB, ConvLSTM layers and the head."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.models.recompute import recomputed
 class Head(nn.Module):
     """G of equation 6: global average pooling, dropout, linear classifier.
 
-    Pooling and the product run in the parameters' dtype, outside autocast: they cost nothing and feed the loss.
+    Pooling and the matrix product run in the parameters' dtype, outside autocast: they are cheap and feed the loss.
 
     Shape:
         h_BCHW: (B, f, H, W); returns logits (B, N).
@@ -33,30 +33,33 @@ class Head(nn.Module):
 
 
 class Recurrence(nn.Module):
-    """RAB (with RIB of what is heard) -> ConvLSTM layers. Equations 1-5 and 9.
+    """RAB (on X and RIB of the partner's hidden state) -> ConvLSTM layers. Equations 1-5 and 9.
 
-    Coupling "top": the partner's top H enters at the input. Coupling "each": layer l hears the partner's layer l,
-    through a RIB and a RAB of its own; the upper layers' RAB takes the H below in the place of X.
+    Coupling "top": the partner's top-layer H enters at the input. Coupling "each": every layer receives the H of the
+    partner's same layer, through its own RIB and RAB; in the upper layers RAB takes the H of the layer below in place
+    of X.
 
     Args:
         config: of the whole network.
         in_channels: Cx of the feature map.
+
+    Shape: see ``adapt`` and ``step``.
     """
 
     def __init__(self, config: CRNConfig, in_channels: int) -> None:
         super().__init__()
         self.exact_literal, self.recompute = config.exact_literal, config.recompute
         self.rib: RIB | Unchanged | None = self._make_rib(config)
-        heard = 0 if self.rib is None else self.rib.out_channels
+        partner_channels = 0 if self.rib is None else self.rib.out_channels
         adapted = config.adapted or in_channels
-        self.rab = RAB(in_channels, heard, adapted)
+        self.rab = RAB(in_channels, partner_channels, adapted)
         self.upper_ribs, self.upper_rabs = nn.ModuleList(), nn.ModuleList()
         above = config.hidden
         if config.coupling == "each":
             above = config.adapted or config.hidden
             for _ in range(config.num_layers - 1):
                 self.upper_ribs.append(self._make_rib(config) or nn.Identity())
-                self.upper_rabs.append(RAB(config.hidden, heard, above))
+                self.upper_rabs.append(RAB(config.hidden, partner_channels, above))
         inputs = [adapted] + [above] * (config.num_layers - 1)
         self.cells = nn.ModuleList(ConvLSTMCell(cin, config.hidden, config.kernel_size) for cin in inputs)
 
@@ -73,48 +76,50 @@ class Recurrence(nn.Module):
         )
 
     def adapt(self, maps_FCHW: Tensor, num_steps: int) -> list[Tensor]:
-        """The input half of RAB for all frames at once: T tensors (B, R, h, w) of step-major frames (T * B, Cx, h, w).
+        """The input half of RAB for all frames at once: T tensors (B, R, h, w) from step-major maps (T * B, Cx, h, w).
 
-        With ``exact_literal`` it is the maps themselves, and ``step`` applies RAB whole.
+        With ``exact_literal`` it returns the maps themselves, and ``step`` applies all of RAB.
         """
         return list((maps_FCHW if self.exact_literal else self.rab.from_input(maps_FCHW)).chunk(num_steps))
 
-    def step(self, adapted_BCHW: Tensor, heard: list[Tensor] | None, states: list[State] | None) -> list[State]:
-        """One recurrence.
+    def step(
+        self, adapted_BCHW: Tensor, partner_hidden: list[Tensor] | None, states: list[State] | None
+    ) -> list[State]:
+        """One time step.
 
         Args:
-            adapted_BCHW: one of ``adapt``'s.
-            heard: H of the heard branch's layers at t-1; None: nothing has been said yet, or nobody is heard.
-            states: own (H, C) of every layer at t-1; None: zeros.
+            adapted_BCHW: one element of what ``adapt`` returns.
+            partner_hidden: H of each layer of the partner at t-1; None at the first step, or without a partner.
+            states: this branch's (H, C) of every layer at t-1; None: zeros.
 
         Returns:
             The new (H, C) of every layer.
         """
         function = self._literal_step if self.exact_literal else self._step
         return (
-            recomputed(self, function, adapted_BCHW, heard, states)
+            recomputed(self, function, adapted_BCHW, partner_hidden, states)
             if self.recompute
-            else function(adapted_BCHW, heard, states)
+            else function(adapted_BCHW, partner_hidden, states)
         )
 
-    def _step(self, x: Tensor, heard: list[Tensor] | None, states: list[State] | None) -> list[State]:
-        if self.rib is not None and heard is not None:
-            x = self.rab.add_heard(x, self.rib(heard[0 if len(self.upper_rabs) else -1]))
+    def _step(self, x: Tensor, partner_hidden: list[Tensor] | None, states: list[State] | None) -> list[State]:
+        if self.rib is not None and partner_hidden is not None:
+            x = self.rab.add_partner(x, self.rib(partner_hidden[0 if len(self.upper_rabs) else -1]))
         new: list[State] = []
         for index, cell in enumerate(self.cells):
             if index and len(self.upper_rabs):
                 rab, rib = self.upper_rabs[index - 1], self.upper_ribs[index - 1]
                 assert isinstance(rab, RAB)
                 x = rab.from_input(x)
-                if heard is not None:
-                    x = rab.add_heard(x, rib(heard[index]))
+                if partner_hidden is not None:
+                    x = rab.add_partner(x, rib(partner_hidden[index]))
             new.append(cell(x, None if states is None else states[index]))
             x = new[-1][0]
         return new
 
-    def _literal_step(self, x: Tensor, heard: list[Tensor] | None, states: list[State] | None) -> list[State]:
-        """Equations 1-5 and 9 one by one: RAB on the concatenation, each gate from its own two convolutions, zeros
-        at the start.
+    def _literal_step(self, x: Tensor, partner_hidden: list[Tensor] | None, states: list[State] | None) -> list[State]:
+        """Equations 1-5 and 9 one by one: RAB on the concatenation, every gate from its own two convolutions, zero
+        states at the first step.
         """
         zero = x.new_zeros(x.shape[0], self.cells[0].hidden, *x.shape[2:])  # pyright: ignore[reportArgumentType, reportCallIssue]
         new: list[State] = []
@@ -124,10 +129,10 @@ class Recurrence(nn.Module):
                 rab, rib = (self.upper_rabs[index - 1], self.upper_ribs[index - 1]) if index else (self.rab, self.rib)
                 assert isinstance(rab, RAB)
                 if isinstance(rib, RIB | Unchanged):
-                    if heard is None:
+                    if partner_hidden is None:
                         x = torch.cat((x, x.new_zeros(x.shape[0], rib.out_channels, *x.shape[2:])), dim=1)
                     else:
-                        x = torch.cat((x, rib(heard[index if len(self.upper_rabs) else -1])), dim=1)
+                        x = torch.cat((x, rib(partner_hidden[index if len(self.upper_rabs) else -1])), dim=1)
                 x = rab.conv(x)
             new.append(cell.literal(x, (zero, zero.to(cell.cell_dtype(zero))) if states is None else states[index]))
             x = new[-1][0]

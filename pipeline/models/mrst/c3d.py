@@ -1,4 +1,4 @@
-"""The six networks of Wu et al.'s Table 2: C3D's layout with plain 3D convolutions, or with tubes in their place."""
+"""The six networks of Wu et al.'s Table 2: C3D's layout with plain 3D convolutions, or with MRST units instead."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pipeline.models.precision import full_precision
 from pipeline.models.recompute import recomputed
 
 LAYERS_BEFORE_POOL = (1, 1, 2, 2, 2)
-"""C3D: conv1 | conv2 | conv3a, 3b | conv4a, 4b | conv5a, 5b, with a max-pool behind each."""
+"""C3D: conv1 | conv2 | conv3a, 3b | conv4a, 4b | conv5a, 5b, with a max-pool after each group."""
 LAST_SIDE = 4
-"""Side of the maps that fc6 reads. 512 * 4 * 4 = 8192 is C3D at 112 pixels, and what Table 2's sizes need."""
+"""Side of fc6's input maps. 512 * 4 * 4 = 8192 inputs are those of C3D at 112 pixels, and what Table 2's sizes need."""
 
 
 class PlainLayer(nn.Module):
-    """ReLU(BN(3x3x3 convolution)); its bias is BN's.
+    """ReLU(BN(3x3x3 convolution)); the convolution has no bias of its own.
 
     Shape:
         x_FCHW: (B * num_frames, cin, H, W), clip-major; returns (B * num_frames, cout, H, W).
@@ -38,21 +38,21 @@ class PlainLayer(nn.Module):
 
 
 def clips(x_FCHW: Tensor, num_frames: int) -> Tensor:
-    """(B, C, T, H, W) view of clip-major frames; channels-last stays channels-last."""
+    """Clip-major frames as (B, C, T, H, W): a view; channels-last memory stays channels-last."""
     return x_FCHW.unflatten(0, (-1, num_frames)).transpose(1, 2)
 
 
 def frames(x_BCTHW: Tensor) -> Tensor:
-    """The way back: (B * T, C, H, W), a view where memory is channels-last."""
+    """The inverse of ``clips``: (B * T, C, H, W), a view if the memory is channels-last."""
     return x_BCTHW.transpose(1, 2).flatten(0, 1)
 
 
 def last_pool(x_BCTHW: Tensor) -> Tensor:
-    """Max-pool to (B, C, 1, 4, 4): C3D's padded 1x2x2-step pool for its own 7x7 maps, windows that cover the map for
-    any other side.
+    """Max-pool to (B, C, 1, 4, 4): C3D's own padded pool of stride (2, 2, 2) for its 2x7x7 maps, adaptive windows for
+    any other size.
 
-    The paper feeds C3D 224 pixels at an unchanged 321 MB; conv5 then gives 14x14, and only a pool to 4x4 keeps fc6 at
-    8192 inputs.
+    The paper feeds C3D 224 pixels at an unchanged 321 MB; conv5 then has 14x14 maps, and only a pool to 4x4 keeps fc6
+    at 8192 inputs.
     """
     if x_BCTHW.shape[2:] == (2, 7, 7):
         return F.max_pool3d(x_BCTHW, 2, padding=(0, 1, 1))
@@ -64,8 +64,9 @@ class C3DNet(ClipModel):
     Table 2).
 
     Unit C3D: layers of 3x3x3 convolutions. Other units: 1x1x1 reduction to a quarter of the layer's channels, the tube,
-    1x1x1 restoration, without shortcut; a quarter is the reading that gives Table 2's 209 MB for STD. BN stands on
-    every convolution, as the paper says. pool1 is 1x2x2, pools 2 to 4 are 2x2x2, and ``last_pool`` is the fifth.
+    1x1x1 restoration, without shortcut; a quarter is the reading that gives Table 2's 209 MB for STD. Every convolution
+    is followed by BN, as in the paper. pool1 is 1x2x2, pools 2 to 4 are 2x2x2, and ``last_pool`` is the fifth. Held by
+    ``tests/unit/pipeline/models/mrst/test_c3d.py`` against ``tests/oracles/mrst_equations.py``.
 
     Args:
         config: ``layout="c3d"``.
@@ -75,9 +76,12 @@ class C3DNet(ClipModel):
     Shape:
         inputs[m]: (B, T, C, crop, crop), T >= 8, crop >= 16; returns[m]: (B, 1, N).
 
-    Cost (float32 megabytes of parameters; the paper's column): C3D 320.0 at 487 classes (321); STD, STF 208.9 (209,
-    213), MRST-P, -S, -T 210.1 at 101 classes (211). STF has no weights by equations 4-7, so its 213 has no explanation
-    here.
+    Cost (MB of float32 parameters; in brackets as printed): C3D 320.0 with 487 classes (321); with 101 classes STD and
+    STF 208.9 (209, 213), MRST-P, -S and -T 210.1 (211). By equations 4-7 STF has no weights of its own; we cannot
+    explain its 213.
+
+    Raises:
+        ValueError: ``crop`` is below 16.
     """
 
     def __init__(self, config: MRSTConfig, num_classes: int, crop: int) -> None:
@@ -105,7 +109,7 @@ class C3DNet(ClipModel):
         self.fc8 = nn.Linear(config.c3d_fc, num_classes)
 
     def features(self, x_FCHW: Tensor) -> Tensor:
-        """What fc6 reads, (B, C, 1, 4, 4), of frames (F, 3, crop, crop) with F = B * num_steps."""
+        """The input of fc6, (B, C, 1, 4, 4), from frames (F, C, crop, crop) with F = B * num_steps."""
         x, num_frames, layers = x_FCHW.contiguous(memory_format=torch.channels_last), self.num_steps, iter(self.layers)
         for stage, count in enumerate(LAYERS_BEFORE_POOL):
             for _ in range(count):

@@ -1,10 +1,12 @@
-"""Fused parts of the MRST unit: means behind the one ReLU that must stay a map, and the gated sum.
+"""Fused operators of the MRST unit: the means after its one ReLU on maps, and the gated sum.
 
-Both walk through the maps in pieces that fit a core's cache, so no temporary map is written. ``reinforced_means`` keeps
-one byte per element (the sign) for its backward in place of the map itself. On a GPU a piece is a clip, and the forward
-of ``reinforced_means`` is a Triton kernel (``triton_gate``) where Triton is installed. The operators are opaque to
-``torch.compile`` (no graph breaks) and known to torch's FLOP counter. Maps are (B, P, C): clip, position (frame, row,
-column), channel; that is what channels-last memory holds already.
+Both process the maps in blocks that fit a core's cache, so no temporary map is written. For its backward pass
+``reinforced_means`` keeps one byte per element (the sign) instead of the map itself. On a GPU a block is a whole clip,
+and the forward pass of ``reinforced_means`` is a Triton kernel (``triton_gate``) if Triton is installed. The operators
+are opaque to ``torch.compile`` (no graph breaks) and known to torch's FLOP counter.
+
+Maps are (B, P, C): clip, position (frame, row, column), channel; channels-last memory has this order already.
+``tests/unit/pipeline/models/mrst/test_gate.py`` holds values and gradients against ``tests/oracles/mrst_equations.py``.
 """
 
 from __future__ import annotations
@@ -19,21 +21,21 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-_PIECE = 1 << 16
-"""Elements of one piece on the CPU: 256 KiB in float32, so that the pieces of two maps and of one result share a
-core's cache.
+_BLOCK_ELEMENTS = 1 << 16
+"""Elements of one block on the CPU: 256 KiB in float32, so that the blocks of two maps and of one result fit a core's
+cache together.
 """
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
-    """Sums and gates: float32 or wider."""
+    """Dtype of sums and gates: float32, or that of ``x`` if it is wider."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _pieces(x_BPC: Tensor) -> Iterator[tuple[int, slice]]:
-    """(clip, positions): cache-sized on the CPU, whole clips elsewhere."""
+def _blocks(x_BPC: Tensor) -> Iterator[tuple[int, slice]]:
+    """(clip, positions) of each block: cache-sized on the CPU, whole clips elsewhere."""
     _, positions, channels = x_BPC.shape
-    step = max(64, _PIECE // channels) if x_BPC.device.type == "cpu" else positions
+    step = max(64, _BLOCK_ELEMENTS // channels) if x_BPC.device.type == "cpu" else positions
     for clip in range(x_BPC.shape[0]):
         for start in range(0, positions, step):
             yield clip, slice(start, min(start + step, positions))
@@ -50,41 +52,43 @@ def _triton_forward() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | 
 def reinforced_means(
     a_BPC: Tensor, b_BPC: Tensor, aa: Tensor, ba: Tensor, keep_mask: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    r"""Means over positions of ReLU(Waa a + Wba b), of a, and of b, in one walk.
+    r"""Means over positions of ReLU(Waa a + Wba b), of a, and of b, in one pass over the maps.
 
     Args:
         a_BPC, b_BPC: contiguous maps (B, P, C).
         aa, ba: (C, C) in the maps' dtype.
-        keep_mask: whether a backward follows.
+        keep_mask: whether a backward pass follows.
 
     Returns:
-        three (B, C) in float32 or wider; and where Waa a + Wba b is positive, (B, P, C) bool, empty without
+        three means (B, C) in float32 or wider; and where Waa a + Wba b is positive, (B, P, C) bool, empty without
         ``keep_mask``.
+
+    Cost: 2 C^2 multiply-adds per position forward, twice that backward.
     """
     triton_forward = _triton_forward() if a_BPC.is_cuda else None
     if triton_forward is not None and a_BPC.dtype in (torch.float32, torch.bfloat16, torch.float16):
         return triton_forward(a_BPC, b_BPC, aa, ba, keep_mask)
     batch, positions, channels = a_BPC.shape
     wide = wide_dtype(a_BPC)
-    spoken, mean_a, mean_b = (a_BPC.new_zeros((batch, channels), dtype=wide) for _ in range(3))
+    reinforced, mean_a, mean_b = (a_BPC.new_zeros((batch, channels), dtype=wide) for _ in range(3))
     mask = a_BPC.new_empty(a_BPC.shape if keep_mask else (0,), dtype=torch.bool)
-    for clip, rows in _pieces(a_BPC):
+    for clip, rows in _blocks(a_BPC):
         a, b = a_BPC[clip, rows], b_BPC[clip, rows]
         mixed = torch.mm(a, aa.t()).addmm_(b, ba.t())
         if keep_mask:
             torch.gt(mixed, 0, out=mask[clip, rows])
-        spoken[clip] += mixed.clamp_(min=0).sum(0, dtype=wide)
+        reinforced[clip] += mixed.clamp_(min=0).sum(0, dtype=wide)
         mean_a[clip] += a.sum(0, dtype=wide)
         mean_b[clip] += b.sum(0, dtype=wide)
-    return spoken.div_(positions), mean_a.div_(positions), mean_b.div_(positions), mask
+    return reinforced.div_(positions), mean_a.div_(positions), mean_b.div_(positions), mask
 
 
 @reinforced_means.register_fake
 def _(a_BPC: Tensor, b_BPC: Tensor, aa: Tensor, ba: Tensor, keep_mask: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     del b_BPC, aa, ba
     batch, _, channels = a_BPC.shape
-    spoken, mean_a, mean_b = (a_BPC.new_empty((batch, channels), dtype=wide_dtype(a_BPC)) for _ in range(3))
-    return spoken, mean_a, mean_b, a_BPC.new_empty(a_BPC.shape if keep_mask else (0,), dtype=torch.bool)
+    reinforced, mean_a, mean_b = (a_BPC.new_empty((batch, channels), dtype=wide_dtype(a_BPC)) for _ in range(3))
+    return reinforced, mean_a, mean_b, a_BPC.new_empty(a_BPC.shape if keep_mask else (0,), dtype=torch.bool)
 
 
 @torch.library.custom_op("reciprocal::reinforced_means_backward", mutates_args=())
@@ -94,31 +98,31 @@ def reinforced_means_backward(
     aa: Tensor,
     ba: Tensor,
     mask_BPC: Tensor,
-    grad_spoken: Tensor,
+    grad_reinforced: Tensor,
     grad_a: Tensor,
     grad_b: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of a, b, Waa, Wba, given those of the three means.
+    """Gradients of a, b, Waa and Wba, given those of the three means.
 
-    With g the gradient of the first mean over P, the gradient of Waa a + Wba b is mask * g: g is put on the small
-    matrices' rows instead, so the mask itself, as numbers, goes through the matrix products.
+    With g the gradient of the first mean divided by P, the gradient of Waa a + Wba b is mask * g. Instead, g scales the
+    rows of the small matrices, so that the matrix products can take the mask itself, as zeros and ones.
     """
     _, positions, channels = a_BPC.shape
     wide = wide_dtype(a_BPC)
     out_a, out_b = torch.empty_like(a_BPC), torch.empty_like(b_BPC)
     out_aa, out_ba = (aa.new_zeros((channels, channels), dtype=wide) for _ in range(2))
-    spoken, rest_a, rest_b = (g.to(wide) / positions for g in (grad_spoken, grad_a, grad_b))
+    reinforced, rest_a, rest_b = (g.to(wide) / positions for g in (grad_reinforced, grad_a, grad_b))
     low_a, low_b = rest_a.to(a_BPC.dtype), rest_b.to(a_BPC.dtype)
     previous, to_a, to_b = -1, aa, ba
-    for clip, rows in _pieces(a_BPC):
+    for clip, rows in _blocks(a_BPC):
         if clip != previous:
-            to_a, to_b = ((spoken[clip, :, None] * w).to(a_BPC.dtype) for w in (aa, ba))
+            to_a, to_b = ((reinforced[clip, :, None] * w).to(a_BPC.dtype) for w in (aa, ba))
             previous = clip
         signs = mask_BPC[clip, rows].to(a_BPC.dtype)
         torch.addmm(low_a[clip], signs, to_a, out=out_a[clip, rows])
         torch.addmm(low_b[clip], signs, to_b, out=out_b[clip, rows])
-        out_aa.addcmul_(spoken[clip, :, None], torch.mm(signs.t(), a_BPC[clip, rows]))
-        out_ba.addcmul_(spoken[clip, :, None], torch.mm(signs.t(), b_BPC[clip, rows]))
+        out_aa.addcmul_(reinforced[clip, :, None], torch.mm(signs.t(), a_BPC[clip, rows]))
+        out_ba.addcmul_(reinforced[clip, :, None], torch.mm(signs.t(), b_BPC[clip, rows]))
     return out_a, out_b, out_aa.to(aa.dtype), out_ba.to(ba.dtype)
 
 
@@ -129,11 +133,11 @@ def _(
     aa: Tensor,
     ba: Tensor,
     mask_BPC: Tensor,
-    grad_spoken: Tensor,
+    grad_reinforced: Tensor,
     grad_a: Tensor,
     grad_b: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    del mask_BPC, grad_spoken, grad_a, grad_b
+    del mask_BPC, grad_reinforced, grad_a, grad_b
     return torch.empty_like(a_BPC), torch.empty_like(b_BPC), torch.empty_like(aa), torch.empty_like(ba)
 
 
@@ -144,9 +148,9 @@ def _keep_for_means(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _means_backward(
-    ctx: Any, grad_spoken: Tensor, grad_a: Tensor, grad_b: Tensor, _mask: Tensor | None
+    ctx: Any, grad_reinforced: Tensor, grad_a: Tensor, grad_b: Tensor, _mask: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    return *reinforced_means_backward(*ctx.saved_tensors, grad_spoken, grad_a, grad_b), None
+    return *reinforced_means_backward(*ctx.saved_tensors, grad_reinforced, grad_a, grad_b), None
 
 
 reinforced_means.register_autograd(_means_backward, setup_context=_keep_for_means)
@@ -154,7 +158,7 @@ reinforced_means.register_autograd(_means_backward, setup_context=_keep_for_mean
 
 @torch.library.custom_op("reciprocal::gated_sum", mutates_args=())
 def gated_sum(s_BPC: Tensor, t_BPC: Tensor, gate_s: Tensor, gate_t: Tensor) -> Tensor:
-    """Equations 6 and 7: gS . S + gT . T; gates (B, C) in float32 or wider."""
+    """Equations 6 and 7: gS . S + gT . T, (B, P, C); gates (B, C) in float32 or wider."""
     low_s, low_t = (g.to(s_BPC.dtype)[:, None] for g in (gate_s, gate_t))
     return torch.mul(s_BPC, low_s).addcmul_(t_BPC, low_t)
 
@@ -174,9 +178,9 @@ def gated_sum_backward(
     out_s, out_t = torch.empty_like(s_BPC), torch.empty_like(t_BPC)
     out_gs, out_gt = (torch.zeros_like(g, dtype=wide) for g in (gate_s, gate_t))
     low_s, low_t = gate_s.to(s_BPC.dtype), gate_t.to(s_BPC.dtype)
-    for clip, rows in _pieces(s_BPC):
+    for clip, rows in _blocks(s_BPC):
         grad = grad_BPC[clip, rows]
-        # Where the gates' gradients need a product as a temporary, the place of the result serves.
+        # The product that a gate's gradient needs is written to where the result will go: no temporary map.
         for x, gate, out, out_gate in ((s_BPC, low_s, out_s, out_gs), (t_BPC, low_t, out_t, out_gt)):
             place = out[clip, rows]
             out_gate[clip] += torch.mul(grad, x[clip, rows], out=place).sum(0, dtype=wide)

@@ -1,4 +1,4 @@
-"""From the 2D twin, trained on still images, to MRST-Net."""
+"""MRST-Net from its 2D twin, a network trained on still images."""
 
 from __future__ import annotations
 
@@ -18,50 +18,52 @@ log = logging.getLogger(__name__)
 
 Start = Literal["fresh", "near"]
 NEAR = 1e-2
-"""Scale of what is new in a ``near`` start. Zero would be exact, and dead: ReLU has no gradient at zero."""
+"""Scale of the new parts in a ``near`` start. At zero the features would equal the twin's, but ReLU has no gradient at
+zero and the new parts would never learn.
+"""
 _FIRST = "stem.spatial.weight"
 _CLASSIFIER = "fc."
 _NEW = ("temporal", "temporal_bn", "gates", "lstm", "fc")
-"""Parts of MRST-Net that its twin lacks, or whose classes are other ones."""
+"""Parts of MRST-Net that its twin lacks, and the classifier, whose classes differ."""
 
 
 def load_2d_weights(
     model: MRSTNet, state: Mapping[str, Tensor], *, start: Start = "fresh", source: str = ""
 ) -> LoadReport:
-    r"""Put the weights of the 2D twin (``MRSTConfig(unit="2D")``, otherwise the same) into MRST-Net.
+    r"""Load the weights of the 2D twin (``MRSTConfig(unit="2D")``, otherwise the same) into MRST-Net.
 
     The twin is MRST-Net without temporal convolutions, matrices and LSTM, so its tensors keep their names and shapes: a
-    3x3 kernel is a 1x3x3 one. What is new begins in one of two ways. The paper says that networks start from ImageNet
-    and not how; both are ours.
+    3x3 kernel is a 1x3x3 one. The new parts are initialised in one of two ways. The paper starts from ImageNet without
+    saying how; both ways are ours.
 
-    ``fresh``: as without pre-training. The spatial features of the stem are the twin's; behind it, T and the gates have
-    changed the maps.
+    ``fresh``: as without pre-training. The spatial features of the stem are the twin's; after it, T and the gates
+    change the maps.
 
-    ``near``: the temporal BN and the matrices are scaled by 0.01. Gates then lie near 1/2 and T near 0, so X* = gS S +
-    gT T is near S / 2; the spatial BN's weight and bias are doubled, and X* is near S, the twin's (with unit STD, which
-    has no gates, without doubling). As the scale goes to 0 each frame's features go to the twin's, for any clip; at 0
-    they are equal, and T would never learn.
+    ``near``: the temporal BN and the matrices are scaled by 0.01. Gates are then close to 1/2 and T is close to 0, so
+    X* = gS S + gT T is close to S / 2; the spatial BN's weight and bias are doubled, and X* is close to S, the twin's
+    (unit STD has no gates and needs no doubling). As the scale goes to 0, the features of every frame of any clip
+    converge to the twin's; held by ``tests/unit/pipeline/models/mrst/test_inflate.py``.
 
     Args:
-        model: layout resnet, any unit but 2D; changed in place, and untouched if anything is wrong. On the
-            meta device: only checked.
-        state: the twin's state dict. Its classifier is left out.
+        model: layout resnet, any unit but 2D; changed in place, and left untouched if anything is wrong. On the meta
+            device: checked only.
+        state: the twin's state dict. Its classifier is ignored.
         start: fresh or near.
-        source: name of the file for messages.
+        source: name of the file, for messages.
 
     Raises:
-        ConfigError: names the tensor that is missing, unknown, misshapen or not finite, and the shape expected; or
-            ``near`` with unit STF, whose gates are those of S itself and cannot be held at 1/2.
+        ConfigError: names the tensor that is missing, unknown, not finite or of the wrong shape, and the expected
+            shape; or ``near`` with unit STF, whose gates depend on S alone and cannot be kept close to 1/2.
     """
 
     def wrong(problem: str) -> ConfigError:
         return ConfigError(
-            FIELD, source, f"{problem}; give the weights of the 2D twin: model.unit 2D, the rest of the model alike"
+            FIELD, source, f"{problem}; give the weights of the 2D twin: model.unit 2D, otherwise the same model"
         )
 
     if start == "near" and model.config.unit == "STF":
         raise ConfigError(
-            "model.start", start, "gates of unit STF are those of S itself and cannot be held near 1/2: use fresh"
+            "model.start", start, "gates of unit STF depend on S alone and cannot be kept close to 1/2: use fresh"
         )
     own = model.state_dict()
     shared = {name for name in own if not set(name.split(".")) & set(_NEW)}
@@ -81,21 +83,25 @@ def load_2d_weights(
         if given.shape != own[name].shape:
             raise wrong(f"{name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}")
         if not given.isfinite().all():
-            raise wrong(f"{name} holds a value that is not finite")
+            raise wrong(f"{name} contains a value that is not finite")
         adapted[name] = given
     fill(model, adapted)
     if start == "near":
         scale_new_parts(model, NEAR)
     report = LoadReport(tuple(adapted), tuple(name for name in state if name not in adapted), averaged)
     log.info(
-        "%s: %s; %d tensors of MRST-Net start anew (%s)", source or "weights", report, len(own) - len(adapted), start
+        "%s: %s; %d tensors of MRST-Net are initialised (%s)",
+        source or "weights",
+        report,
+        len(own) - len(adapted),
+        start,
     )
     return report
 
 
 @torch.no_grad()
 def scale_new_parts(model: MRSTNet, scale: float) -> None:
-    """Scale temporal BN and matrices, and double S where gates will halve it; see ``load_2d_weights``. Call it once."""
+    """Scale temporal BN and matrices, and double S where gates will halve it; see ``load_2d_weights``. Call once."""
     for tube in _tubes(model):
         if tube.temporal_bn is not None:
             tube.temporal_bn.weight.mul_(scale)

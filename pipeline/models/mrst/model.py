@@ -16,16 +16,17 @@ from pipeline.models.recompute import recomputed
 
 
 def pooled_side(side: int, num_pools: int) -> int:
-    """Side of the map after ``num_pools`` halvings that round up."""
+    """Side of a map after ``num_pools`` poolings that halve it, rounding up."""
     for _ in range(num_pools):
         side = -(-side // 2)
     return side
 
 
 class FrameLSTM(nn.Module):
-    """One LSTM layer over the frames, from a zero state, with the names and start values of ``torch.nn.LSTM``.
+    """One LSTM layer over the frames, from a zero state, with the parameter names and initialisation of
+    ``torch.nn.LSTM``.
 
-    ``torch.compile`` cannot trace ``torch.nn.LSTM``; while it traces, the same recurrence runs step by step.
+    ``torch.compile`` cannot trace ``torch.nn.LSTM``; under it the same recurrence runs step by step.
 
     Shape:
         x_BTC: (B, T, input_size); returns hidden states (B, T, hidden_size).
@@ -60,25 +61,25 @@ class FrameLSTM(nn.Module):
 class MRSTNet(ClipModel):
     r"""Stem, residual stages of MRST units, LSTM over the frames, mean over time, classifier.
 
-    A max-pool of 1x2x2 stands at the input of each stage and behind the last. It rounds up (ceil mode), as Table 1's
-    sizes 7 -> 4 -> 2 demand. Every map keeps all T frames: nothing pools or strides over time before the LSTM.
+    There is a 1x2x2 max-pool before each stage and after the last. It rounds up (ceil mode), as Table 1's sizes
+    7 -> 4 -> 2 require. Every map keeps all T frames: nothing before the LSTM pools or strides over time.
 
-    Source: Wu et al., section 3.2 and Table 1. Maps are held as (B * T, C, H, W) in channels-last memory, so that a
-    1x3x3 and a 3x1x1 convolution are both plain 2D convolutions of the same memory; ``mrst_unit`` explains it. The LSTM
-    and the classifier run outside autocast (0.4 % of the work). With unit 2D there is no LSTM either: the mean over
-    time of each frame's features goes to the classifier, which is the network to train on still images (num_steps 1)
-    for ``inflate.load_2d_weights``.
+    Source: Wu et al., section 3.2 and Table 1. Maps are (B * T, C, H, W) in channels-last memory, so that a 1x3x3 and a
+    3x1x1 convolution are both plain 2D convolutions of the same memory (see ``unit``). The LSTM and the classifier run
+    outside autocast (0.4 % of the work). Unit 2D has no LSTM: the frames' features, averaged over time, go to the
+    classifier. That is the network to train on still images (num_steps 1) for ``inflate.load_2d_weights``.
+    ``tests/unit/pipeline/models/mrst/test_model.py`` holds all units against ``tests/oracles/mrst_equations.py``.
 
     Args:
-        config: the knobs.
+        config: sizes and unit.
         num_classes: N.
-        crop: side of the square input in pixels; fixes the LSTM's input size C * h * w.
+        crop: side of the square input in pixels; it determines the LSTM's input size C * h * w.
 
     Shape:
         inputs[m]: (B, T, C, crop, crop); returns[m]: (B, 1, N).
 
     Cost (defaults, 400 classes, 16x224x224): 36.75 M parameters (proj shortcut 36.93 M), 49.5 G multiply-adds with
-    gates on maps, 43.7 G with pooled gates of units S and T, 38.0 G of unit P.
+    gates computed on maps, 43.7 G with pooled gates for units S and T, 38.0 G for unit P.
     """
 
     def __init__(self, config: MRSTConfig, num_classes: int, crop: int) -> None:
@@ -105,7 +106,7 @@ class MRSTNet(ClipModel):
         self.fc = nn.Linear(width if self.lstm is None else config.lstm, num_classes)
 
     def features(self, x_FCHW: Tensor) -> Tensor:
-        """Maps behind the last pool, (F, C, h, w), of frames (F, 3, crop, crop) with F = B * num_steps."""
+        """Maps after the last pool, (F, C, h, w), from frames (F, C, crop, crop) with F = B * num_steps."""
         x = x_FCHW.contiguous(memory_format=torch.channels_last)
         x = F.max_pool2d(self.stem(x, self.num_steps), 2, ceil_mode=True)
         for stage in self.stages:

@@ -1,10 +1,10 @@
 """Triton kernel of the fused MRST gate: GEMM, ReLU and column sums in one pass over S and T.
 
-Sums of tiles are written beside each other and added afterwards, so results do not depend on the order in which
+The sums of each tile are stored separately and added afterwards, so results do not depend on the order in which
 programs run.
 """
 
-# A kernel is Triton's dialect in Python's clothes, which a type checker cannot follow.
+# Kernels are written in Triton's dialect, which a type checker cannot follow.
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _mix_relu_sum(
     b,
     aa,
     ba,
-    spoken,
+    reinforced,
     sum_a,
     sum_b,
     mask,
@@ -33,8 +33,8 @@ def _mix_relu_sum(
     TILE_N: tl.constexpr,
     TILE_K: tl.constexpr,
 ):
-    """One tile of TILE_P positions and TILE_N channels of Waa a + Wba b of one clip; the first tile of channels
-    also sums a and b.
+    """One tile of TILE_P positions and TILE_N channels of Waa a + Wba b of one clip; the first tile of channels also
+    sums a and b.
     """
     tile, clip = tl.program_id(0), tl.program_id(2).to(tl.int64)
     p = tile * TILE_P + tl.arange(0, TILE_P)
@@ -60,29 +60,29 @@ def _mix_relu_sum(
     if KEEP_MASK:
         at = clip * positions * channels + p[:, None] * channels + n[None, :]
         tl.store(mask + at, (mixed > 0.0).to(tl.int8), mask=(p[:, None] < positions) & (n[None, :] < channels))
-    # Positions outside were read as zeros: they add nothing.
-    tl.store(spoken + partial + n, tl.sum(tl.maximum(mixed, 0.0), axis=0), mask=n < channels)
+    # Positions outside the map were read as zeros and add nothing.
+    tl.store(reinforced + partial + n, tl.sum(tl.maximum(mixed, 0.0), axis=0), mask=n < channels)
 
 
 def reinforced_means(
     a_BPC: Tensor, b_BPC: Tensor, aa: Tensor, ba: Tensor, keep_mask: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See ``mrst_gate.reinforced_means``; float32, bfloat16 or float16 maps, contiguous, sums in float32.
+    """See ``gate.reinforced_means``: contiguous float32, bfloat16 or float16 maps; sums in float32.
 
-    float32 products follow ``torch.backends.cuda.matmul.allow_tf32``.
+    Products of float32 maps follow ``torch.backends.cuda.matmul.allow_tf32``.
     """
     batch, positions, channels = a_BPC.shape
     size = max(16, triton.next_power_of_2(channels))
     tile_p, tile_n, tile_k = 64, min(64, size), min(32, size)
     tiles = -(-positions // tile_p)
-    spoken, sum_a, sum_b = (a_BPC.new_empty((batch, tiles, channels), dtype=torch.float32) for _ in range(3))
+    reinforced, sum_a, sum_b = (a_BPC.new_empty((batch, tiles, channels), dtype=torch.float32) for _ in range(3))
     mask = a_BPC.new_empty(a_BPC.shape if keep_mask else (1,), dtype=torch.int8)
     _mix_relu_sum[(tiles, triton.cdiv(channels, tile_n), batch)](
         a_BPC,
         b_BPC,
         aa.contiguous(),
         ba.contiguous(),
-        spoken,
+        reinforced,
         sum_a,
         sum_b,
         mask,
@@ -94,5 +94,5 @@ def reinforced_means(
         TILE_N=tile_n,
         TILE_K=tile_k,
     )
-    means = [x.sum(1).div_(positions) for x in (spoken, sum_a, sum_b)]
+    means = [x.sum(1).div_(positions) for x in (reinforced, sum_a, sum_b)]
     return means[0], means[1], means[2], mask.view(torch.bool) if keep_mask else mask.new_empty(0, dtype=torch.bool)

@@ -1,8 +1,8 @@
 """The MRST unit (Wu et al., equations 1-7): decomposition, mutual reinforcement, fusion.
 
-Maps are (F, C, H, W) with F = B * T frames, clip-major, in channels-last memory. In that memory the same numbers are
-also (B, C, T, H * W), so a 1x3x3 convolution is a 3x3 one on the first view and a 3x1x1 convolution a (3, 1) one on the
-second, with no copy between them. Other memory layouts give the same result, at the price of copies.
+Maps are (F, C, H, W) with F = B * T frames, clip-major, in channels-last memory. The same memory can be viewed as
+(B, C, T, H * W), so a 1x3x3 convolution is a 3x3 convolution of the first view and a 3x1x1 convolution a (3, 1)
+convolution of the second, without a copy in between. Other memory layouts give the same result, at the cost of copies.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class TemporalConv(nn.Conv2d):
 
 
 def clip_mean(x_FCHW: Tensor, num_frames: int) -> Tensor:
-    """F_gp of equation 4: mean over T, H, W of each clip, (B, C), summed in float32 or wider."""
+    """F_gp of equation 4: mean over T, H, W of each clip, (B, C), in float32 or wider."""
     return x_FCHW.unflatten(0, (-1, num_frames)).mean(dim=(1, 3, 4), dtype=wide_dtype(x_FCHW))
 
 
 def positions(x_FCHW: Tensor, num_frames: int) -> Tensor:
-    """The same numbers as (B, P, C), P = num_frames * H * W: a view of channels-last memory, a copy of any other."""
+    """The maps as (B, P, C), P = num_frames * H * W: a view of channels-last memory, a copy of any other."""
     return x_FCHW.permute(0, 2, 3, 1).reshape(x_FCHW.shape[0] // num_frames, -1, x_FCHW.shape[1]).contiguous()
 
 
 class MutualGates(nn.Module):
-    r"""Mutually reinforced unit and the gates made of it.
+    r"""The mutually reinforced unit and the gates computed from it.
 
         P:  S~ = Wss S + Wts T          T~ = Wst S + Wtt T                 (1)
         S:  T~ = Wst S + Wtt T          S~ = Wss S + Wts ReLU(T~)          (2)
@@ -56,23 +56,28 @@ class MutualGates(nn.Module):
         STF: S~ = S                     T~ = T          (no matrices: the fusion unit alone, Table 2)
         gS = sigmoid(GAP S~)            gT = sigmoid(GAP T~)               (4, 5)
 
-    GAP is linear, GAP(W S) = W GAP(S), and gates are all that leaves. So a map is needed only in front of a ReLU: never
-    in P, once in S and T. With ``pooled`` every other product works on C-vectors: the same numbers (1e-15 in float64,
-    all gradients too) for 0 (P) or 2 (S, T) of the 4 map products, and the map behind the ReLU is never written
-    (``mrst_gate.reinforced_means``). Held against the literal form by tests/unit/pipeline/models/mrst/test_model.py.
+    GAP, global average pooling, is linear: GAP(W S) = W GAP(S), and only the gates leave this module. So a map is
+    needed only in front of a ReLU: never in P, once in S and T. With ``pooled`` every other product is one of
+    C-vectors: the same values and gradients (to 1e-14 in float64) with 0 (P) or 2 (S, T) of the 4 products of maps, and
+    the map after the ReLU is never written (``gate.reinforced_means``). Held against the literal form by
+    ``tests/unit/pipeline/models/mrst/test_model.py::test_pooled_gates_equal_map_gates``.
 
-    The four matrices have neither bias nor BN (a BN in training mode would break the identity above). They start normal
-    with variance 1 / (2 C): S~ then has the scale of S, and gates start near 1/2. Both are our choices.
+    The four matrices have neither bias nor BN (BN in training mode would break the identity above). They are
+    initialised normal with variance 1 / (2 C): S~ then has the scale of S, and gates start near 1/2. Both are our
+    choices.
 
     Args:
         channels: C of S and T.
         unit: P, S, T or STF.
-        pooled: use the identity; False follows the equations on maps.
+        pooled: use the identity above; False computes the equations on maps.
 
     Shape:
         s_FCHW, t_FCHW: (B * num_frames, C, H, W); returns gS, gT, each (B, C), in (0, 1), float32 or wider.
 
-    Cost: 4 C^2 parameters (STF: none); 0, 2 or 4 times C^2 multiply-adds per position.
+    Cost: 4 C^2 parameters (STF: none); C^2 multiply-adds per position for each product of maps: 0, 2 or 4.
+
+    Raises:
+        ValueError: another unit.
     """
 
     def __init__(self, channels: int, unit: str, pooled: bool) -> None:
@@ -100,9 +105,7 @@ class MutualGates(nn.Module):
     def _reinforce(
         self, a_FCHW: Tensor, b_FCHW: Tensor, weights: tuple[Tensor, ...], num_frames: int
     ) -> tuple[Tensor, Tensor]:
-        """GAP(A~), GAP(B~) with A~ = Waa A + Wba B and B~ = Wab A' + Wbb B, where A' is ReLU(A~), or A itself in
-        unit P.
-        """
+        """GAP(A~), GAP(B~) with A~ = Waa A + Wba B and B~ = Wab A' + Wbb B, where A' is ReLU(A~), or A in unit P."""
         aa, ba, ab, bb = weights
         if not self.pooled:
             a_new = _mix(a_FCHW, aa) + _mix(b_FCHW, ba)
@@ -110,15 +113,15 @@ class MutualGates(nn.Module):
             return clip_mean(a_new, num_frames), clip_mean(b_new, num_frames)
         if self.unit == "P":
             a, b = clip_mean(a_FCHW, num_frames), clip_mean(b_FCHW, num_frames)
-            spoken = a
+            reinforced = a
         else:
             maps = positions(a_FCHW, num_frames), positions(b_FCHW, num_frames)
             dtype = a_FCHW.dtype
-            spoken, a, b, _ = reinforced_means(*maps, aa.to(dtype), ba.to(dtype), torch.is_grad_enabled())
-        # Vectors stay in float32: they are tiny, and the sigmoid's input decides the scale of whole maps.
+            reinforced, a, b, _ = reinforced_means(*maps, aa.to(dtype), ba.to(dtype), torch.is_grad_enabled())
+        # Vectors stay in float32: they are tiny, and the sigmoid's input determines the scale of whole maps.
         with full_precision(a_FCHW):
             return F.linear(a, aa.to(a.dtype)) + F.linear(b, ba.to(a.dtype)), F.linear(
-                spoken, ab.to(a.dtype)
+                reinforced, ab.to(a.dtype)
             ) + F.linear(b, bb.to(a.dtype))
 
 
@@ -128,12 +131,19 @@ def _mix(x_FCHW: Tensor, weight: Tensor) -> Tensor:
 
 
 class Tube(nn.Module):
-    r"""Fusion of given spatial and temporal convolutions.
+    r"""Fusion of a spatial and a temporal convolution.
 
         S = ReLU(BN(spatial convolution)), T = ReLU(BN(temporal convolution)), both of the same input
         P, S, T, STF:  X* = gS . S + gT . T          (equations 6, 7)
         STD:           X* = S + T                    (plain decomposition)
         2D:            X* = S                        (no temporal part: the twin for still images)
+
+    Args:
+        channels: C of both.
+        unit, pooled: see ``MutualGates``.
+
+    Shape:
+        spatial_FCHW, temporal_FCHW: (B * num_frames, C, H, W); returns the same shape.
 
     Raises:
         ValueError: another unit.
@@ -149,7 +159,7 @@ class Tube(nn.Module):
         self.gates = MutualGates(channels, unit, pooled) if unit in GATED else None
 
     def forward(self, spatial_FCHW: Tensor, temporal_FCHW: Tensor | None, num_frames: int) -> Tensor:
-        """X* of the convolutions' outputs; ``temporal_FCHW`` is None in unit 2D alone."""
+        """X* from the outputs of the convolutions; ``temporal_FCHW`` is None only in unit 2D."""
         s = F.relu(self.spatial_bn(spatial_FCHW), inplace=True)
         if self.temporal_bn is None or temporal_FCHW is None:
             return s
@@ -165,7 +175,8 @@ class Tube(nn.Module):
 
 
 class Stem(nn.Module):
-    """conv1 of Table 1: an MRST unit without reduction, 1x7x7 and 3x1x1 of stride (1, 2, 2) side by side on the frames.
+    """conv1 of Table 1: an MRST unit without reduction, whose 1x7x7 and 3x1x1 convolutions, both of stride (1, 2, 2),
+    read the frames.
 
     Shape:
         x_FCHW: (B * num_frames, cin, H, W); returns (B * num_frames, channels, ceil(H / 2), ceil(W / 2)).
@@ -187,20 +198,20 @@ class Stem(nn.Module):
 class ResidualTube(nn.Module):
     r"""MRST unit with its two 1x1x1 convolutions and shortcut: out = ReLU(shortcut(x) + BN(We X*)), y = ReLU(BN(Wr x)).
 
-    Source: Wu et al., Table 1 and section 3.2. The shortcut is x; where channels grow it is x with zero maps added
-    (``pad``, no weights: closest to the paper's FLOPs) or a 1x1x1 convolution with BN (``proj``). ``none`` leaves it
-    out: out = ReLU(BN(We X*)), a layer of the C3D layout.
+    Source: Wu et al., Table 1 and section 3.2. The shortcut is x; where the number of channels grows, it is x padded
+    with zero maps (``pad``, no weights: closest to the paper's FLOPs) or a 1x1x1 convolution with BN (``proj``).
+    ``none`` omits it: out = ReLU(BN(We X*)), a layer of the C3D layout.
 
     Args:
-        cin, mid, out: channels that enter, of the tube (m), and that leave.
+        cin, mid, out: input channels, channels of the tube (m), output channels.
         unit, pooled: see ``MutualGates``.
         shortcut: pad, proj or none.
 
     Shape:
         x_FCHW: (B * num_frames, cin, H, W); returns (B * num_frames, out, H, W).
 
-    Cost: 16 m^2 + m (cin + out) parameters in convolutions, without BN; 12 m^2 in place of 16 without the four matrices
-    (STD, STF).
+    Cost: 16 m^2 + m (cin + out) parameters in convolutions and matrices, without BN; units without the four matrices
+    (STD, STF) have 12 m^2 instead of 16 m^2.
 
     Raises:
         ValueError: ``pad`` with fewer channels out than in.
@@ -209,7 +220,9 @@ class ResidualTube(nn.Module):
     def __init__(self, cin: int, mid: int, out: int, unit: str, pooled: bool, shortcut: str = "pad") -> None:
         super().__init__()
         if shortcut == "pad" and out < cin:
-            raise ValueError(f"shortcut: got pad from {cin} to {out} channels, expected proj where channels shrink")
+            raise ValueError(
+                f"shortcut: got pad from {cin} to {out} channels, expected proj for fewer channels out than in"
+            )
         self.reduce = nn.Conv2d(cin, mid, 1, bias=False)
         self.reduce_bn = nn.BatchNorm2d(mid)
         self.spatial = nn.Conv2d(mid, mid, 3, padding=1, bias=False)
@@ -239,7 +252,7 @@ class ResidualTube(nn.Module):
 
 
 def _init_convs(module: nn.Module) -> None:
-    """He initialisation (fan out) of every convolution: our choice, the habit of residual networks."""
+    """He initialisation (fan out) of every convolution: our choice, as usual for residual networks."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

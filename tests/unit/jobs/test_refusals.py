@@ -24,7 +24,7 @@ from pipeline.config.model import CRNConfig, MRSTConfig
 from pipeline.config.train import TrainConfig, config_from_dict
 from pipeline.dataset.manifest import MANIFEST, read_manifest
 from pipeline.errors import ConfigError, UserError
-from pipeline.runs.folder import RunRecord, claim, default_output, default_run_id
+from pipeline.runs.folder import RunRecord, default_output, default_run_id, start_or_resume
 from pipeline.storage import open_storage
 from tests.support.paths import ROOT
 
@@ -133,15 +133,15 @@ def test_a_run_goes_on_only_as_the_same_run(tiny_set: str, tmp_path: Path) -> No
     def record(config: TrainConfig, digest: str = "d" * 64) -> RunRecord:
         return RunRecord(config=as_dict(config), identity=config.identity(), manifest_digest=digest, code_version="v")
 
-    assert claim(run, record(config)) is False
-    assert claim(run, record(config)) is True
+    assert start_or_resume(run, record(config)) is False
+    assert start_or_resume(run, record(config)) is True
     more_ranks = dataclasses.replace(config, run=dataclasses.replace(config.run, num_workers=4))
-    assert claim(run, record(more_ranks)) is True
+    assert start_or_resume(run, record(more_ranks)) is True
     other_lr = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=0.5))
     with pytest.raises(ConfigError, match=r"optim\.lr = 0\.5: .*started with 0\.002; give another --run\.run-id"):
-        claim(run, record(other_lr))
+        start_or_resume(run, record(other_lr))
     with pytest.raises(ConfigError, match="trained on manifest dddddddddddd"):
-        claim(run, record(config, "e" * 64))
+        start_or_resume(run, record(config, "e" * 64))
     assert default_run_id(config, "d") == default_run_id(more_ranks, "d") != default_run_id(other_lr, "d")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from jobs.recipes import ENSEMBLES, RECIPES, Claim, Ensemble, default_views, find_recipe, recipe
+from jobs.recipes import ENSEMBLES, RECIPES, Ensemble, PrintedNumber, default_views, find_recipe, recipe
 from jobs.recipes.listing import describe_model, differences, show_recipes
 from jobs.recipes.registry import register_ensemble
 from jobs.train import command as train_job
@@ -57,7 +57,7 @@ def listed(wanted: str, width: int | None = None) -> str:
 @pytest.mark.parametrize("name", PRINTED)
 def test_printed_numbers(name: str) -> None:
     entry = RECIPES.get(name) or ENSEMBLES[name]
-    assert {claim.what: claim.value for claim in entry.claims} == PRINTED[name]
+    assert {number.what: number.value for number in entry.printed} == PRINTED[name]
 
 
 def test_every_row_is_there() -> None:
@@ -225,7 +225,7 @@ def test_a_name_is_given_once() -> None:
     with pytest.raises(ValueError, match="mrst_net is there twice"):
         recipe(RECIPES["mrst_net"].build)
     with pytest.raises(ValueError, match="nowhere"):
-        register_ensemble(Ensemble("x", "", "", "", (Claim("S-Net", 1.0),), (("nowhere", "rgb"),)))
+        register_ensemble(Ensemble("x", "", "", "", (PrintedNumber("S-Net", 1.0),), (("nowhere", "rgb"),)))
     assert "x" not in ENSEMBLES
 
 

@@ -17,7 +17,7 @@ from pipeline.config.base import as_dict
 from pipeline.config.renamed import RENAMED, with_new_names, with_old_names
 from pipeline.config.train import TrainConfig, config_from_dict
 from pipeline.errors import ConfigError, UserError
-from pipeline.runs.folder import RunRecord, claim, default_run_id
+from pipeline.runs.folder import RunRecord, default_run_id, start_or_resume
 from pipeline.storage import open_storage
 
 # crn_demo, as the code before any field was renamed stored it in run.json, state.json and predictor.json.
@@ -104,9 +104,9 @@ def test_a_run_that_older_code_began_is_resumed(tmp_path: Path) -> None:
         config = config_of("crn_demo", decoder)
         return RunRecord(config=as_dict(config), identity=config.identity(), manifest_digest="d", code_version="new")
 
-    assert claim(run, record("ffmpeg")) is True
+    assert start_or_resume(run, record("ffmpeg")) is True
     with pytest.raises(ConfigError, match=r"data\.decoder = 'dali': run .* was started with 'ffmpeg'"):
-        claim(run, record("dali"))
+        start_or_resume(run, record("dali"))
 
 
 @pytest.mark.parametrize("flag", [["--data.loader", "ffmpeg"], ["--data.loader=ffmpeg"], ["--data.decoder", "ffmpeg"]])

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError, UserError
 from pipeline.evaluation.ensemble import Net, average, check_comparable
 from pipeline.evaluation.metrics import confusion_matrix, topk_accuracy
 from pipeline.evaluation.predictions import Predictions, read_predictions, write_predictions
-from pipeline.evaluation.report import EvalReport, Member
+from pipeline.evaluation.report import EnsembleInput, EvalReport
 
 V, N = 120, 9
 KEYS = tuple(f"video-{i:03}" for i in range(V))
@@ -186,7 +186,7 @@ def test_evaluations_that_cannot_be_compared(change: dict[str, object], text: st
 
 
 def test_reports_of_ensembles_and_of_older_code() -> None:
-    member = Member(name="r:rgb", run="file:///r", branch="rgb", recipe="m", checkpoint="c", predictions="s")
+    member = EnsembleInput(name="r:rgb", run="file:///r", branch="rgb", recipe="m", checkpoint="c", predictions="s")
     whole = report(members=(member,), predictions="abc")
     assert EvalReport.from_json(whole.to_json()) == whole
     assert whole.branches == ("r:rgb",)

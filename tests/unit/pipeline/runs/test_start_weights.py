@@ -24,7 +24,7 @@ from pipeline.config.model import CRNConfig, MRSTConfig
 from pipeline.config.train import TrainConfig, config_from_dict
 from pipeline.errors import ConfigError
 from pipeline.models import ActionModel, build_model
-from pipeline.runs.folder import RunRecord, claim, default_run_id, read_run
+from pipeline.runs.folder import RunRecord, default_run_id, read_run, start_or_resume
 from pipeline.runs.start_weights import StartWeights, find_start, first_model
 from pipeline.storage import Storage, open_storage
 from tests.support.memory_s3 import MemoryS3
@@ -150,7 +150,7 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_is_started(
     with pytest.raises(ConfigError, match=r"model\.pretrained = 'file://.*twin\.pt': \S+ .*shape"):
         train_job.main(command(tiny_set, tmp_path, "--model.pretrained", str(twin)))  # of a smaller net than the demo's
     twin.write_bytes(b"<html>404</html>")
-    with pytest.raises(ConfigError, match=r"twin\.pt': give a sound .safetensors or torch.save file"):
+    with pytest.raises(ConfigError, match=r"twin\.pt': give an intact .safetensors or torch.save file"):
         train_job.main(command(tiny_set, tmp_path, "--model.pretrained", str(twin)))
     assert not (tmp_path / "out").exists()
 
@@ -215,8 +215,8 @@ def test_another_file_is_another_run(twin: Path, tmp_path: Path) -> None:
     folder = open_storage(f"file://{tmp_path}/run")
     config, start = start_of(pretrained(mrst(), twin))
     first = RunRecord(config=as_dict(config), identity=config.identity(), manifest_digest="d", code_version="v")
-    assert claim(folder, first) is False
-    assert claim(folder, first) is True
+    assert start_or_resume(folder, first) is False
+    assert start_or_resume(folder, first) is True
     torch.save(built(mrst(unit="2D"), seed=1).state_dict(), twin)
     changed, _ = start_of(pretrained(mrst(), twin))
     assert default_run_id(changed, "d") != default_run_id(config, "d")
@@ -227,7 +227,7 @@ def test_another_file_is_another_run(twin: Path, tmp_path: Path) -> None:
             rf" 'sha256:{config.start_digest}'; give another --run.run-id"
         ),
     ):
-        claim(folder, dataclasses.replace(first, identity=changed.identity()))
+        start_or_resume(folder, dataclasses.replace(first, identity=changed.identity()))
     with pytest.raises(
         ConfigError,
         match=(
@@ -335,7 +335,8 @@ def test_runs_to_start_from_that_cannot(run: Storage, s3: MemoryS3) -> None:
     refused("learned from rgb with clip.norm caffe: use that", crn())
     store_run(run, crn(modalities=("flow",), partner="off"))
     refused(
-        r"branches\.flow\.\S+ has shape \(.*\) here and is missing there; .*model.partner self here and off there",
+        r"branches\.flow\.\S+ has shape \(.*\) in this model and is missing in that run; "
+        r".*model.partner self here and off there",
         crn(modalities=("flow",), partner="self"),
     )
     run.delete("checkpoint_9/model.safetensors")

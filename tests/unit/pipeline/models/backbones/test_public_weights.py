@@ -235,7 +235,7 @@ def test_wrong_files_name_the_tensor(kind: type[BNInception] | type[InceptionV3]
     refused({k: v for k, v in good.items() if k != key}, rf"{key} is missing, expected shape {wanted}")
     refused({**good, key: good[key][:, :-1]}, rf"{key} has shape .*, expected {wanted}")
     refused({**good, "layer1.0.conv1.weight": torch.zeros(1)}, "layer1.0.conv1.weight is unknown")
-    refused({**good, key: good[key] * float("nan")}, f"{key} holds a value that is not finite")
+    refused({**good, key: good[key] * float("nan")}, f"{key} contains a value that is not finite")
     other = weights(inception_v3_shapes() if kind is BNInception else bninception_shapes())
     refused(other, "(Conv2d_1a_3x3.conv.weight|conv1_7x7_s2.weight) is unknown")
     with pytest.raises(ConfigError, match=r"has shape \(.*\), the backbone has .*width 1"):

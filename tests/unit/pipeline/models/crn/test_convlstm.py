@@ -96,7 +96,7 @@ def test_other_interpretations() -> None:
 
 def test_rab_halves_add_up_to_the_joint_convolution() -> None:
     rab = RAB(5, 3, 4).double()
-    x, heard = torch.randn(2, 5, 6, 6, dtype=torch.float64), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    x, partner = torch.randn(2, 5, 6, 6, dtype=torch.float64), torch.randn(2, 3, 6, 6, dtype=torch.float64)
     torch.testing.assert_close(
-        rab.add_heard(rab.from_input(x), heard), rab.conv(torch.cat([x, heard], 1)), rtol=0, atol=1e-12
+        rab.add_partner(rab.from_input(x), partner), rab.conv(torch.cat([x, partner], 1)), rtol=0, atol=1e-12
     )

@@ -26,12 +26,12 @@ def maps(*shape: int, number: int = 2, dtype: torch.dtype = torch.float64) -> li
     return [torch.randn(*shape, dtype=dtype, requires_grad=True) for _ in range(number)]
 
 
-@pytest.mark.parametrize("piece", [1, 1 << 16])
+@pytest.mark.parametrize("elements", [1, 1 << 16])
 @pytest.mark.parametrize(("batch", "positions", "channels"), [(1, 1, 1), (2, 150, 5), (3, 64, 8)])
 def test_means_and_their_gradients(
-    batch: int, positions: int, channels: int, piece: int, monkeypatch: pytest.MonkeyPatch
+    batch: int, positions: int, channels: int, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mrst_gate, "_PIECE", piece)
+    monkeypatch.setattr(mrst_gate, "_BLOCK_ELEMENTS", elements)
     leaves = maps(batch, positions, channels) + maps(channels, channels)
     a, b, aa, ba = leaves
     ours = reinforced_means(a, b, aa, ba, True)
@@ -176,9 +176,9 @@ for dtype, tolerance in ((torch.float32, 1e-5), (low, 1e-2)):
     for batch, positions, channels in ((1, 1, 1), (2, 70, 5), (2, 130, 40), (1, 64, 72)):
         a, b = (torch.randn(batch, positions, channels).to(device, dtype) for _ in range(2))
         aa, ba = (torch.randn(channels, channels).to(device, dtype) / channels**0.5 for _ in range(2))
-        spoken, mean_a, mean_b, mask = triton_gate.reinforced_means(a, b, aa, ba, True)
+        reinforced, mean_a, mean_b, mask = triton_gate.reinforced_means(a, b, aa, ba, True)
         expected = mrst_gate.reinforced_means(*(x.cpu().double() for x in (a, b, aa, ba)), True)
-        for x, y in zip((spoken, mean_a, mean_b), expected):
+        for x, y in zip((reinforced, mean_a, mean_b), expected):
             assert x.dtype == torch.float32
             torch.testing.assert_close(x.cpu().double(), y, rtol=tolerance, atol=tolerance)
         mixed = a.cpu().double() @ aa.cpu().double().t() + b.cpu().double() @ ba.cpu().double().t()
@@ -219,7 +219,9 @@ def test_triton_kernel_compiles_for_hopper(dtype: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = triton_gate._mix_relu_sum
     constants = {"KEEP_MASK": True, "PRECISION": "ieee", "TILE_P": 64, "TILE_N": 64, "TILE_K": 32}
-    types = dict.fromkeys(("a", "b", "aa", "ba"), f"*{dtype}") | dict.fromkeys(("spoken", "sum_a", "sum_b"), "*fp32")
+    types = dict.fromkeys(("a", "b", "aa", "ba"), f"*{dtype}") | dict.fromkeys(
+        ("reinforced", "sum_a", "sum_b"), "*fp32"
+    )
     types |= {"mask": "*i8", "positions": "i32", "channels": "i32"}
     signature = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
     given = {(i,): constants[name] for i, name in enumerate(kernel.arg_names) if name in constants}

@@ -145,7 +145,7 @@ def test_motion_gets_the_mean_over_rgb(twin: MRSTNet) -> None:
         ),
         (
             lambda s: s.update({"stem.tube.spatial_bn.bias": torch.full((4,), float("nan"))}),
-            r"stem\.tube\.spatial_bn\.bias holds a value that is not finite",
+            r"stem\.tube\.spatial_bn\.bias contains a value that is not finite",
         ),
     ],
 )
