@@ -1,1 +1,1 @@
-"""``python -m jobs.ablations``: the papers' variants in tiny networks, compared with error bars."""
+"""``python -m jobs.ablations``: the papers' ablations with tiny networks, compared with error bars."""

@@ -1,4 +1,4 @@
-"""Means, error bars and verdicts of ``jobs.ablations``, as tables, a picture and plain numbers."""
+"""Means, error bars and conclusions of ``jobs.ablations`` as tables, a plot and plain numbers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ CONFIDENCE = 0.95
 _COLORS = {"rgb": "#c0392b", "flow": "#2471a3", "fused": "#222222"}
 _TITLES = {"rgb": "S-Net (RGB)", "flow": "T-Net (flow)", "fused": "mean / whole"}
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Variant -> one result a seed, as ``ablations_run.train_and_test`` gives it, seeds ascending."""
+"""Variant -> the results of its seeds, in ascending order, as ``training.train_and_test`` returns them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Top-1 of ``better`` less that of ``worse`` (as the paper orders them), seed by seed."""
+    """Top-1 of ``better`` minus that of ``worse`` (in the paper's order), seed by seed."""
 
     group: str
     stream: str
@@ -36,11 +36,11 @@ class Comparison:
     better: str
     difference: float
     half_width: float | None
-    """Of the 95 % interval of the mean difference (Student's t over the seeds); None with one seed."""
+    """Half width of the 95 % confidence interval of the mean difference (Student's t); None with one seed."""
 
     @property
     def verdict(self) -> str:
-        """as the paper | the opposite | undecided: whether the interval leaves out zero, and on which side."""
+        """as the paper | the opposite | undecided: whether the confidence interval excludes zero, and on which side."""
         if self.half_width is None or abs(self.difference) <= self.half_width:
             return "undecided"
         return "as the paper" if self.difference > 0 else "the opposite"
@@ -52,12 +52,12 @@ def values(results: Results, variant: str, stream: str) -> list[float]:
 
 
 def mean_and_sd(numbers: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and standard deviation over the seeds (n - 1); None with one seed."""
+    """Mean, and sample standard deviation (n - 1) over the seeds, which is None with one seed."""
     return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None
 
 
 def compare(group: Group, stream: str, worse: str, better: str, results: Results) -> Comparison:
-    """One comparison. Seeds pair: both trainings of a seed see the same clips in the same order."""
+    """One comparison, paired by seed: both trainings of a seed see the same clips in the same order."""
     from scipy.stats import t as student_t  # of the extra "bench": jobs.ablations refuses to start without it
 
     apart = [b - a for a, b in zip(values(results, worse, stream), values(results, better, stream), strict=True)]
@@ -67,7 +67,7 @@ def compare(group: Group, stream: str, worse: str, better: str, results: Results
 
 
 def comparisons(groups: Sequence[Group], results: Results) -> list[Comparison]:
-    """Neighbours in the paper's order, and its ends."""
+    """Comparisons of neighbours in the paper's order, and of its first with its last."""
     found = []
     for group in groups:
         pairs = [
@@ -79,7 +79,7 @@ def comparisons(groups: Sequence[Group], results: Results) -> list[Comparison]:
 
 
 def as_json(groups: Sequence[Group], results: Results) -> dict[str, Any]:
-    """Everything, for a file."""
+    """All results and comparisons, as JSON values."""
     summary = {}
     for name, taken in results.items():
         streams = taken[0]["top1"]
@@ -97,10 +97,10 @@ def as_json(groups: Sequence[Group], results: Results) -> dict[str, Any]:
 
 
 def show(console: Console, groups: Sequence[Group], results: Results) -> None:
-    """A table of means and one of differences for every group."""
+    """Print the means and the differences of every group."""
     for group in groups:
         table = Table(
-            Column("worst to best in the paper", no_wrap=True),
+            Column("variant, from worst to best in the paper", no_wrap=True),
             *(_TITLES[s] for s in group.streams),
             "M params",
             title=f"{group.question} ({group.source})",
@@ -125,7 +125,7 @@ def _with_error(mean: float, sd: float | None) -> str:
 
 
 def plot(groups: Sequence[Group], results: Results, chance: float, path: Path) -> None:
-    """Top-1 of every variant as PNG: every seed a small dot, their mean a large one, bars one standard deviation."""
+    """Plot top-1 of every variant as PNG: small dots are seeds, circles means, bars one standard deviation."""
     heights = [0.2 + len(group.variants) * (0.16 + 0.14 * len(group.streams)) for group in groups]
     figure, axes = plt.subplots(
         len(groups),
@@ -162,8 +162,8 @@ def plot(groups: Sequence[Group], results: Results, chance: float, path: Path) -
         if len(group.streams) > 1:
             ax.legend(fontsize=8, loc="best", framealpha=0.9)
     axes[-1, 0].set_xlabel(
-        "test top-1, %; the paper's best on top\nsmall dots: seeds; circles: means; bars: one standard deviation;"
-        " dotted: chance",
+        "test top-1, %; the paper's best variant on top\n"
+        "small dots: seeds; circles: means; bars: one standard deviation; dotted: chance",
         fontsize=9,
     )
     figure.savefig(path, dpi=110)

@@ -1,4 +1,4 @@
-"""One training of ``jobs.ablations`` and its test, in one process. A module of its own: Ray pickles functions of
+"""One training of ``jobs.ablations`` and its test, in one process. A separate module, because Ray pickles functions of
 ``__main__`` by value.
 """
 
@@ -30,13 +30,13 @@ TEST_SPLIT = "test"
 
 
 def result_path(name: str, config: TrainConfig, manifest: Manifest) -> str:
-    """Where a training's result lies: another config or data set is another file."""
+    """File name of a training's result; another config or data set has another name."""
     digest = hashlib.sha256(json.dumps([config.identity(), manifest.digest], sort_keys=True).encode()).hexdigest()[:8]
     return f"{name}-seed{config.run.seed}-{digest}.json"
 
 
 def read_result(out: Storage, path: str) -> dict[str, Any] | None:
-    """A finished training's result, or None."""
+    """The result of a finished training, or None."""
     try:
         return json.loads(out.read(path))
     except NotFoundError:
@@ -44,8 +44,8 @@ def read_result(out: Storage, path: str) -> dict[str, Any] | None:
 
 
 def train_and_test(name: str, config: TrainConfig, out_uri: str) -> dict[str, Any]:
-    """Train on one core, test on one view a video, store the result; returns it. A result that is there is returned as
-    it is.
+    """Train on one core, test with one view per video, store and return the result. A stored result is returned as it
+    is.
 
     Returns:
         name, seed, top1 per stream in [0, 1] (streams as the model names them, and fused), params, seconds, train_top1

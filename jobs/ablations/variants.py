@@ -1,4 +1,4 @@
-"""What ``jobs.ablations`` compares: the papers' ablations in tiny networks, and the order the papers found."""
+"""What ``jobs.ablations`` compares: the variants of the papers' ablations as tiny networks, and their order there."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import dataclasses
 from typing import Any
 
 from pipeline.config.data import ClipConfig, DataConfig
-from pipeline.config.model import CRNConfig, ModelConfig, MRSTConfig
+from pipeline.config.model import CRNConfig, ModelConfig, MRSTConfig, Unit
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One network of a comparison."""
+    """One of the compared networks."""
 
     name: str
     title: str
@@ -21,14 +21,14 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """A question, and the paper's answer."""
+    """A question, and the paper's answer to it."""
 
     name: str
     question: str
     variants: tuple[str, ...]
-    """From worst to best, as the paper found."""
+    """From worst to best in the paper."""
     streams: tuple[str, ...]
-    """Whose top-1 is compared: a modality, or fused."""
+    """Streams whose top-1 is compared: modalities, or fused."""
     source: str
 
 
@@ -37,10 +37,10 @@ def _crn(name: str, title: str, **fields: Any) -> Variant:
     return Variant(name, title, CRNConfig(**{**tiny, **fields}))
 
 
-def _mrst(unit: str, title: str) -> Variant:
+def _mrst(unit: Unit, title: str) -> Variant:
     model = MRSTConfig(
         unit=unit, blocks=(1, 1, 1), mid=(16, 16, 32), out=(32, 32, 64), stem=16, lstm=32, num_steps=8, dropout=0.1
-    )  # type: ignore[arg-type]
+    )
     return Variant(f"mrst-{unit.lower()}", title, model)
 
 
@@ -50,14 +50,14 @@ VARIANTS: dict[str, Variant] = {
     for variant in (
         _crn("crn", "CRN, RIB, strategy c"),
         _crn("plain", "two uncoupled streams", **_UNCOUPLED),
-        _crn("ncrn", "N-CRN: each hears itself", partner="self", rib="none"),
+        _crn("ncrn", "N-CRN: own hidden state", partner="self", rib="none"),
         _crn("early", "early fusion", fusion="early", **_UNCOUPLED),
         _crn("late", "late fusion", fusion="late", **_UNCOUPLED),
         _crn("no-rib", "CRN without RIB", rib="none"),
         _crn("srib", "CRN, sRIB", rib="srib"),
-        _crn("strategy-a", "CRN, strategy a: the last step", strategy="a"),
-        _crn("strategy-b", "CRN, strategy b: every step", strategy="b"),
-        _crn("strategy-d", "CRN, strategy d: the last and two", strategy="d"),
+        _crn("strategy-a", "CRN, strategy a: last step", strategy="a"),
+        _crn("strategy-b", "CRN, strategy b: all steps", strategy="b"),
+        _crn("strategy-d", "CRN, strategy d: last and two others", strategy="d"),
         _mrst("STD", "STD"),
         _mrst("STF", "STD with STF"),
         _mrst("P", "MRST-P"),
@@ -72,7 +72,7 @@ GROUPS: dict[str, Group] = {
     for group in (
         Group(
             "coupling",
-            "Does hearing the other branch help a stream?",
+            "Does the other branch's hidden state help a stream?",
             ("plain", "ncrn", "crn"),
             STREAMS,
             "CRN Table 3 (plain: ours)",
@@ -95,14 +95,14 @@ GROUPS: dict[str, Group] = {
         ),
     )
 }
-"""The order within a group is that of the paper's numbers: HMDB-51 where they are given for two sets."""
+"""The order in a group is that of the paper's numbers, on HMDB-51 if they are given for two data sets."""
 
 
 def tiny_config(variant: Variant, uri: str, seed: int, epochs: int) -> TrainConfig:
-    """The one budget: same clips, batch, optimiser, schedule and number of epochs for every variant of a family.
+    """The same budget for every variant of a paper: clips, batch size, optimiser, schedule and number of epochs.
 
     Args:
-        variant: whose network is trained.
+        variant: the network to train.
         uri: of the data set.
         seed: of weights, order, augmentation and drawn steps.
         epochs: of CRN's variants; MRST-Net, which has motion to learn from RGB alone, gets half as many again.

@@ -1,11 +1,11 @@
 """Recipes: named trainings, each a function that returns a whole TrainConfig.
 
-Demos and small sets are in ``demo``; every row of the papers' tables is generated in ``crn`` and ``mrst``. Names of
-rows are FAMILY_TABLE_DATA_VARIANT, such as crn_t1_ucf_bni_rib_flow. ``python -m jobs.train --list`` shows all with the
-papers' numbers.
+Recipes for the demo and for small data sets are in ``demo``; those of every row of the papers' tables are generated in
+``crn`` and ``mrst`` and named FAMILY_TABLE_DATA_VARIANT, such as crn_t1_ucf_bni_rib_flow. ``python -m jobs.train
+--list`` shows all of them with the papers' numbers.
 """
 
-from jobs.recipes import crn, demo, mrst  # registering is what they are imported for
+from jobs.recipes import crn, demo, mrst  # imported for their registrations
 from jobs.recipes.registry import (
     ENSEMBLES,
     RECIPES,

@@ -1,79 +1,103 @@
 """Every row of the CRN paper's Tables 1 to 6 (Sun et al.) that its authors trained, as a named recipe with the printed
 numbers.
 
-Names: crn_tTABLE_DATA_BACKBONE_VARIANT_MOTION, DATA ucf | hmdb | mit, BACKBONE bni (BN-Inception) | v3 (Inception v3),
-MOTION flow | diff, the modality that is paired with RGB. Rows that average trained nets (CRN + N-CRN) are ensembles.
+Names: crn_tTABLE_DATA_BACKBONE_VARIANT_MOTION, with DATA ucf | hmdb | mit, BACKBONE bni (BN-Inception) | v3 (Inception
+v3), and MOTION flow | diff, the modality paired with RGB. Rows that average trained networks (CRN + N-CRN) are
+ensembles.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from jobs.recipes.registry import Ensemble, Family, PrintedNumber, Recipe, recipe, register, register_ensemble
 from pipeline.config.data import ClipConfig, DataConfig
-from pipeline.config.model import CRNConfig
+from pipeline.config.model import BackboneName, CRNConfig, Modality
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
 
 FAMILY = Family(
     source="Sun et al., Coupled Recurrent Network, section 5.1",
     stated=(
-        "two ConvLSTM layers a branch, 3x3, 512 maps; RAB one 1x1 convolution; T = 10 sequential frames",
+        "two ConvLSTM layers per branch, 3x3, 512 maps; RAB is one 1x1 convolution; T = 10 sequential frames",
         "SGD, momentum 0.9, weight decay 5e-4; initial learning rate 1e-2, backbones 1e-3, end to end",
-        "strategy c: the last step and one earlier step, drawn in every iteration (Table 2 compares it)",
-        "test: 4 clips, regularly spaced, mean of probabilities; the two branches (S-Net, T-Net) are reported apart",
+        "strategy c: the last step and one random earlier step are supervised (compared in Table 2)",
+        "test: mean probabilities of 4 regularly spaced clips; the two branches (S-Net, T-Net) are reported separately",
     ),
     choices=(
         (
-            "frames: stride 1 ('ten sequential frames'); each motion step joins 5 frames, so that 10 (flow) or 15"
-            " (diff) channels enter, as in TSN, whose baselines the tables quote"
+            "frames: stride 1 ('ten sequential frames'); every motion step stacks 5 frames, 10 (flow) or 15 (diff)"
+            " channels, as in TSN, whose baselines the tables quote"
         ),
-        "batch 32 clips: 8 ranks of 4; on fewer GPUs set data.micro-batch, the mathematics stays",
+        "batch of 32 clips: 8 ranks of 4; on fewer GPUs set data.micro-batch for the same mathematics",
         (
             "60 epochs on UCF-101 (18 k steps, as long as TSN's flow nets) and HMDB-51, 10 on Moments in Time (a"
             " quarter of a million steps)"
         ),
-        "decay: half a cosine down to 1 %; the paper says 'initial' rate and names no steps",
-        "dropout 0.5 in front of the classifiers: small sets, large heads; within TSN's 0.2 (BN-Inception) to 0.8",
-        "gradient norm clipped at 20, as TSN does; recurrent nets need some limit",
-        "crops: TSN's corner crops of 1, 7/8, 3/4 and 0.66 of the short side, and flips; centre crop in tests",
+        "decay: half a cosine down to 1 %; the paper only says 'initial learning rate'",
+        "dropout 0.5 before the classifiers: small data sets, large heads; TSN uses 0.2 (BN-Inception) to 0.8",
+        "gradient norm clipped at 20, as in TSN; recurrent networks need a limit",
+        "crops: TSN's corner crops of 1, 7/8, 3/4 and 0.66 of the short side, and flips; centre crop for testing",
         (
-            "input 224 (short side 256) for BN-Inception in Caffe's BGR, 299 (short side 341) for Inception v3 at mean"
-            " and std 0.5: what their public weights were trained with"
+            "input 224 (short side 256) in Caffe's BGR for BN-Inception, 299 (short side 341) with mean and std 0.5 for"
+            " Inception v3, as their public weights were trained"
         ),
-        "optical flow: TV-L1 clipped to +-20 pixels, as stored; divided by 5, so that typical motion has size 1",
+        "optical flow: TV-L1 clipped to +-20 pixels, as stored; divided by 5, so that typical motion is about 1",
         (
-            "batch normalisation: TSN's partial BN, only each backbone's first layer learns; it needs the public"
-            " weights (--model.pretrained FILE): without them use --model.backbone-norm train"
+            "batch normalisation: TSN's partial BN, only the first layer of each backbone is trained; this needs the"
+            " public weights (--model.pretrained FILE): without them use --model.backbone-norm train"
         ),
     ),
 )
 DATA = {"ucf": "UCF-101", "hmdb": "HMDB-51", "mit": "Moments in Time, 339 classes"}
+
+
+class PaperBackbone(NamedTuple):
+    """A backbone, and the input that its public weights were trained with."""
+
+    field: BackboneName
+    """Value of model.backbone."""
+    title: str
+    crop: int
+    resize: int
+    norm: Literal["caffe", "inception"]
+
+
 BACKBONES = {
-    "bni": ("bninception", "BN-Inception", 224, 256, "caffe"),
-    "v3": ("inceptionv3", "Inception v3", 299, 341, "inception"),
+    "bni": PaperBackbone("bninception", "BN-Inception", 224, 256, "caffe"),
+    "v3": PaperBackbone("inceptionv3", "Inception v3", 299, 341, "inception"),
 }
 EPOCHS = {"ucf": 60, "hmdb": 60, "mit": 10}
-MOTION = {"flow": "flow", "diff": "RGB difference", "diff-online": "RGB difference taken from the decoded frames"}
+MOTION = {"flow": "flow", "diff": "RGB difference", "diff-online": "RGB difference computed from the decoded frames"}
 RIBS = {"none": "without RIB", "srib": "sRIB", "rib": "RIB"}
 
 
-def paper_crn(data: str, backbone: str, modalities: tuple[str, ...], **model: Any) -> TrainConfig:
+def paper_crn(data: str, backbone: str, modalities: tuple[Modality, ...], **model: Any) -> TrainConfig:
     """The paper's training, on 8 ranks with a GPU each.
 
     Args:
-        data: ucf, hmdb or mit; sets the number of epochs alone.
+        data: ucf, hmdb or mit; it determines only the number of epochs.
         backbone: bni or v3.
         modalities: of the branches.
-        model: fields of CRNConfig that differ from the paper's CRN.
+        model: fields of CRNConfig that differ from those of the paper's CRN.
     """
-    name, _, crop, resize, norm = BACKBONES[backbone]
+    inputs = BACKBONES[backbone]
     stack = 1 if modalities == ("rgb",) else 5
     return TrainConfig(
         model=CRNConfig(
-            backbone=name, modalities=modalities, stack=stack, **{"dropout": 0.5, "backbone_norm": "partial", **model}
-        ),  # type: ignore[arg-type]
-        clip=ClipConfig(num_frames=10, stack=stack, crop=crop, resize=resize, norm=norm, train_crop="corners"),  # type: ignore[arg-type]
+            backbone=inputs.field,
+            modalities=modalities,
+            stack=stack,
+            **{"dropout": 0.5, "backbone_norm": "partial", **model},
+        ),
+        clip=ClipConfig(
+            num_frames=10,
+            stack=stack,
+            crop=inputs.crop,
+            resize=inputs.resize,
+            norm=inputs.norm,
+            train_crop="corners",
+        ),
         data=DataConfig(batch_size=32),
         optim=OptimConfig(
             name="sgd",
@@ -96,7 +120,7 @@ def _add(
     split: str,
     data: str,
     backbone: str,
-    modalities: tuple[str, ...],
+    modalities: tuple[Modality, ...],
     printed: tuple[PrintedNumber, ...],
     notes: tuple[str, ...] = (),
     **model: Any,
@@ -106,14 +130,14 @@ def _add(
     register(
         Recipe(
             name,
-            f"{what}, {BACKBONES[backbone][1]}, {inputs}, on {where} (Table {row}).",
+            f"{what}, {BACKBONES[backbone].title}, {inputs}, on {where} (Table {row}).",
             functools.partial(paper_crn, data, backbone, modalities, **model),
             data=where,
             row=f"CRN Table {row}",
             printed=printed,
             family=FAMILY,
             start=(
-                f"public ImageNet weights of {BACKBONES[backbone][1]} (motion: its first convolution averaged over"
+                f"public ImageNet weights of {BACKBONES[backbone].title} (motion: its first convolution averaged over"
                 " colours): --model.pretrained FILE"
             ),
             option="model.pretrained",
@@ -164,11 +188,11 @@ TABLE4 = {
     ("ucf", "v3"): (92.5, 92.7, 93.1, 94.1, 94.9),
     ("hmdb", "v3"): (67.5, 67.1, 66.3, 68.2, 70.6),
 }
-MEAN_OF_PAIRS = "the printed S-Net is the mean of this training and of the one with the other motion"
-SPLIT1 = "split 1: the paper does not say it of Table 1, but Table 3, which does, holds the same numbers"
+MEAN_OF_PAIRS = "the printed S-Net is the mean of this training and the one with the other motion modality"
+SPLIT1 = "split 1: the paper does not say so for Table 1, but Table 3, for which it does, has the same numbers"
 N_CRN = (
-    "N-CRN: RAB hears the branch's own hidden maps of the step before, without RIB ('concatenates its own previous"
-    " hidden output')"
+    "N-CRN: RAB takes the branch's own hidden state of the previous step, without RIB ('concatenate the previous hidden"
+    " output of itself independently')"
 )
 
 
@@ -195,7 +219,7 @@ def _table_2() -> None:
     for strategy, (spatial, flow, diff) in TABLE2.items():
         for motion, temporal in (("flow", flow), ("diff", diff)):
             name, what = f"crn_t2_hmdb_bni_{strategy}_{motion}", f"CRN RIB supervised by strategy {strategy}"
-            notes = (MEAN_OF_PAIRS, "with RIB: row c holds the numbers of Table 1's RIB rows")
+            notes = (MEAN_OF_PAIRS, "with RIB: row c has the numbers of Table 1's RIB rows")
             _add(
                 name,
                 f"2, row {strategy}",
@@ -249,12 +273,14 @@ def _table_3() -> None:
             partners = ("flow", "diff") if branch == "rgb" else (branch,)
             members = (*((f"{stem}_crn_{motion}", branch) for motion in partners), (f"{stem}_ncrn_{branch}", branch))
             summary = (
-                f"CRN + N-CRN, {'S' if branch == 'rgb' else 'T'}-Nets, {BACKBONES[backbone][1]}, on {DATA[data]}, split"
-                " 1 (Table 3)."
+                f"CRN + N-CRN, {'S' if branch == 'rgb' else 'T'}-Nets, {BACKBONES[backbone].title}, on {DATA[data]},"
+                " split 1 (Table 3)."
             )
             net = "S-Net" if branch == "rgb" else "T-Net"
             notes_of = (
-                ("each CRN with the N-CRN apart; the printed number is the mean of the two",) if branch == "rgb" else ()
+                ("each CRN averaged with the N-CRN; the printed number is the mean of the two",)
+                if branch == "rgb"
+                else ()
             )
             register_ensemble(
                 Ensemble(
@@ -273,20 +299,20 @@ def _table_4() -> None:
     variants: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         "late": ("late fusion of two uncoupled branches", {"partner": "off", "rib": "none", "fusion": "late"}, ()),
         "early": (
-            "early fusion in front of one recurrent net",
+            "early fusion before one recurrent network",
             {"partner": "off", "rib": "none", "fusion": "early"},
             (),
         ),
         "ncrn": (
             "N-CRN",
             {"partner": "self", "rib": "none"},
-            (N_CRN, "both streams in one run with no edge between them: two trainings side by side"),
+            (N_CRN, "both streams in one run without a connection between them: two independent trainings"),
         ),
         "crn": ("CRN RIB", {}, ()),
     }
     shared = (
-        "RGB + flow, branches averaged: our reading, the table names no inputs",
-        "one run for each of the three splits; the number is their mean",
+        "RGB + flow, branches averaged: our reading; the table does not name the inputs",
+        "one run for each of the three splits; the printed number is their mean",
     )
     for (data, backbone), values in TABLE4.items():
         stem, split = f"crn_t4_{data}_{backbone}", "splits 1-3"
@@ -303,7 +329,7 @@ def _table_4() -> None:
                 notes + shared,
                 **model,
             )
-        summary = f"CRN + N-CRN, all four nets, {BACKBONES[backbone][1]}, on {DATA[data]}, splits 1-3 (Table 4)."
+        summary = f"CRN + N-CRN, all four networks, {BACKBONES[backbone].title}, on {DATA[data]}, splits 1-3 (Table 4)."
         members = ((f"{stem}_crn", "all"), (f"{stem}_ncrn", "all"))
         register_ensemble(
             Ensemble(
@@ -318,13 +344,13 @@ def _table_4() -> None:
 
 
 def _table_5() -> None:
-    v3 = ("Inception v3 with RIB: what the paper uses 'without specific notation'",)
+    v3 = ("Inception v3 with RIB, which the paper uses 'Without specific notation'",)
     spatial = (PrintedNumber("S-Net", 27.32), PrintedNumber("S-Net top-5", 50.01))
     for motion, printed in (
         ("flow", (PrintedNumber("T-Net", 26.13), PrintedNumber("T-Net top-5", 47.36))),
         ("diff", (PrintedNumber("T-Net", 27.11), PrintedNumber("T-Net top-5", 49.35))),
     ):
-        notes = (*v3, "which pairing the printed S-Net comes from is not said")
+        notes = (*v3, "the paper does not say which pairing the printed S-Net comes from")
         _add(
             f"crn_t5_mit_v3_crn_{motion}",
             f"5, CRN-Spatial, CRN-{'Flow' if motion == 'flow' else 'RGBDiff'}",
@@ -353,7 +379,7 @@ def _table_5() -> None:
         (f"crn_t5_mit_v3_{kind}_{motion}", "all") for kind in ("crn", "ncrn") for motion in ("flow", "diff")
     )
     both = (PrintedNumber("S+T", 35.87), PrintedNumber("S+T top-5", 64.05))
-    notes = ("all nets of both pairings: our reading of 'CRN + N-CRN, Spatial+Temporal'",)
+    notes = ("all networks of both pairings: our reading of 'CRN + N-CRN' and 'Spatial+Temporal'",)
     register_ensemble(
         Ensemble(
             "crn_t5_mit_v3_ens",
@@ -375,10 +401,10 @@ def _table_6() -> None:
     )
     notes = (
         (
-            "the backbone is not named: Inception v3 by the paper's rule; BN-Inception fits the speed (9.1 G"
-            " multiply-adds a frame against 17.5)"
+            "the backbone is not named: Inception v3 by the paper's rule, but BN-Inception fits the speed better (9.1 G"
+            " multiply-adds per frame instead of 17.5 G)"
         ),
-        "differences are taken from the decoded frames, as a real-time system must; one run for each split",
+        "differences are computed from the decoded frames, as in a real-time system; one run for each split",
     )
     for backbone in BACKBONES:
         _add(
@@ -401,10 +427,10 @@ for _table in (_table_1, _table_2, _table_3, _table_4, _table_5, _table_6):
 @recipe(data="UCF-101 or any")
 def crn_bninception() -> TrainConfig:
     """CRN as in the paper: BN-Inception at 224, f = 512, T = 10, RIB, strategy c, RGB + stacks of 5 flows; 8 ranks."""
-    return paper_crn("ucf", "bni", ("rgb", "flow"), backbone_norm="train")  # from fresh weights too
+    return paper_crn("ucf", "bni", ("rgb", "flow"), backbone_norm="train")  # must also work from random weights
 
 
 @recipe(data="UCF-101 or any")
 def n_crn_bninception() -> TrainConfig:
-    """N-CRN, the paper's uncoupled baseline: each branch is fed its own hidden state."""
+    """N-CRN, the paper's uncoupled baseline: each branch receives its own hidden state."""
     return paper_crn("ucf", "bni", ("rgb", "flow"), partner="self", rib="none", backbone_norm="train")

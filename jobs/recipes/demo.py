@@ -1,4 +1,4 @@
-"""Recipes that stand in no paper's table: the demos on the synthetic set, and a CRN for small real sets."""
+"""Recipes that are in no table of the papers: for the demo's synthetic set, and a CRN for small real data sets."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def mrst_demo() -> TrainConfig:
     )
 
 
-@recipe(data="some hundred real clips")
+@recipe(data="a few hundred real clips")
 def crn_small() -> TrainConfig:
-    """CRN, RGB + flow, small, from scratch, for some hundred real clips of some seconds, stored at 10 fps, on a CPU."""
+    """CRN, RGB + flow, small, from scratch, for a few hundred real clips of some seconds at 10 fps, on a CPU."""
     return TrainConfig(
         model=CRNConfig(width=0.25, backbone_stages=3, hidden=64, adapted=64, num_steps=10, dropout=0.3),
         clip=ClipConfig(num_frames=10, stride=3, crop=80, resize=88, min_area=0.35, flow_std=3.0),

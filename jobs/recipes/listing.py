@@ -1,4 +1,4 @@
-"""What ``python -m jobs.train --list`` prints: a table of recipes, or all about one."""
+"""Output of ``python -m jobs.train --list``: a table of recipes, or the details of one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pipeline.config.train import TrainConfig
 from pipeline.errors import UserError
 
 _BACKBONES = {"bninception": "BN-Inception", "inceptionv3": "Inception v3"}
-_ENDLESS = 1000  # columns; the longest row has some 200
+_PIPE_WIDTH = 1000  # columns; the longest row has about 200
 _RIBS = {"rib": "RIB", "srib": "sRIB", "none": "no RIB"}
 
 
 def show_recipes(console: Console, wanted: str = "") -> None:
-    """Print one recipe in full where ``wanted`` is its name, else a table of those whose name holds it.
+    """Print the details of the recipe named ``wanted``, or a table of all recipes whose names contain it.
 
-    In a pipe the table is as wide as it needs to be, one line a recipe.
+    In a pipe the table is as wide as necessary, with one line per recipe.
 
     Raises:
-        UserError: no name holds ``wanted``.
+        UserError: no name contains ``wanted``.
     """
     if wanted in RECIPES:
         _show_recipe(console, RECIPES[wanted])
@@ -36,7 +36,7 @@ def show_recipes(console: Console, wanted: str = "") -> None:
     entries = [entry for entry in (*RECIPES.values(), *ENSEMBLES.values()) if wanted in entry.name]
     if not entries:
         raise UserError(
-            f"no recipe's name holds {wanted!r}: did you mean {', '.join(nearest(wanted))}? `python -m jobs.train"
+            f"no recipe's name contains {wanted!r}: did you mean {', '.join(nearest(wanted))}? `python -m jobs.train"
             " --list` shows all"
         )
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -52,15 +52,15 @@ def show_recipes(console: Console, wanted: str = "") -> None:
         table.add_row(entry.name, model, entry.data, describe_printed(entry.printed))
     print_wide(console, table)
     console.print(
-        f"{len(entries)} recipes (mean of: probabilities of several runs); --list RECIPE tells all about one, --list"
-        " PART shows names with PART",
+        f"{len(entries)} recipes (mean of: averaged probabilities of several runs); --list RECIPE shows the details of"
+        " one, --list PART all names that contain PART",
         markup=False,
         soft_wrap=True,
     )
 
 
 def describe_model(model: ModelConfig) -> str:
-    """A model in some words, such as ``CRN RIB, BN-Inception, rgb+flow, strategy c``."""
+    """A model in a few words, such as ``CRN RIB, BN-Inception, rgb+flow, strategy c``."""
     inputs = "+".join(model.modalities)
     if isinstance(model, CRNConfig):
         fusion = getattr(model, "fusion", "none")
@@ -80,12 +80,12 @@ def describe_model(model: ModelConfig) -> str:
 
 
 def describe_printed(printed: tuple[PrintedNumber, ...]) -> str:
-    """The printed numbers; a dash where there are none."""
+    """The printed numbers, or a dash if there are none."""
     return ", ".join(map(str, printed)) or "-"
 
 
 def differences(config: TrainConfig) -> list[tuple[str, Any, Any]]:
-    """Field, value, default of all fields that differ from a TrainConfig around the same family of models."""
+    """(field, value, default) of all fields that differ from the default TrainConfig with this kind of model."""
     model = type(config.model)()
     plain = as_dict(TrainConfig(model=model, clip=ClipConfig(num_frames=model.num_steps)))
     found = []
@@ -133,11 +133,11 @@ def _show_ensemble(console: Console, entry: Ensemble) -> None:
 
 
 def print_wide(console: Console, table: Table) -> None:
-    """Folded to the window on a terminal; in a pipe one line a row, whatever its length."""
+    """Print a table: wrapped to the window on a terminal, one line per row of any length in a pipe."""
     target = (
         console
         if console.is_terminal
-        else Console(file=console.file, width=_ENDLESS, highlight=False, color_system=None)
+        else Console(file=console.file, width=_PIPE_WIDTH, highlight=False, color_system=None)
     )
     target.print(table, soft_wrap=False)
 

@@ -1,8 +1,8 @@
 """Every row of the MRST paper's Tables 2 to 4 (Wu et al.) that its authors trained, as a named recipe with the printed
 numbers.
 
-Names: mrst_tTABLE_DATA[_UNIT], DATA ucf | hmdb | k400, UNIT c3d | std | stf | p | s | t. The pre-training of Table 2 on
-Kinetics-400 has recipes of its own (k400), though the paper prints no number for it.
+Names: mrst_tTABLE_DATA[_UNIT], with DATA ucf | hmdb | k400 and UNIT c3d | std | stf | p | s | t. The pre-training of
+Table 2 on Kinetics-400 has its own recipes (k400), although the paper prints no number for it.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
 FAMILY = Family(
     source="Wu et al., Mutually Reinforced Spatio-Temporal Convolutional Tube, section 4.1",
     stated=(
-        "clips of 16 frames, short side 256, a random 224 x 224 square in training, a random first frame",
+        "clips of 16 frames, short side 256; for training a random 224 x 224 crop and a random first frame",
         "from scratch: Adam, initial learning rate 1e-4, dropout 0.5, weight decay 5e-5",
         (
             "from ImageNet-1k or Kinetics-400: SGD, momentum 0.9, initial learning rate 1e-5, dropout 0.9, weight decay"
             " 5e-4"
         ),
-        "test: 20 clips, uniformly spaced, mean of probabilities",
+        "test: mean probabilities of 20 uniformly spaced clips",
     ),
     choices=(
-        "frame stride 1: 'a desired number of frames' from a random start, no stride is named",
-        "batch 64 clips: 8 ranks of 8; on fewer GPUs set data.micro-batch",
+        "frame stride 1: 'a desired number of frames' from a random start; the paper names no stride",
+        "batch of 64 clips: 8 ranks of 8; on fewer GPUs set data.micro-batch",
         (
-            "100 epochs from scratch, 60 from pre-trained weights: rates of 1e-4 and 1e-5 are small, and rows are"
-            " compared at equal length"
+            "100 epochs from scratch, 60 from pre-trained weights: learning rates of 1e-4 and 1e-5 are small, and rows"
+            " are compared at equal length"
         ),
-        "decay: half a cosine down to 1 %; the paper says 'initial' rate and names no steps",
-        "flips: usual with random crops; the paper does not mention them",
-        "gradient norm clipped at 20: for safety, normal steps stay far below it",
+        "decay: half a cosine down to 1 %; the paper only says 'initial learning rate'",
+        "flips: usual with random crops; not mentioned in the paper",
+        "gradient norm clipped at 20 for safety: normal steps are far below",
         "centre crop of each test clip",
-        "shortcuts without weights where channels grow: they fit the printed FLOPs best",
+        "shortcuts without weights where the number of channels grows: they fit the printed FLOPs best",
     ),
 )
 DATA = {"ucf": ("UCF-101", "splits 1-3"), "hmdb": ("HMDB-51", "splits 1-3"), "k400": ("Kinetics-400", "train/val")}
-PER_SPLIT = "one run for each of the three splits; the number is their mean"
+PER_SPLIT = "one run for each of the three splits; the printed number is their mean"
 
 
 def paper_mrst(pretrained: bool, **model: Any) -> TrainConfig:
@@ -49,7 +49,7 @@ def paper_mrst(pretrained: bool, **model: Any) -> TrainConfig:
 
     Args:
         pretrained: which of section 4.1's two settings.
-        model: fields of MRSTConfig that differ from MRST-Net with T units.
+        model: fields of MRSTConfig that differ from those of MRST-Net with T units.
     """
     if pretrained:
         optim = OptimConfig(
@@ -113,7 +113,7 @@ def _table_2() -> None:
         what, weights = f"{UNITS[unit]} in the layout of C3D", PrintedNumber("size", size, "MB")
         model = {"layout": "c3d", "unit": unit.upper()}
         for data, top1 in (("ucf", ucf), ("hmdb", hmdb)):
-            start = f"a finished run of mrst_t2_k400_{unit}, classifier fresh: --start-from RUN"
+            start = f"a finished run of mrst_t2_k400_{unit}, with a new classifier: --start-from RUN"
             _add(
                 f"mrst_t2_{data}_{unit}",
                 f"2, {UNITS[unit]}",
@@ -126,14 +126,16 @@ def _table_2() -> None:
                 (PER_SPLIT,),
                 **model,
             )
-        notes = ("the paper pre-trains here and prints no number; from scratch, since it names no start for this step",)
+        notes = (
+            "the paper's pre-training, for which it prints no number; from scratch, since it names no initial weights",
+        )
         _add(
             f"mrst_t2_k400_{unit}",
             f"2, pre-training of {UNITS[unit]}",
             what,
             "k400",
             (weights,),
-            "fresh weights",
+            "random weights",
             "",
             False,
             notes,
@@ -145,12 +147,12 @@ def _tables_3_and_4() -> None:
     sizes = (PrintedNumber("parameters", 31.7, "M"), PrintedNumber("FLOPs", 99.6, "G"))
     what, twin = (
         "MRST-Net with T units",
-        "ImageNet-1k weights of its 2D twin (unit 2D), temporal convolutions and gates fresh: --model.pretrained FILE",
+        "ImageNet-1k weights of its 2D twin (unit 2D), new temporal convolutions and gates: --model.pretrained FILE",
     )
     notes = (
         (
-            "widths are not ResNet-101's, so its public weights do not fit: the twin must be trained on ImageNet first;"
-            " of a run of ours FILE is RUN/CHECKPOINT/model.safetensors"
+            "the widths are not those of ResNet-101, so its public weights do not fit: the twin must be trained on"
+            " ImageNet first, with FILE the RUN/CHECKPOINT/model.safetensors of that run"
         ),
     )
     _add(
@@ -171,7 +173,7 @@ def _tables_3_and_4() -> None:
             what,
             data,
             (PrintedNumber("top-1", top1),),
-            "a finished run of mrst_t3_k400, classifier fresh: --start-from RUN",
+            "a finished run of mrst_t3_k400, with a new classifier: --start-from RUN",
             "start_from",
             True,
             (PER_SPLIT,),
@@ -184,5 +186,5 @@ _tables_3_and_4()
 
 @recipe(data="Kinetics-400 or any")
 def mrst_net() -> TrainConfig:
-    """MRST-Net as Table 1 with T units, 16 x 224 x 224 RGB, Adam from scratch (section 4.1); 8 ranks."""
+    """MRST-Net of Table 1 with T units, 16 x 224 x 224 RGB, Adam from scratch (section 4.1); 8 ranks."""
     return paper_mrst(pretrained=False)

@@ -1,4 +1,4 @@
-"""What a recipe is, and where recipes are found by name."""
+"""What a recipe is, and the registry of recipes by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Option = Literal["", "model.pretrained", "start_from"]
 
 @dataclasses.dataclass(frozen=True)
 class PrintedNumber:
-    """One number of a paper: top-1 in percent unless ``unit`` says otherwise."""
+    """One number printed in a paper: top-1 in percent unless ``unit`` says otherwise."""
 
     what: str
     """Net or quantity: "S-Net", "T-Net", "S+T" (mean of the two branches), "top-1", "size"."""
@@ -34,8 +34,8 @@ class PrintedNumber:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What a group of recipes shares: its source, what the source states, and what we chose where it is silent
-    (with reasons).
+    """What a group of recipes has in common: the paper, what it states, and our choices, with reasons, for what it
+    leaves open.
     """
 
     source: str
@@ -45,7 +45,7 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A named training: call it for its TrainConfig.
+    """A named training: calling it returns its TrainConfig.
 
     ``__doc__`` of an instance is its summary.
     """
@@ -54,28 +54,28 @@ class Recipe:
     summary: str
     build: Build
     data: str = "any"
-    """Data set and split(s) it is meant for; the user gives the URI."""
+    """Data set and split(s) that it is meant for; the user gives the URI."""
     row: str = ""
-    """Table and row of the paper; empty for recipes that stand in none."""
+    """Table and row of the paper; empty if it is in none."""
     printed: tuple[PrintedNumber, ...] = ()
     family: Family | None = None
-    start: str = "fresh weights"
-    """What the paper starts the training from, and the option to give."""
+    start: str = "random weights"
+    """Initial weights in the paper, and the option that names them."""
     option: Option = ""
-    """The field that has to name it; empty: none, it starts from fresh weights."""
+    """The field that names them; empty: the recipe starts from random weights."""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.summary)
 
     def __call__(self) -> TrainConfig:
-        """The whole config, with the recipe's name in it."""
+        """The complete config, including the recipe's name."""
         return dataclasses.replace(self.build(), recipe=self.name)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """A row of a paper that is no training: the mean of class probabilities of trainings that are."""
+    """A row of a paper that is not a training but the mean class probabilities of several trainings."""
 
     name: str
     summary: str
@@ -83,7 +83,7 @@ class Ensemble:
     row: str
     printed: tuple[PrintedNumber, ...]
     members: tuple[tuple[str, str], ...]
-    """Recipe and branch (rgb, flow, diff, or all) of every net whose probabilities are averaged."""
+    """(recipe, branch) of every network whose probabilities are averaged; branch: rgb, flow, diff or all."""
     notes: tuple[str, ...] = ()
 
 
@@ -92,18 +92,18 @@ ENSEMBLES: dict[str, Ensemble] = {}
 
 
 def register(entry: Recipe) -> Recipe:
-    """Add a recipe; two of one name are a mistake in this package (ValueError)."""
+    """Add a recipe. Raises ValueError if the name is taken, which is a bug in this package."""
     if entry.name in RECIPES:
-        raise ValueError(f"recipe {entry.name} is there twice")
+        raise ValueError(f"recipe {entry.name} is registered twice")
     RECIPES[entry.name] = entry
     return entry
 
 
 def register_ensemble(entry: Ensemble) -> None:
-    """Add an ensemble of recipes that are registered already (ValueError where they are not)."""
+    """Add an ensemble. Raises ValueError if the name is taken or one of its recipes is not registered."""
     missing = [name for name, _ in entry.members if name not in RECIPES]
     if missing or entry.name in ENSEMBLES or entry.name in RECIPES:
-        raise ValueError(f"ensemble {entry.name}: twice, or members unknown: {missing}")
+        raise ValueError(f"ensemble {entry.name} is registered twice, or contains unknown recipes: {missing}")
     ENSEMBLES[entry.name] = entry
 
 
@@ -112,7 +112,7 @@ def recipe(function: Build) -> Recipe: ...
 @overload
 def recipe(*, data: str) -> Callable[[Build], Recipe]: ...
 def recipe(function: Build | None = None, *, data: str = "any") -> Recipe | Callable[[Build], Recipe]:
-    """Register a function that returns a TrainConfig under its own name; the first line of its docstring is the
+    """Register a function that returns a TrainConfig, under its own name; the first line of its docstring becomes the
     summary.
     """
 
@@ -123,14 +123,16 @@ def recipe(function: Build | None = None, *, data: str = "any") -> Recipe | Call
 
 
 def find_recipe(name: str) -> TrainConfig:
-    """The config of the recipe of that name. Raises UserError: an unknown name (with the nearest ones), or an
-    ensemble (with its members).
+    """The config of the recipe of that name.
+
+    Raises:
+        UserError: the name is unknown (the closest names are given), or that of an ensemble (its recipes are given).
     """
     if name in RECIPES:
         return RECIPES[name]()
     if name in ENSEMBLES:
         raise UserError(
-            f"{name} is no training but the mean of several: train"
+            f"{name} is not a training but the mean of several: train"
             f" {', '.join(member for member, _ in ENSEMBLES[name].members)}, then `python -m jobs.ensemble RUN RUN"
             f" --recipe {name}`"
         )
@@ -140,25 +142,25 @@ def find_recipe(name: str) -> TrainConfig:
 
 
 def missing_start(config: TrainConfig) -> str:
-    """What a person should know where a config starts from fresh weights and its recipe does not; empty: nothing.
+    """A note for the user if a config starts from random weights though its recipe does not; empty if there is none.
 
-    Training from scratch is a choice, so it is no error.
+    It is not an error, because training from scratch is a valid choice.
     """
     if config.start_from or config.model.pretrained:
         return ""
     entry, lines = RECIPES.get(config.recipe), []
     if entry and entry.option:
-        lines.append(f"this run starts from fresh weights; the paper's from {entry.start}")
+        lines.append(f"this run starts from random weights; the paper's from {entry.start}")
     if isinstance(config.model, CRNConfig) and config.model.backbone_norm != "train":
         lines.append(
-            f"model.backbone_norm {config.model.backbone_norm} never learns the statistics of fresh weights: without"
-            " others use --model.backbone-norm train"
+            f"model.backbone_norm {config.model.backbone_norm} keeps the initial statistics of batch normalisation:"
+            " with random weights use --model.backbone-norm train"
         )
     return "; ".join(lines)
 
 
 def nearest(name: str) -> list[str]:
-    """Up to three names like this one; the first of all names where none is."""
+    """Up to three similar names; the first names of all if none is similar."""
     known = [*RECIPES, *ENSEMBLES]
     return difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
 

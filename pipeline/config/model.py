@@ -9,6 +9,8 @@ from pipeline.config.base import require
 
 Modality = Literal["rgb", "flow", "diff", "diff-online"]
 """What a branch sees. diff is stored; diff-online is the same difference, taken from the decoded RGB frames instead."""
+BackboneName = Literal["bninception", "inceptionv3"]
+Unit = Literal["P", "S", "T", "STF", "STD", "2D", "C3D"]
 CHANNELS: dict[str, int] = {"rgb": 3, "flow": 2, "diff": 3, "diff-online": 3}  # channels of one frame of a modality
 
 
@@ -48,7 +50,7 @@ class CRNConfig:
     """T: frames of a clip."""
     strategy: Literal["a", "b", "c", "d"] = "c"
     """Supervised steps: a {T}, b all, c {T and one drawn}, d {T and two drawn}."""
-    backbone: Literal["bninception", "inceptionv3"] = "bninception"
+    backbone: BackboneName = "bninception"
     pretrained: str = ""
     """Public ImageNet weights of the backbone, a .safetensors or torch.save file: torchvision's Inception v3, or
     Caffe-style BN-Inception. s3://BUCKET/KEY, or a path (file:// or not) that every node sees. Empty: none.
@@ -161,7 +163,7 @@ class MRSTConfig:
     modalities: tuple[Modality, ...] = ("rgb",)
     layout: Literal["resnet", "c3d"] = "resnet"
     """MRST-Net of Table 1, or C3D's eight layers and two fully connected ones (Table 2)."""
-    unit: Literal["P", "S", "T", "STF", "STD", "2D", "C3D"] = "T"
+    unit: Unit = "T"
     """Order of reinforcement: parallel, temporal first (S), spatial first (T), equations 1-3. STF: gates of S and T
     themselves;
     STD: S + T without gates; 2D: S alone, the twin for still images (no LSTM; layout resnet); C3D: 3x3x3 convolutions

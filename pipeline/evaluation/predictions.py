@@ -85,7 +85,7 @@ def read_predictions(data: bytes, sha256: str) -> Predictions:
         UserError: the sha256 is not the one in the report, or the bytes are not a file of predictions.
     """
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError("the stored predictions do not match the report (sha256): evaluate --again")
+        raise UserError("the stored predictions do not match the report's sha256")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             branches = {name.removeprefix(_PREFIX): arrays[name] for name in arrays.files if name.startswith(_PREFIX)}

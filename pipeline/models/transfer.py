@@ -54,6 +54,6 @@ def load_run_weights(
             raise wrong(f"{name} contains a value that is not finite")
     for name, value in given.items():
         if name not in own:
-            raise wrong(f"{name} has shape {tuple(value.shape)} tin this model and is missing here")
+            raise wrong(f"{name} has shape {tuple(value.shape)} in that run and is missing in this model")
     fill(model, given)
     return LoadReport(tuple(given), tuple(name for name in state if name in fresh), averaged=False)

@@ -1,1 +1,1 @@
-"""``python -m jobs.bench models``: the papers' networks counted, timed and compared with their equations."""
+"""``python -m jobs.bench models``: the papers' networks: counts, times, and the difference from their equations."""

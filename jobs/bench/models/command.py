@@ -1,26 +1,28 @@
-"""Count, time and weigh the papers' networks: the fast path against the literal equations, in one run.
+"""Count parameters and FLOP of the papers' networks, and compare the fast path with the literal equations in time,
+memory and values.
 
     python -m jobs.bench models --json models.json                    # full size: minutes on a CPU
     python -m jobs.bench models --json models.json --scale 0.5        # fewer frames and pixels
     python -m jobs.bench models --json models.json --only MRST-Net --skip gpu
 
-counts     parameters, and GFLOP of a clip's forward pass by torch's counter on meta tensors (2 FLOP a multiply-add;
-           products alone: BN, ReLU and sums are not counted), beside what the papers print; "why" explains a
-           difference. Always at full size.
-time       forward + backward of one clip in fp32 on the CPU, both paths in turns on the same weights and inputs, median
-           of the rounds; their largest difference. The bound is what the products saved would give: FLOP of the literal
-           path by FLOP of the fast one.
-memory     the kernel's high-water mark (VmHWM) of a fresh process per path and round that does one forward and
-           backward: Python, torch and weights included; median of the rounds
-gpu        on a GPU: clips/s of a training step in bf16, compiled or not, its share of the rate of large matrix products
-           measured in the same run, and frames/s of RGB + difference inference
+counts     parameters, and GFLOP of one clip's forward pass by torch's counter on meta tensors (2 FLOP per multiply-add;
+           only products: BN, ReLU and sums are not counted), next to the printed numbers; "why" explains a difference.
+           Always at full size.
+time       forward + backward of one clip in fp32 on the CPU, both paths interleaved with the same weights and inputs:
+           median over the rounds, and the largest difference of the scores. The bound is the speed-up that the saved
+           products alone would give: FLOP of the literal path divided by FLOP of the fast one.
+memory     peak resident memory (the kernel's VmHWM) of a new process per path and round that does one forward and
+           backward pass, including Python, torch and the weights: median over the rounds
+gpu        on a GPU: clips/s of training steps in bf16, compiled and eager, as a share of the rate of large matrix
+           products measured in the same run, and frames/s of inference with RGB + RGB difference
 
 Writes   --json: hardware, versions, commit, scale, rows (name, params, paper_params, gflop, paper_gflop, literal_ms,
          fast_ms, speedup, max_abs_diff, literal_peak_mb, fast_peak_mb and more; null: not measured, or no such path),
          gpu, missed.
-Exit     0 measured, and what must hold held: at full size a speed-up of 1.2 (MRST-P), 1.1 and a lower peak (MRST-T),
-         1.15 (recurrent part of CRN), and 1e-4 between the paths, relative (gradients: or 1e-8 in float64); 1 one of
-         them does not hold; 2 refused before any work. Of reduced sizes only the scores' 1e-4 is judged.
+Exit     0 all requirements are met: at full size a speed-up of 1.2 (MRST-P), 1.1 with a lower peak (MRST-T) and 1.15
+         (recurrent part of CRN), and a relative difference of the paths of at most 1e-4 (gradients: or 1e-8 in
+         float64); 1 one of them is missed; 2 refused before any work. At reduced sizes only the difference of the
+         scores counts.
 """
 
 from __future__ import annotations
@@ -45,43 +47,41 @@ from pipeline.config.version import code_version
 from pipeline.data.decoding.factory import rank_cores
 
 _FLOAT64_TOLERANCE = 1e-8
-"""A ReLU or max-pool whose input is within rounding of its kink sends its gradient another way: behind many of them
-float32 gradients of any two orders of summation differ by per cents, those of one network on one thread and on two as
-well. Float64 tells whether the sums are the same.
+"""A ReLU or max-pool whose input is within rounding error of its kink sends its gradient another way. After many of
+them the float32 gradients of any two orders of summation differ by several per cent, even those of one network on one
+thread and on two. Float64 shows whether the sums are the same.
 """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelsArgs:
-    """Count, time and weigh the papers' networks."""
+    """Count, time and compare the papers' networks."""
 
     json: Path
     """File for the result."""
     only: tuple[str, ...] = ()
-    """Rows whose name holds one of these; none: all."""
+    """Rows whose name contains one of these; none: all."""
     scale: float = 1.0
-    """Share of the frames and of the side of a clip that is timed (at least 8 frames of 96 pixels); 1: the papers'
-    size.
-    """
+    """Fraction of the frames and of the side of the timed clip (at least 8 frames, 96 pixels); 1: the papers' size."""
     rounds: int = 5
-    """Turns of each path."""
+    """Timed passes of each path."""
     threads: int = 0
     """0: the cores this process may use."""
     time_all: bool = False
-    """Time every row; else those that something must hold of."""
+    """Time every row instead of only those with a requirement."""
     skip: tuple[Literal["time", "memory", "gpu"], ...] = ()
     """What is not measured."""
     batch_size: int = 16
-    """Clips of a step on a GPU; halved where they do not fit."""
+    """Clips per step on a GPU; halved until they fit."""
     steps: int = 10
-    """Steps of a time window on a GPU."""
+    """Steps per measurement on a GPU."""
 
     def __post_init__(self) -> None:
         require(0 < self.scale <= 1, "scale", self.scale, "must be in (0, 1]")
         for name in ("rounds", "batch_size", "steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         require(self.threads >= 0, "threads", self.threads, "must be 0 (all cores) or more")
-        require(self.json.parent.is_dir(), "json", str(self.json), "its folder does not exist; make it first")
+        require(self.json.parent.is_dir(), "json", str(self.json), "its folder does not exist; create it first")
         require(not self.json.is_dir(), "json", str(self.json), "is a folder; give a file in it")
 
 
@@ -98,7 +98,7 @@ def run(arguments: Sequence[str]) -> int:
         "threads": threads,
         "scale": args.scale,
         "flop_per_multiply_add": 2,
-        "peak": "VmHWM of a fresh process, MB of 1e6 bytes",
+        "peak": "VmHWM of a new process, MB of 1e6 bytes",
     }
     with Progress(console=errors, transient=True) as bar:
         task = bar.add_task("models", total=len(subjects))
@@ -119,7 +119,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def measure(subject: Subject, args: ModelsArgs, threads: int) -> dict[str, Any]:
-    """One row. Counts are of the full size; times and peaks of ``args.scale``."""
+    """One row: counts at full size, times and peaks at ``args.scale``."""
     params, fast_gflop = count(subject, literal=False)
     gflop = count(subject, literal=True)[1] if subject.has_literal() else fast_gflop
     row: dict[str, Any] = {
@@ -164,9 +164,9 @@ def measure(subject: Subject, args: ModelsArgs, threads: int) -> dict[str, Any]:
 
 
 def missed(subject: Subject, row: dict[str, Any], scale: float) -> list[str]:
-    """What of a row does not hold, one line each; what was not measured is not judged."""
-    # Gradients at reduced sizes: batch normalisation over a handful of values makes fp32 itself that uncertain, on
-    # either path.
+    """The requirements that a row misses, one line each; those that were not measured do not count."""
+    # Gradients at reduced sizes do not count: with batch normalisation over a handful of values, fp32 itself is that
+    # inaccurate on either path.
     lines = []
     if (row.get("relative_diff") or 0) > TOLERANCE:
         lines.append(f"{row['name']}: scores differ by {row['relative_diff']:.2g}, more than {TOLERANCE:g}")
@@ -179,8 +179,9 @@ def missed(subject: Subject, row: dict[str, Any], scale: float) -> list[str]:
             f"{row['name']}: gradients differ by {row['gradient_relative_diff']:.2g}, in float64 by"
             f" {row['float64_gradient_relative_diff']:.2g}"
         )
-    if subject.bar is not None and row["speedup"] is not None and row["speedup"] < subject.bar:
-        lines.append(f"{row['name']}: speed-up {row['speedup']:.3f} is below {subject.bar}")
+    required = subject.min_speedup
+    if required is not None and row["speedup"] is not None and row["speedup"] < required:
+        lines.append(f"{row['name']}: speed-up {row['speedup']:.3f} is below {required}")
     if (
         subject.less_memory
         and row["fast_peak_mb"]
@@ -195,10 +196,10 @@ def missed(subject: Subject, row: dict[str, Any], scale: float) -> list[str]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print a result: what was counted, what was timed, what a GPU did."""
+    """Print a result: counts, times, and what was measured on a GPU."""
     console.print(
         f"{result['hardware']['gpu'] or result['hardware']['cpu']}, {result['threads']} threads, scale"
-        f" {result['scale']:g}; 2 FLOP a multiply-add",
+        f" {result['scale']:g}; 2 FLOP per multiply-add",
         markup=False,
     )
     counts = Table(

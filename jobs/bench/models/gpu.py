@@ -1,4 +1,4 @@
-"""Full-size networks on a GPU: training clips/s in bf16, with and without compilation, and frames/s of inference."""
+"""Full-size networks on a GPU: clips/s of training in bf16, compiled and eager, and frames/s of inference."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from pipeline.models.precision import autocast
 log = logging.getLogger("jobs.bench.models.command")
 TRAINED = ("MRST-Net, units T", "CRN RIB, BN-Inception at 224", "CRN RIB, Inception v3 at 299")
 PAPER_FRAMES_PER_S = 200  # CRN Table 6: RGB + RGB differences on a GTX 1080
-_WARM_STEPS = 3  # kernels are chosen, memory is there, graphs are recorded
+_WARM_STEPS = 3  # until kernels are chosen, memory is allocated and graphs are recorded
 _MATRIX_SIDE = 8192
 
 
 def gpu_rows(
     device: torch.device, batch: int, steps: int, subjects: tuple[Subject, ...] = (), matrix_side: int = _MATRIX_SIDE
 ) -> dict[str, Any]:
-    """All of it on one device.
+    """Measure everything on one device.
 
     Args:
-        device: a CUDA device; the CPU works too and is for tests.
-        batch: clips; halved, and halved again, where memory does not suffice.
-        steps: timed steps of each measurement.
-        subjects: default: the papers' largest.
+        device: a CUDA device; the CPU works too, for tests.
+        batch: clips per step; halved until they fit the memory.
+        steps: timed steps per measurement.
+        subjects: networks; by default the papers' largest.
+        matrix_side: side of the square matrices.
 
     Returns:
-        matrix_tflops: of bf16 matrix products of this side, as measured here; training: rows; inference: rows. A
-            measurement that failed has
-        its reason under "error" and null figures.
+        matrix_tflops (measured rate of bf16 matrix products of ``matrix_side``), training (rows), inference (rows). A
+        failed measurement has its reason under "error" and no figures.
     """
     chosen = subjects or tuple(s for s in SUBJECTS if s.name in TRAINED)
     rate = matrix_rate(device, steps, matrix_side)
@@ -64,7 +64,7 @@ def gpu_rows(
 
 
 def matrix_rate(device: torch.device, repeats: int, side: int = _MATRIX_SIDE) -> float:
-    """FLOP/s of square bf16 matrix products: what the networks' share is taken of."""
+    """FLOP/s of square bf16 matrix products, the reference for the networks' rates."""
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     seconds = _seconds(lambda: a @ b, repeats, device)
     return 2 * side**3 / seconds
@@ -128,7 +128,7 @@ def _infer(
 
 
 def flop_of_step(subject: Subject) -> int:
-    """FLOP of a forward and backward pass of one clip, 2 a multiply-add, by torch's counter on meta tensors."""
+    """FLOP of a forward and backward pass of one clip, 2 per multiply-add, by torch's counter on meta tensors."""
     model = subject.build(literal=False)
     inputs = subject.inputs(model, 1)
     with FlopCounterMode(display=False) as counter:
@@ -145,9 +145,7 @@ def _guarded(
     compiled: bool,
     rate: float,
 ) -> dict[str, Any]:
-    """The row of one measurement, on half the batch as often as memory runs out; an error of torch's is told in the
-    row.
-    """
+    """The row of one measurement. The batch is halved while memory runs out; any other error is reported in the row."""
     while True:
         row: dict[str, Any] = {"name": subject.name, "batch": batch, "compiled": compiled, "error": None}
         try:
@@ -160,7 +158,7 @@ def _guarded(
             if batch == 1:
                 return row | {"error": f"out of memory with one clip: {_first_line(error)}"}
             log.warning("%s: %d clips do not fit, trying %d", subject.name, batch, batch // 2)
-        except Exception as error:  # compilers fail in many ways, and one must not cost the others' figures
+        except Exception as error:  # compilers fail in many ways; the other rows are still measured
             log.warning("%s, compiled %s: %s", subject.name, compiled, _first_line(error))
             return row | {"error": f"{type(error).__name__}: {_first_line(error)}"}
         batch //= 2
@@ -175,18 +173,18 @@ def _peak(device: torch.device) -> dict[str, float]:
 
 
 def _seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Median over three windows of the mean time of a call."""
+    """Mean time of a call in seconds: median of three measurements."""
     for _ in range(_WARM_STEPS):
         work()
-    windows = []
+    means = []
     for _ in range(3):
         _wait(device)
         start_s = time.perf_counter()
         for _ in range(repeats):
             work()
         _wait(device)
-        windows.append((time.perf_counter() - start_s) / repeats)
-    return statistics.median(windows)
+        means.append((time.perf_counter() - start_s) / repeats)
+    return statistics.median(means)
 
 
 def _wait(device: torch.device) -> None:

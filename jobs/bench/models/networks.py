@@ -1,6 +1,4 @@
-"""What ``jobs.bench models`` measures: the papers' networks at full size, the numbers printed for them, and why
-ours differ.
-"""
+"""What ``jobs.bench models`` measures: the papers' networks at full size, the printed numbers, and why ours differ."""
 
 from __future__ import annotations
 
@@ -25,36 +23,36 @@ Inputs = dict[str, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """One row: a network, or the recurrent part of one (everything behind the backbones)."""
+    """One row: a network, or its recurrent part (everything after the backbones)."""
 
     name: str
     model: ModelConfig
     crop: int
     num_classes: int
     part: str = "all"
-    """all, or recurrent: the backbones' feature maps come in as inputs."""
+    """all, or recurrent: the inputs are the backbones' feature maps."""
     paper_params: float | None = None
     paper_gflop: float | None = None
     why: str = ""
-    """Why our counts differ from the paper's, or what they are made of."""
+    """Why our counts differ from the paper's, or what they consist of."""
     timed: bool = False
-    bar: float | None = None
-    """Speed-up that forward + backward at full size must reach."""
+    min_speedup: float | None = None
+    """Required speed-up of forward + backward at full size."""
     less_memory: bool = False
-    """The fast path must also have the lower peak at full size."""
+    """Whether the fast path must also have the lower peak memory at full size."""
 
     def has_literal(self) -> bool:
-        """Whether there is a path that follows the equations literally beside the fast one."""
+        """Whether the network also has a path that follows the equations literally."""
         return isinstance(self.model, CRNConfig) or self.model.unit in ("P", "S", "T")
 
     def config(self, literal: bool) -> ModelConfig:
-        """The model's config on either path, without dropout, so that both can be compared."""
+        """The model's config for one of the two paths, without dropout, so that they can be compared."""
         if isinstance(self.model, CRNConfig):
             return dataclasses.replace(self.model, exact_literal=literal, dropout=0.0)
         return dataclasses.replace(self.model, pooled_gates=not literal, dropout=0.0)
 
     def scaled(self, scale: float) -> Subject:
-        """Fewer frames and pixels, same widths. 1: the paper's size."""
+        """The same widths with fewer frames and pixels. 1: the paper's size."""
         if scale == 1:
             return self
         frames = max(8, round(self.model.num_steps * scale))
@@ -62,13 +60,13 @@ class Subject:
         return dataclasses.replace(self, model=dataclasses.replace(self.model, num_steps=frames), crop=crop)
 
     def build(self, literal: bool, device: str = "meta") -> ActionModel:
-        """The network in training mode, with fresh weights."""
+        """The network in training mode, with random weights."""
         with torch.device(device):
             model = build_model(self.config(literal), num_classes=self.num_classes, crop=self.crop).train()
             return _without_backbones(model) if self.part == "recurrent" else model
 
     def inputs(self, model: ActionModel, batch: int, device: str = "meta") -> Inputs:
-        """Normally distributed inputs; feature maps that want a gradient where only the recurrent part is measured."""
+        """Normally distributed inputs; for the recurrent part, feature maps that require a gradient."""
         side = self.crop
         if self.part == "recurrent":
             assert isinstance(self.model, CRNConfig)
@@ -82,7 +80,7 @@ class Subject:
 
 
 def step_loss(model: ActionModel, inputs: Inputs, outputs: list[Tensor] | None = None) -> Tensor:
-    """A loss over the steps that a training iteration would supervise; scores are appended to ``outputs``."""
+    """A loss on the steps that a training iteration would supervise; scores are appended to ``outputs``."""
     scores = model(inputs, steps=model.draw_steps(torch.Generator().manual_seed(0)))
     if outputs is not None:
         outputs.extend(score.detach() for score in scores.values())
@@ -91,7 +89,7 @@ def step_loss(model: ActionModel, inputs: Inputs, outputs: list[Tensor] | None =
 
 
 def count(subject: Subject, literal: bool) -> tuple[int, float]:
-    """Parameters, and GFLOP of a forward pass of one clip, by torch's counter on meta tensors: 2 FLOP a
+    """Parameters, and GFLOP of a forward pass of one clip, by torch's counter on meta tensors: 2 FLOP per
     multiply-add.
     """
     model = subject.build(literal)
@@ -102,10 +100,10 @@ def count(subject: Subject, literal: bool) -> tuple[int, float]:
 
 
 def find_subjects(wanted: Iterable[str]) -> list[Subject]:
-    """Those whose name holds one of ``wanted``; all for none.
+    """Those whose name contains one of ``wanted``; all if it is empty.
 
     Raises:
-        ConfigError: nothing is found for one of them.
+        ConfigError: no name contains one of them.
     """
     subjects = {subject.name: subject for subject in SUBJECTS}
     words = tuple(wanted)
@@ -142,21 +140,21 @@ def _crn(
     part: str = "all",
     why: str = "",
     timed: bool = False,
-    bar: float | None = None,
+    min_speedup: float | None = None,
     **model: Any,
 ) -> Subject:
-    field, title, usual, _, _ = BACKBONES[backbone]
-    tail = f", {title} at {crop or usual}" + (", recurrent part" if part == "recurrent" else "")
+    paper = BACKBONES[backbone]
+    tail = f", {paper.title} at {crop or paper.crop}" + (", recurrent part" if part == "recurrent" else "")
     return Subject(
         name + tail,
-        CRNConfig(backbone=field, stack=5, **model),
-        crop or usual,
+        CRNConfig(backbone=paper.field, stack=5, **model),
+        crop or paper.crop,
         101,
         part,
         why=why,
         timed=timed,
-        bar=bar,
-    )  # type: ignore[arg-type]
+        min_speedup=min_speedup,
+    )
 
 
 def _mrst(name: str, why: str, num_classes: int, **values: Any) -> Subject:
@@ -170,28 +168,28 @@ def _mrst(name: str, why: str, num_classes: int, **values: Any) -> Subject:
 _NET = (
     "31.7 M is our count without the four CxC matrices (4.59 M), the classifier (0.41 M) and BN (0.06 M): 19.10 M in S,"
     " T, reduce and restore kernels, 12.59 M in the LSTM. 99.6 G is our 98.9 G of products on full maps (literal path)"
-    " and 0.5 to 0.8 G of BN, ReLU, sums and pooling, which the counter leaves out; so the paper's FLOPs hold the"
-    " matrices that its parameters lack. The paper counts unit T alone"
+    " plus 0.5 to 0.8 G of BN, ReLU, sums and pooling, which the counter omits; so the paper's FLOPs include the"
+    " matrices that its parameters do not. The paper only counts unit T"
 )
 _C3D = (
-    "321 MB are 4 bytes a parameter of the original C3D: Sports-1M's 487 classes and 8192 inputs to fc6 (320.0 MB)."
-    " With 224 pixels fc6 would have 25088 inputs and the net 590 MB: pool5 gives 4 x 4 here, which keeps the size."
+    "321 MB is 4 bytes per parameter of the original C3D: Sports-1M's 487 classes and 8192 inputs to fc6 (320.0 MB)."
+    " With 224 pixels fc6 would have 25088 inputs and the network 590 MB; here pool5 gives 4 x 4, which keeps the size."
     " 296.7 G is printed in Table 3; plain counting gives 308 G"
 )
 _STD = (
-    "209 MB: 1x1x1 convolutions around units of a quarter of C3D's widths, 8192 inputs to fc6, 101 classes, 4 bytes a"
-    " parameter: 208.8 MB"
+    "209 MB: 1x1x1 convolutions around units of a quarter of C3D's widths, 8192 inputs to fc6, 101 classes, 4 bytes"
+    " per parameter: 208.8 MB"
 )
 _STF = "213 MB is unexplained: gates of S and T themselves have no weights (equations 4 to 7), so this is STD's size"
-_UNITS = "211 MB is printed; STD and four CxC matrices a layer (0.30 M) make 210.0 MB"
-_CRN = "the paper prints no counts. Backbones included; see the row of the recurrent part"
+_UNITS = "211 MB is printed; STD with four CxC matrices per layer (0.30 M) is 210.0 MB"
+_CRN = "the paper prints no counts. Includes the backbones; see the row of the recurrent part"
 _PART = (
-    "the paper prints no counts. All behind the backbones: RIB, RAB, two ConvLSTM layers and the classifier of both"
-    " branches"
+    "the paper prints no counts. Everything after the backbones: RIB, RAB, two ConvLSTM layers and the classifier"
+    " of both branches"
 )
 
 SUBJECTS: tuple[Subject, ...] = (
-    _mrst("MRST-Net, units P", _NET, 400, unit="P", timed=True, bar=1.2),
+    _mrst("MRST-Net, units P", _NET, 400, unit="P", timed=True, min_speedup=1.2),
     _mrst("MRST-Net, units S", _NET, 400, unit="S", timed=True),
     _mrst(
         "MRST-Net, units T",
@@ -199,14 +197,14 @@ SUBJECTS: tuple[Subject, ...] = (
         400,
         unit="T",
         timed=True,
-        bar=1.1,
+        min_speedup=1.1,
         less_memory=True,
         paper_params=31.7e6,
         paper_gflop=99.6,
     ),
     _mrst(
         "MRST-Net, units T, projected shortcuts",
-        "1x1x1 convolutions with BN where channels grow: fits the printed FLOPs less well",
+        "1x1x1 convolutions with BN where the number of channels grows: fits the printed FLOPs less well",
         400,
         unit="T",
         shortcut="proj",
@@ -226,7 +224,7 @@ SUBJECTS: tuple[Subject, ...] = (
             why=_PART if part == "recurrent" else _CRN,
             rib=rib,
             timed=rib == "rib" and part == "recurrent",
-            bar=1.15 if rib == "rib" and part == "recurrent" else None,
+            min_speedup=1.15 if rib == "rib" and part == "recurrent" else None,
         )
         for b in BACKBONES
         for rib, word in (("none", "without RIB"), ("srib", "sRIB"), ("rib", "RIB"))
@@ -238,7 +236,7 @@ SUBJECTS: tuple[Subject, ...] = (
             "bni",
             f"CRN RIB {form}",
             part="recurrent",
-            why="another reading of Fig. 2, which the text does not settle",
+            why="another reading of Fig. 2, which the text leaves open",
             rib_form=form,
         )
         for form in ("sum", "split", "bottleneck")

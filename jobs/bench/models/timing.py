@@ -1,4 +1,6 @@
-"""Forward + backward of the fast path against the literal one: in turns for time and numbers, apart for peak memory."""
+"""Forward + backward of the fast path against the literal one: interleaved for times and values, in separate processes
+for peak memory.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,13 @@ log = logging.getLogger("jobs.bench.models.command")
 
 
 TOLERANCE = 1e-4
-"""Of two paths in float32, relative."""
+"""Largest relative difference of the two paths in float32."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Milliseconds of a forward and backward pass of one clip (median of the rounds, and the best), and how far the
-    paths are apart.
+    """Milliseconds of a forward and backward pass of one clip (median and minimum over the rounds), and the difference
+    of the paths.
     """
 
     fast_ms: float
@@ -41,29 +43,29 @@ class Comparison:
     literal_ms: float | None = None
     literal_best_ms: float | None = None
     max_abs_diff: float | None = None
-    """Largest difference of two scores."""
+    """Largest absolute difference of the scores."""
     relative_diff: float | None = None
-    """The same, by the largest score."""
+    """The same, divided by the largest absolute score."""
     gradient_relative_diff: float | None = None
-    """Norm of the difference of all gradients, by their norm."""
+    """Norm of the difference of all gradients, divided by their norm."""
     float64_gradient_relative_diff: float | None = None
-    """The same with both paths in float64. This and the next two are taken only where the paths differ by more than
-    ``TOLERANCE``.
+    """The same with both paths in float64. This and the next two are measured only if the float32 gradients differ by
+    more than ``TOLERANCE``.
     """
     fast_gradient_error: float | None = None
     """The fast path in float32 against the literal one in float64."""
     literal_gradient_error: float | None = None
-    """The literal path in float32 against itself in float64: what is float32's own."""
+    """The literal path in float32 against itself in float64: the error of float32 itself."""
 
     @property
     def speedup(self) -> float | None:
-        """Literal by fast, medians."""
+        """Ratio of the medians, literal to fast."""
         return None if self.literal_ms is None else self.literal_ms / self.fast_ms
 
 
 def compare(subject: Subject, rounds: int) -> Comparison:
-    """Both paths on the CPU with the same weights and inputs, in turns: other load hits both alike. One warm-up
-    round gives the numbers.
+    """Time both paths on the CPU with the same weights and inputs, interleaved, so that other load affects both alike.
+    The values are those of one warm-up round.
     """
     torch.manual_seed(0)
     fast = subject.build(literal=False, device="cpu")
@@ -107,10 +109,10 @@ def compare(subject: Subject, rounds: int) -> Comparison:
 
 
 def peak_memory_mb(subject: Subject, literal: bool, threads: int) -> tuple[float, float] | None:
-    """Peak of a fresh process that does one forward and backward pass, and what it held before the pass, both in MB.
+    """Peak memory of a new process that does one forward and backward pass, and its memory before the pass, in MB.
 
-    The peak is the kernel's high-water mark of resident memory: Python, torch and weights are in it. None where the
-    process died, for want of memory most likely; the log says so.
+    The peak is the kernel's high-water mark of resident memory, including Python, torch and the weights. None, with a
+    warning in the log, if the process died, most likely for lack of memory.
     """
     context = multiprocessing.get_context("spawn")
     with _freed_at_once(), concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -127,10 +129,10 @@ def peak_memory_mb(subject: Subject, literal: bool, threads: int) -> tuple[float
 
 @contextlib.contextmanager
 def _freed_at_once() -> Iterator[None]:
-    """Processes begun meanwhile give every large block back when it is freed.
+    """Processes started in this context return every large block to the system as soon as it is freed.
 
-    glibc otherwise raises its threshold with use and keeps holes in the heap: marks of equal passes then differ by 150
-    MB.
+    Otherwise glibc raises its mmap threshold with use and keeps holes in the heap, and the peaks of equal passes differ
+    by 150 MB.
     """
     name = "MALLOC_MMAP_THRESHOLD_"
     before = os.environ.get(name)
@@ -159,7 +161,7 @@ def _resident_mb(field: str) -> float:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(field + ":"):
                 return int(line.split()[1]) * 1024 / 1e6
-    # Not Linux. (On Linux ru_maxrss would start at the parent's peak, which exec hands down.)
+    # Not Linux. (On Linux ru_maxrss would start at the parent's peak, which survives exec.)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
@@ -188,6 +190,6 @@ def _float64_gradients(subject: Subject, literal: bool, model: ActionModel, inpu
 
 
 def relative(tensors: list[Tensor], true: list[Tensor]) -> float:
-    """Norm of the difference, by the norm of ``true``; summed in float64."""
+    """Norm of the difference divided by the norm of ``true``, in float64."""
     apart = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(tensors, true, strict=True))
     return (apart / sum(float(b.double().square().sum()) for b in true)) ** 0.5

@@ -21,7 +21,7 @@ Backbone = BNInception | InceptionV3
 
 
 def make_backbone(config: CRNConfig, in_channels: int) -> Backbone:
-    """The backbone of one branch, with fresh weights."""
+    """The backbone of one branch, with random weights."""
     kind = InceptionV3 if config.backbone == "inceptionv3" else BNInception
     backbone = kind(in_channels, config.width, config.backbone_stages)
     backbone.recompute = config.recompute

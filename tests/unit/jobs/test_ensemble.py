@@ -254,7 +254,7 @@ def test_evaluations_of_older_code_and_damaged_files(runs: Runs) -> None:
     a.write(path, whole)
     a.write(report_path("test", "4x1", "npz"), b.read(report_path("test", "4x1", "npz")))
     refused(
-        f"the stored predictions are not those of the report): run `python -m jobs.evaluate {a.uri} --split test"
+        f"the stored predictions do not match the report's sha256): run `python -m jobs.evaluate {a.uri} --split test"
         " --again`",
         a.uri,
         b.uri,

@@ -152,7 +152,7 @@ def test_where_runs_go() -> None:
 
 def test_runs_that_do_not_exist(tmp_path: Path) -> None:
     uri = f"file://{tmp_path}/none"
-    with pytest.raises(UserError, match=r"is no run: run\.json is missing"):
+    with pytest.raises(UserError, match=r"is not a run: run\.json is missing"):
         evaluate_job.evaluate(evaluate_job.EvaluateArgs(uri))
     with pytest.raises(UserError, match="is no run"):
         promote_job.promote(promote_job.PromoteArgs(uri, "m"))

@@ -105,7 +105,7 @@ def test_stored_and_read_again(tmp_path: Path) -> None:
     with np.load(tmp_path / "p.npz", allow_pickle=False) as plain:  # as anybody reads it
         assert sorted(plain.files) == ["keys", "labels", "probabilities_diff-online", "probabilities_rgb"]
         assert plain["probabilities_rgb"].shape == (V, N)
-    with pytest.raises(UserError, match="not those of the report"):
+    with pytest.raises(UserError, match="do not match the report's sha256"):
         read_predictions(data[:-1], digest)
     with pytest.raises(UserError, match="not a file of predictions"):
         read_predictions(b"text", hashlib.sha256(b"text").hexdigest())
@@ -132,7 +132,7 @@ def test_refused_averages() -> None:
     fewer = dataclasses.replace(b, keys=("other", *b.keys[1:]))
     with pytest.raises(
         ConfigError,
-        match=r"keys = \['other', 'video-000'\]: a and b were evaluated on different videos, 2 are in one alone",
+        match=r"keys = \['other', 'video-000'\]: a and b were evaluated on different videos \(2 are in only one\)",
     ):
         average([Net("a", "rgb", a), Net("b", "rgb", fewer)])
     labels = b.labels.copy()

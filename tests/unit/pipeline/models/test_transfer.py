@@ -79,11 +79,11 @@ def test_the_same_model_comes_along_whole(name: str) -> None:
         ),
         (
             lambda s: s.update({"extra.weight": torch.zeros(7, 2)}),
-            r"extra\.weight has shape \(7, 2\) there and is missing here",
+            r"extra\.weight has shape \(7, 2\) in that run and is missing in this model",
         ),
         (
             lambda s: s.update({"lstm.bias_ih_l0": torch.zeros(24)}),
-            r"lstm\.bias_ih_l0 has shape \(20,\) here and \(24,\) there",
+            r"lstm\.bias_ih_l0 has shape \(20,\) here and \(24,\) in that run",
         ),
         (
             lambda s: s.update({"stem.tube.spatial_bn.bias": torch.full((4,), float("inf"))}),
@@ -91,7 +91,7 @@ def test_the_same_model_comes_along_whole(name: str) -> None:
         ),
         (
             lambda s: s.update({"fc.weight": torch.zeros(9, 5)}),
-            r"fc\.weight has shape \(3, 5\) here and \(9, 5\) there",
+            r"fc\.weight has shape \(3, 5\) here and \(9, 5\) in that run",
         ),
     ],
 )

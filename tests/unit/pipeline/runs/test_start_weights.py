@@ -139,7 +139,7 @@ def command(tiny_set: str, tmp_path: Path, *args: str) -> list[str]:
 def test_a_missing_file_is_refused_before_anything_is_started(tiny_set: str, tmp_path: Path, no_ray: None) -> None:
     with pytest.raises(ConfigError, match=r"model\.pretrained = '.*none\.pt': give the path of .*does not exist"):
         train_job.main(command(tiny_set, tmp_path, "--model.pretrained", str(tmp_path / "none.pt")))
-    with pytest.raises(ConfigError, match=r"start_from = 'file://.*/none': .*is no run"):
+    with pytest.raises(ConfigError, match=r"start_from = 'file://.*/none': .*is not a run"):
         train_job.main(command(tiny_set, tmp_path, "--start-from", f"file://{tmp_path}/none"))
     assert not (tmp_path / "out").exists()
 
@@ -177,14 +177,14 @@ def test_the_driver_says_what_it_starts_from_and_prepare_says_nothing(
     with pytest.raises(Reached):
         train_job.main(command(tiny_set, tmp_path, "--start-from", run.uri))
     assert f"weights of {run.uri}/checkpoint_9/model.safetensors (sha256 " in (said := lines())
-    assert "classifier fresh: that run's classes are other ones" in said
+    assert "classifier initialised: that run has other classes" in said
     config = dataclasses.replace(
         config, recipe="mrst_t4_ucf", run=dataclasses.replace(config.run, output=f"file://{tmp_path}/out")
     )
     with pytest.raises(Reached):
         train_job.train(config)
     assert (
-        "this run starts from fresh weights; the paper's from a finished run of mrst_t3_k400, classifier fresh:"
+        "this run starts from random weights; the paper's from a finished run of mrst_t3_k400, with a new classifier:"
         " --start-from RUN" in lines()
     )
 
@@ -231,8 +231,8 @@ def test_another_file_is_another_run(twin: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,
         match=(
-            rf"model\.pretrained = 'file://{twin}': the file was {config.start_digest[:12]} .* when the run began and"
-            rf" is {changed.start_digest[:12]} now"
+            rf"model\.pretrained = 'file://{twin}': the file had sha256 {config.start_digest[:12]} when the run started"
+            rf" and has {changed.start_digest[:12]} now"
         ),
     ):
         first_model(config, 3, start)
@@ -247,7 +247,7 @@ def test_another_file_is_another_run(twin: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("https://x.org/w.pt", "what lies elsewhere must be downloaded first"),
+        ("https://x.org/w.pt", "download files from elsewhere first"),
         ("s3://bucket", "give the path of a .safetensors"),
         ("s3://bucket/", "give the path of a .safetensors"),
         ("s3://bucket/none.pt", "s3://bucket/none.pt does not exist"),
@@ -312,7 +312,7 @@ def test_runs_to_start_from_that_cannot(run: Storage, s3: MemoryS3) -> None:
         with pytest.raises(ConfigError, match=rf"(start_from|clip\.\w+) = .*{message}"):
             find_start(dataclasses.replace(config or mrst(), start_from=name or run.uri), CLASSES)
 
-    refused("is no run: run.json is missing")
+    refused("is not a run: run.json is missing")
     refused("give the run's whole URI", name="some-run")
     refused("bucket 'absent' does not exist", name="s3://absent/runs/x")
     refused("is no run", name="s3://bucket/runs/x")
@@ -371,7 +371,7 @@ def test_who_is_told_that_weights_are_missing(run: Storage) -> None:
     assert "public ImageNet weights of BN-Inception" in missing_start(row)
     assert "--model.pretrained FILE; model.backbone_norm partial never learns" in missing_start(row)
     assert missing_start(pretrained(row, "w.pth")) == missing_start(from_run(row, run)) == ""
-    assert "a finished run of mrst_t2_k400_stf, classifier fresh: --start-from RUN" in missing_start(
+    assert "a finished run of mrst_t2_k400_stf, with a new classifier: --start-from RUN" in missing_start(
         find_recipe("mrst_t2_hmdb_stf")
     )
     assert "2D twin" in missing_start(find_recipe("mrst_t3_k400"))

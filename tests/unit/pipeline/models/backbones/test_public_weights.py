@@ -263,7 +263,7 @@ def test_the_bytes_say_what_they_are() -> None:
         saved(Path("x")),
     )  # the last: code could run
     for data in (b"", b"junk", good[:-5], good[:12], saved(state)[:200], legacy[:300], *objects):
-        with pytest.raises(ConfigError, match=r"start_from = 's3://b/x': give a (sound|file)"):
+        with pytest.raises(ConfigError, match=r"start_from = 's3://b/x': give (an intact|a file)"):
             parse_weights(data, "s3://b/x", "start_from")
 
 
@@ -321,7 +321,7 @@ def test_the_meta_device_checks_and_copies_nothing() -> None:
             build_model(
                 config, num_classes=3, crop=224, weights={k: v for k, v in state.items() if k != "conv1_7x7_s2.bias"}
             )
-    with pytest.raises(ConfigError, match="name the file that the weights come from"):
+    with pytest.raises(ConfigError, match="give the file that the weights come from"):
         build_model(CRNConfig(hidden=4), num_classes=3, crop=224, weights=state)
 
 
