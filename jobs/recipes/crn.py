@@ -11,44 +11,12 @@ from __future__ import annotations
 import functools
 from typing import Any, Literal, NamedTuple
 
-from jobs.recipes.registry import Ensemble, Family, PrintedNumber, Recipe, recipe, register, register_ensemble
+from jobs.recipes.crn_paper import FAMILY, TABLE1, TABLE2, TABLE3, TABLE4
+from jobs.recipes.registry import Ensemble, PrintedNumber, Recipe, recipe, register, register_ensemble
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import BackboneName, CRNConfig, Modality
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
 
-FAMILY = Family(
-    source="Sun et al., Coupled Recurrent Network, section 5.1",
-    stated=(
-        "two ConvLSTM layers per branch, 3x3, 512 maps; RAB is one 1x1 convolution; T = 10 sequential frames",
-        "SGD, momentum 0.9, weight decay 5e-4; initial learning rate 1e-2, backbones 1e-3, end to end",
-        "strategy c: the last step and one random earlier step are supervised (compared in Table 2)",
-        "test: mean probabilities of 4 regularly spaced clips; the two branches (S-Net, T-Net) are reported separately",
-    ),
-    choices=(
-        (
-            "frames: stride 1 ('ten sequential frames'); every motion step stacks 5 frames, 10 (flow) or 15 (diff)"
-            " channels, as in TSN, whose baselines the tables quote"
-        ),
-        "batch of 32 clips: 8 ranks of 4; on fewer GPUs set data.micro-batch for the same mathematics",
-        (
-            "60 epochs on UCF-101 (18 k steps, as long as TSN's flow nets) and HMDB-51, 10 on Moments in Time (a"
-            " quarter of a million steps)"
-        ),
-        "decay: half a cosine down to 1 %; the paper only says 'initial learning rate'",
-        "dropout 0.5 before the classifiers: small data sets, large heads; TSN uses 0.2 (BN-Inception) to 0.8",
-        "gradient norm clipped at 20, as in TSN; recurrent networks need a limit",
-        "crops: TSN's corner crops of 1, 7/8, 3/4 and 0.66 of the short side, and flips; centre crop for testing",
-        (
-            "input 224 (short side 256) in Caffe's BGR for BN-Inception, 299 (short side 341) with mean and std 0.5 for"
-            " Inception v3, as their public weights were trained"
-        ),
-        "optical flow: TV-L1 clipped to +-20 pixels, as stored; divided by 5, so that typical motion is about 1",
-        (
-            "batch normalisation: TSN's partial BN, only the first layer of each backbone is trained; this needs the"
-            " public weights (--model.pretrained FILE): without them use --model.backbone-norm train"
-        ),
-    ),
-)
 DATA = {"ucf": "UCF-101", "hmdb": "HMDB-51", "mit": "Moments in Time, 339 classes"}
 
 
@@ -68,6 +36,8 @@ BACKBONES = {
     "v3": PaperBackbone("inceptionv3", "Inception v3", 299, 341, "inception"),
 }
 EPOCHS = {"ucf": 60, "hmdb": 60, "mit": 10}
+STREAMS: tuple[Modality, ...] = ("rgb", "flow", "diff")
+PAIRS: dict[str, tuple[Modality, ...]] = {"flow": ("rgb", "flow"), "diff": ("rgb", "diff")}
 MOTION = {"flow": "flow", "diff": "RGB difference", "diff-online": "RGB difference computed from the decoded frames"}
 RIBS = {"none": "without RIB", "srib": "sRIB", "rib": "RIB"}
 
@@ -150,44 +120,6 @@ def _pair(first: float, second: float) -> tuple[PrintedNumber, ...]:
     return PrintedNumber("S-Net", first), PrintedNumber("T-Net", second)
 
 
-# Data and backbone -> RIB -> S-Net, T-Net with flow; S-Net, T-Net with differences.
-TABLE1: dict[tuple[str, str], dict[str, tuple[float, float, float, float]]] = {
-    ("ucf", "bni"): {
-        "none": (88.3, 90.6, 86.7, 87.9),
-        "srib": (90.4, 92.3, 88.7, 89.3),
-        "rib": (91.4, 93.0, 89.5, 90.7),
-    },
-    ("ucf", "v3"): {
-        "none": (91.0, 92.3, 88.9, 90.2),
-        "srib": (91.8, 92.9, 90.4, 90.8),
-        "rib": (93.0, 93.5, 91.2, 91.6),
-    },
-    ("hmdb", "bni"): {
-        "none": (54.7, 61.8, 52.7, 54.9),
-        "srib": (58.6, 63.5, 55.4, 57.6),
-        "rib": (60.3, 67.5, 55.9, 59.0),
-    },
-    ("hmdb", "v3"): {
-        "none": (61.5, 64.1, 57.1, 58.2),
-        "srib": (63.1, 65.8, 59.0, 59.9),
-        "rib": (64.4, 67.7, 60.9, 60.9),
-    },
-}
-# Strategy -> S-Nets, T-Nets (flow), T-Nets (differences).
-TABLE2 = {"a": (55.5, 62.2, 56.4), "b": (47.3, 57.2, 49.7), "c": (58.1, 67.5, 59.0), "d": (56.9, 66.9, 58.6)}
-# Data and backbone -> N-CRN, CRN, CRN + N-CRN, each as S-Nets, T-Nets (flow), T-Nets (differences).
-TABLE3 = {
-    ("ucf", "bni"): ((84.7, 85.6, 86.2), (90.4, 91.8, 89.5), (91.0, 92.2, 89.7)),
-    ("hmdb", "bni"): ((51.4, 56.9, 53.2), (58.1, 67.5, 59.0), (59.0, 68.3, 60.7)),
-    ("hmdb", "v3"): ((52.4, 57.9, 54.9), (62.7, 67.7, 60.9), (63.2, 69.2, 61.9)),
-}
-# Data and backbone -> late, early, N-CRN, CRN, CRN + N-CRN: means of three splits.
-TABLE4 = {
-    ("ucf", "bni"): (92.4, 92.7, 92.2, 93.5, 94.6),
-    ("hmdb", "bni"): (66.5, 66.3, 65.7, 67.8, 69.4),
-    ("ucf", "v3"): (92.5, 92.7, 93.1, 94.1, 94.9),
-    ("hmdb", "v3"): (67.5, 67.1, 66.3, 68.2, 70.6),
-}
 MEAN_OF_PAIRS = "the printed S-Net is the mean of this training and the one with the other motion modality"
 SPLIT1 = "split 1: the paper does not say so for Table 1, but Table 3, for which it does, has the same numbers"
 N_CRN = (
@@ -208,7 +140,7 @@ def _table_1() -> None:
                     "split 1",
                     data,
                     backbone,
-                    ("rgb", motion),
+                    PAIRS[motion],
                     _pair(*printed),
                     (SPLIT1,),
                     rib=rib,
@@ -227,7 +159,7 @@ def _table_2() -> None:
                 "split 1",
                 "hmdb",
                 "bni",
-                ("rgb", motion),
+                PAIRS[motion],
                 _pair(spatial, temporal),
                 notes,
                 strategy=strategy,
@@ -237,7 +169,7 @@ def _table_2() -> None:
 def _table_3() -> None:
     for (data, backbone), (own, coupled, both) in TABLE3.items():
         stem = f"crn_t3_{data}_{backbone}"
-        for modality, value in zip(("rgb", "flow", "diff"), own, strict=True):
+        for modality, value in zip(STREAMS, own, strict=True):
             net = "S-Net" if modality == "rgb" else "T-Net"
             _add(
                 f"{stem}_ncrn_{modality}",
@@ -265,7 +197,7 @@ def _table_3() -> None:
                 "split 1",
                 data,
                 backbone,
-                ("rgb", motion),
+                PAIRS[motion],
                 _pair(coupled[0], temporal),
                 tuple(notes),
             )
@@ -358,7 +290,7 @@ def _table_5() -> None:
             "",
             "mit",
             "v3",
-            ("rgb", motion),
+            PAIRS[motion],
             spatial + printed,
             notes,
         )
@@ -369,7 +301,7 @@ def _table_5() -> None:
             "",
             "mit",
             "v3",
-            ("rgb", motion),
+            PAIRS[motion],
             (),
             (*v3, N_CRN),
             partner="self",

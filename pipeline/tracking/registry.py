@@ -46,7 +46,10 @@ class VideoModel(mlflow.pyfunc.PythonModel):
     def load_context(self, context: Any) -> None:
         self._predictor = self._load(Path(context.artifacts["model"]))
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    # MLflow's abstract method has no annotations and an empty body, from which pyright infers that it returns None.
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame:
         if self._predictor is None:
             self.load_context(context)
         assert self._predictor is not None

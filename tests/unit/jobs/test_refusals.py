@@ -154,7 +154,7 @@ def test_runs_that_do_not_exist(tmp_path: Path) -> None:
     uri = f"file://{tmp_path}/none"
     with pytest.raises(UserError, match=r"is not a run: run\.json is missing"):
         evaluate_job.evaluate(evaluate_job.EvaluateArgs(uri))
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not a run"):
         promote_job.promote(promote_job.PromoteArgs(uri, "m"))
     with pytest.raises(UserError, match="give the run's whole URI"):
         evaluate_job.evaluate(evaluate_job.EvaluateArgs("some-run"))

@@ -278,7 +278,7 @@ def test_gpu_rows_on_a_gpu() -> None:
         (["--rounds", "0"], r"rounds = 0: must be at least 1"),
         (["--threads", "-1"], r"threads = -1"),
         (["--only", "VGG"], r"only = 'VGG': use a part of one of: MRST-Net"),
-        (["--json", "no/folder/x.json"], r"json = .*make it first"),
+        (["--json", "no/folder/x.json"], r"json = .*create it first"),
     ],
 )
 def test_wrong_input_is_refused(words: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def test_refused_averages() -> None:
         average([Net("a", "rgb", a), Net("b", "rgb", fewer)])
     labels = b.labels.copy()
     labels[5] = (labels[5] + 1) % N
-    with pytest.raises(ConfigError, match=r"labels = \['video-005'\]: a and b have other labels for 1 videos"):
+    with pytest.raises(ConfigError, match=r"labels = \['video-005'\]: a and b have different labels for 1 videos"):
         average([Net("a", "rgb", a), Net("b", "rgb", dataclasses.replace(b, labels=labels))])
 
 

@@ -239,7 +239,7 @@ def test_another_file_is_another_run(twin: Path, tmp_path: Path) -> None:
     twin.unlink()
     with pytest.raises(
         ConfigError,
-        match=rf"model\.pretrained = 'file://{twin}': node \S+ cannot read it; put it where every node does",
+        match=rf"model\.pretrained = 'file://{twin}': node \S+ cannot read it; put it where every node can",
     ):
         first_model(config, 3, start)
 
@@ -313,7 +313,7 @@ def test_runs_to_start_from_that_cannot(run: Storage, s3: MemoryS3) -> None:
             find_start(dataclasses.replace(config or mrst(), start_from=name or run.uri), CLASSES)
 
     refused("is not a run: run.json is missing")
-    refused("give the run's whole URI", name="some-run")
+    refused("give the run's full URI", name="some-run")
     refused("bucket 'absent' does not exist", name="s3://absent/runs/x")
     refused("is no run", name="s3://bucket/runs/x")
     store_run(run, mrst())
@@ -369,7 +369,7 @@ def test_who_is_told_that_weights_are_missing(run: Storage) -> None:
     assert missing_start(find_recipe("mrst_demo")) == missing_start(find_recipe("mrst_t2_k400_t")) == ""
     row = find_recipe("crn_t1_ucf_bni_rib_flow")
     assert "public ImageNet weights of BN-Inception" in missing_start(row)
-    assert "--model.pretrained FILE; model.backbone_norm partial never learns" in missing_start(row)
+    assert "--model.pretrained FILE; model.backbone_norm partial keeps the initial statistics" in missing_start(row)
     assert missing_start(pretrained(row, "w.pth")) == missing_start(from_run(row, run)) == ""
     assert "a finished run of mrst_t2_k400_stf, with a new classifier: --start-from RUN" in missing_start(
         find_recipe("mrst_t2_hmdb_stf")

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.config.model import MRSTConfig
 from pipeline.models import build_model, count_parameters
 from pipeline.models.mrst.model import MRSTNet
-from pipeline.models.mrst.unit import MutualGates, ResidualTube, TemporalConv
+from pipeline.models.mrst.mutual import MutualGates
+from pipeline.models.mrst.unit import ResidualTube, TemporalConv
 from tests.oracles import mrst_equations
 
 
