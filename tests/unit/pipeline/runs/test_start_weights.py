@@ -362,7 +362,7 @@ def test_runs_of_older_code_stay_readable(run: Storage) -> None:
     assert read_run(run).train_config() == config == config_from_dict(fields)
     assert (
         not {"start_from", "start_digest"} & mrst().identity().keys()
-    )  # so that the default id of a run from fresh weights stays
+    )  # so that the default id of a run from random weights stays
 
 
 def test_who_is_told_that_weights_are_missing(run: Storage) -> None:
