@@ -156,7 +156,7 @@ def test_runs_that_do_not_exist(tmp_path: Path) -> None:
         evaluate_job.evaluate(evaluate_job.EvaluateArgs(uri))
     with pytest.raises(UserError, match="is not a run"):
         promote_job.promote(promote_job.PromoteArgs(uri, "m"))
-    with pytest.raises(UserError, match="give the run's whole URI"):
+    with pytest.raises(UserError, match="give the run's full URI"):
         evaluate_job.evaluate(evaluate_job.EvaluateArgs("some-run"))
 
 

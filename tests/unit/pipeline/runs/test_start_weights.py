@@ -315,7 +315,7 @@ def test_runs_to_start_from_that_cannot(run: Storage, s3: MemoryS3) -> None:
     refused("is not a run: run.json is missing")
     refused("give the run's full URI", name="some-run")
     refused("bucket 'absent' does not exist", name="s3://absent/runs/x")
-    refused("is no run", name="s3://bucket/runs/x")
+    refused("is not a run", name="s3://bucket/runs/x")
     store_run(run, mrst())
     refused(
         r"stem\.spatial\.weight has shape \(8, 3, 7, 7\) here and \(4, 3, 7, 7\) there; give a run of the same model,"
