@@ -318,21 +318,21 @@ def test_runs_to_start_from_that_cannot(run: Storage, s3: MemoryS3) -> None:
     refused("is not a run", name="s3://bucket/runs/x")
     store_run(run, mrst())
     refused(
-        r"stem\.spatial\.weight has shape \(8, 3, 7, 7\) here and \(4, 3, 7, 7\) there; give a run of the same model,"
-        r" or make this one alike: .*model.stem 8 here and 4 there",
+        r"stem\.spatial\.weight has shape \(8, 3, 7, 7\) here and \(4, 3, 7, 7\) in that run; give a run of the same model,"
+        r" or change this one: .*model.stem 8 here and 4 there",
         mrst(stem=8, out=(8, 8)),
     )
     refused(
-        r"lstm\.weight_ih_l0 has shape \(20, 96\) here and \(20, 24\) there; .* clip.crop 64 here and 32 there",
+        r"lstm\.weight_ih_l0 has shape \(20, 96\) here and \(20, 24\) in that run; .* clip.crop 64 here and 32 there",
         dataclasses.replace(mrst(), clip=ClipConfig(num_frames=4, crop=64)),
     )
-    refused("give a run of a crn model; that one is of mrst", crn())
+    refused("give a run of a crn model; that one is of a mrst", crn())
     store_run(run, mrst(unit="2D"))
     refused("that run is a 2D twin: give its checkpoint's model.safetensors as model.pretrained")
     store_run(run, crn({"flow_std": 2.0}))
-    refused("learned from flow with clip.flow_std 2.0: use that", crn())
+    refused("was trained on flow with clip.flow_std 2.0: use that", crn())
     store_run(run, crn({"norm": "caffe"}))
-    refused("learned from rgb with clip.norm caffe: use that", crn())
+    refused("was trained on rgb with clip.norm caffe: use that", crn())
     store_run(run, crn(modalities=("flow",), partner="off"))
     refused(
         r"branches\.flow\.\S+ has shape \(.*\) in this model and is missing in that run; "
@@ -340,9 +340,9 @@ def test_runs_to_start_from_that_cannot(run: Storage, s3: MemoryS3) -> None:
         crn(modalities=("flow",), partner="self"),
     )
     run.delete("checkpoint_9/model.safetensors")
-    refused("the run's last checkpoint lacks its weights")
+    refused("the run's last checkpoint has no weights")
     run.delete("result.json")
-    refused("has not finished: run the same jobs.train command again to go on")
+    refused("has not finished: run the same jobs.train command again to resume it")
 
 
 def test_a_2d_twin_of_ours_is_given_as_a_file(run: Storage) -> None:
