@@ -318,8 +318,8 @@ def test_runs_to_start_from_that_cannot(run: Storage, s3: MemoryS3) -> None:
     refused("is not a run", name="s3://bucket/runs/x")
     store_run(run, mrst())
     refused(
-        r"stem\.spatial\.weight has shape \(8, 3, 7, 7\) here and \(4, 3, 7, 7\) in that run; give a run of the same model,"
-        r" or change this one: .*model.stem 8 here and 4 there",
+        r"stem\.spatial\.weight has shape \(8, 3, 7, 7\) here and \(4, 3, 7, 7\) in that run;"
+        r" give a run of the same model, or change this one: .*model.stem 8 here and 4 there",
         mrst(stem=8, out=(8, 8)),
     )
     refused(
