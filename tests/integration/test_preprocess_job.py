@@ -132,7 +132,7 @@ def test_a_whole_run_and_what_a_second_one_does(ready, tmp_path, capsys):
         UserError, match=r"made with other parameters \(crf 20 -> 30\): use another --out, or --overwrite"
     ):
         preprocess(config(ready, tmp_path, stored=StoredConfig(short_side=32, modalities=("rgb", "diff"), crf=30)))
-    with pytest.raises(UserError, match=r"made of other videos \(or of another --samples-per-shard\)"):
+    with pytest.raises(UserError, match=r"made of other videos \(or with another --samples-per-shard\)"):
         preprocess(config(ready, tmp_path, samples_per_shard=6))
     with pytest.raises(UserError, match=r"made as data set 'out' with 2 classes, not 'new'"):
         preprocess(config(ready, tmp_path, name="new"))
@@ -185,7 +185,7 @@ def test_a_dry_run_measures_and_writes_nothing(ready, tmp_path, capsys):
     assert preprocess(config(ready, tmp_path, dry_run=True, dry_run_clips=3)) is None
     text = capsys.readouterr().out
     assert not (tmp_path / "out").exists()
-    assert "9 there, 1 missing" in text
+    assert "9 found, 1 missing" in text
     assert re.search(r"core-hours\s+│\s+0\.\d+ ± 0\.\d+", text), text
     assert re.search(r"storage\s+│\s+[\d.]+ [kM]B", text)
 
@@ -261,7 +261,7 @@ def test_refused_before_ray_is_touched(ready, tmp_path):
     with pytest.raises(ReciprocalError, match=r"1 of 10 videos are missing, more than --max-missing 0%"):
         preprocess(config(ready, tmp_path, max_missing="0%"))
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ConfigError, match=r"annotations = .* the folder format has none"):
+    with pytest.raises(ConfigError, match=r"annotations = .* the folder format has no lists"):
         config(ready, tmp_path, format="folder")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/below cannot be written"):
