@@ -60,7 +60,9 @@ def time_steps(
     """
     step = _step(model_config, num_classes, crop, device)
     with contextlib.closing(_endless(loader)) as batches:  # type: ignore[type-var]
-        for _ in range(_WARM_STEPS):
+        batch = next(batches).to(device, non_blocking=True)
+        step(batch)
+        for _ in range(_WARM_STEPS - 1):
             batch = next(batches).to(device, non_blocking=True)
             step(batch)
         for _ in range(_WARM_STEPS):
