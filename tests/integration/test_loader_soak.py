@@ -48,7 +48,7 @@ def test_two_thousand_batches_grow_nothing(
     manifest = read_manifest(target)
     # The cache is smaller than the data set, so that there are GETs as well as hits.
     cache = {"cache_dir": str(tmp_path / "cache"), "cache_gb": 5e-5} if cached else {}
-    data = DataConfig(batch_size=1, decode_threads=1, decoder="dali", fetch_threads=8, **cache)  # type: ignore[arg-type]
+    data = DataConfig(batch_size=1, decode_threads=1, decoder="dali", fetch_threads=8, **cache)
     memory_mb: list[float] = []
     counts: list[tuple[int, int]] = []
     epoch = 0

@@ -104,7 +104,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
         self._send(
             200,
-            f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{items}{token}</ListBucketResult>".encode(),
+            f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{items}{token}"
+            "</ListBucketResult>".encode(),
         )
 
     def do_PUT(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,8 @@ class ConvLSTMCell(nn.Module):
         """Pre-activations of the four gates, (B, 4 f, H, W)."""
         height, width = x_BCHW.shape[2:]
         if x_BCHW.device.type != "cpu" or x_BCHW.shape[0] * height * width >= weight.shape[0]:
-            return F.conv2d(x_BCHW, weight, self.gates.bias, padding=self.gates.padding)  # pyright: ignore[reportArgumentType]
+            padding: Any = self.gates.padding  # pairs of numbers; torch's stub says also text
+            return F.conv2d(x_BCHW, weight, self.gates.bias, padding=padding)
         # With fewer positions than output channels the weights (75 MB at f = 512) are larger than the patches. The
         # CPU's convolution reorders the weights at every step; a matrix product reads them once. Measured on 7x7 maps:
         # forward and backward are 4 times as fast for one clip, twice as fast for four.
@@ -97,11 +99,11 @@ class ConvLSTMCell(nn.Module):
         """
         weight, bias = self.gates.weight, self.gates.bias
         assert bias is not None
-        padding = self.gates.padding
+        padding: Any = self.gates.padding
         sums: list[Tensor] = []
         for rows, shift in zip(weight.split(self.hidden), bias.split(self.hidden), strict=True):
-            of_x = F.conv2d(x_BCHW, rows[:, : self.in_channels], shift, padding=padding)  # pyright: ignore[reportArgumentType]
-            of_h = F.conv2d(state[0].to(x_BCHW.dtype), rows[:, self.in_channels :], padding=padding)  # pyright: ignore[reportArgumentType]
+            of_x = F.conv2d(x_BCHW, rows[:, : self.in_channels], shift, padding=padding)
+            of_h = F.conv2d(state[0].to(x_BCHW.dtype), rows[:, self.in_channels :], padding=padding)
             sums.append(of_x + of_h)
         i, f, o, g = (gate.to(self.cell_dtype(gate)) for gate in sums)
         cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()

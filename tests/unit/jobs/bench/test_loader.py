@@ -123,7 +123,7 @@ def test_seeking_finds_the_frames_that_decoding_from_the_start_finds(wanted):
     maker = ToClip(("rgb",), CLIP, 20.0, 0)
     box = SimpleNamespace(top=0, left=0, height=expected.shape[1], width=expected.shape[2])
     np.testing.assert_array_equal(maker._colours(frames, box), expected)  # type: ignore[arg-type]
-    halves = baseline_module._luma_halves(decode_from_keyframe(codes, wanted), box, box.height)  # type: ignore[arg-type]
+    halves = baseline_module._luma_halves(decode_from_keyframe(codes, wanted), box, box.height)
     np.testing.assert_array_equal(
         halves.reshape(len(wanted), 2 * box.height, box.width), decode_frames(codes, "flow", wanted)
     )
@@ -336,7 +336,7 @@ class _Paced:
 def test_the_share_of_a_step_that_waits():
     model = CRNConfig(width=0.25, backbone_stages=3, hidden=8, adapted=8, num_steps=3)
 
-    times = time_steps(_Paced(0.15), model, num_classes=3, crop=32, steps=4, device=torch.device("cpu"))  # type: ignore[arg-type]
+    times = time_steps(_Paced(0.15), model, num_classes=3, crop=32, steps=4, device=torch.device("cpu"))
     assert (times.steps, times.batch_size) == (4, 2)
     assert times.fed_s > times.resident_s + 0.1
     assert (FeedingTimes(0.3, 0.4, 9, 2).wait_share, FeedingTimes(0.4, 0.3, 9, 2).wait_share) == (

@@ -46,7 +46,7 @@ OLD: dict[str, Any] = json.loads("""
 
 def config_of(recipe: str, decoder: str = "auto") -> TrainConfig:
     config = find_recipe(recipe)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, uri="file:///set", decoder=decoder))  # type: ignore[arg-type]
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, uri="file:///set", decoder=decoder))
 
 
 def test_a_config_with_old_names_is_read_as_todays() -> None:

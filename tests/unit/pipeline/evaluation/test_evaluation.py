@@ -68,7 +68,7 @@ def test_views_and_branches_are_averaged_as_probabilities() -> None:
 
 def test_a_damaged_video_is_counted_and_wrong() -> None:
     values = {"rgb": [[9.0, 0.0], [9.0, 0.0]], "flow": [[9.0, 0.0], [9.0, 0.0]]}
-    part = predict_part(Echo(), [batch(values, ["good", "bad"], [1, 0])], device=torch.device("cpu"))  # type: ignore[arg-type]
+    part = predict_part(Echo(), [batch(values, ["good", "bad"], [1, 0])], device=torch.device("cpu"))
     predictions = join_parts([part], {"good": 0, "bad": 0})
     assert predictions.num_damaged == 1
     assert predictions.scores()["fused"]["top1"] == 0.5
@@ -76,7 +76,7 @@ def test_a_damaged_video_is_counted_and_wrong() -> None:
 
 def test_exactly_once_or_not_at_all() -> None:
     values = {"rgb": [[1.0, 0.0]], "flow": [[1.0, 0.0]]}
-    parts = [predict_part(Echo(), [batch(values, [key], [1])], device=torch.device("cpu")) for key in ("a", "b", "a")]  # type: ignore[arg-type]
+    parts = [predict_part(Echo(), [batch(values, [key], [1])], device=torch.device("cpu")) for key in ("a", "b", "a")]
     with pytest.raises(ReciprocalError, match=r"doubled \['a'\]"):
         join_parts(parts, {"a": 0, "b": 0})
     with pytest.raises(ReciprocalError, match=r"missing \['c'\]"):

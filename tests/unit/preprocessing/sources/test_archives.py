@@ -52,7 +52,7 @@ def make(
             for name, data in files.items():
                 archive.writestr(name, data)
         return file
-    with tarfile.open(file, "w:" if file.suffix == ".tar" else "w:gz", **options) as archive:  # type: ignore[call-overload]
+    with tarfile.open(file, "w:" if file.suffix == ".tar" else "w:gz", **options) as archive:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)

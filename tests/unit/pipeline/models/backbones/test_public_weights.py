@@ -328,7 +328,7 @@ def test_the_meta_device_checks_and_copies_nothing() -> None:
 def test_a_run_names_its_weights_and_their_input() -> None:
     for backbone, norm in (("bninception", "caffe"), ("inceptionv3", "inception")):
         model = CRNConfig(backbone=backbone, pretrained="w.pth")  # pyright: ignore[reportArgumentType]
-        config = TrainConfig(model=model, clip=ClipConfig(num_frames=10, norm=norm))  # pyright: ignore[reportArgumentType]
+        config = TrainConfig(model=model, clip=ClipConfig(num_frames=10, norm=norm))
         assert config.identity()["model"]["pretrained"] == "w.pth"
         assert dataclasses.replace(config, start_digest="ab").identity()["model"]["pretrained"] == "sha256:ab"
         with pytest.raises(ConfigError, match=f"clip.norm = 'imagenet': .*use {norm}"):

@@ -108,7 +108,7 @@ def test_backward_flops_are_twice_the_forward_s() -> None:
 
 @pytest.mark.parametrize("unit", ["P", "T"])
 def test_compiles_in_one_graph(unit: str) -> None:
-    config = MRSTConfig(unit=unit, blocks=(1,), mid=(4,), out=(4,), stem=4, num_steps=2, lstm=4, dropout=0.0)  # pyright: ignore[reportArgumentType]
+    config = MRSTConfig(unit=unit, blocks=(1,), mid=(4,), out=(4,), stem=4, num_steps=2, lstm=4, dropout=0.0)
     model = build_model(config, num_classes=3, crop=16).train()
     clip = {"rgb": torch.randn(2, 2, 3, 16, 16)}
     results: list[Any] = []
@@ -137,7 +137,7 @@ def test_recomputing_changes_no_number(layout: str, unit: str, crop: int) -> Non
             "c3d_out": (4,) * 8,
             "c3d_fc": 4,
         }
-        config = MRSTConfig(layout=layout, unit=unit, num_steps=8, dropout=0.0, recompute=recompute, **fields)  # pyright: ignore[reportArgumentType]
+        config = MRSTConfig(layout=layout, unit=unit, num_steps=8, dropout=0.0, recompute=recompute, **fields)
         model = build_model(config, num_classes=3, crop=crop).train()
         out = model({"rgb": torch.randn(2, 8, 3, crop, crop)})["rgb"]
         results.append([out, *torch.autograd.grad(out.square().sum(), [*model.parameters()]), *model.buffers()])
@@ -156,7 +156,7 @@ def test_float32_at_full_width(unit: str) -> None:
     results: list[list[Tensor]] = []
     for pooled in (True, False):
         torch.manual_seed(1)
-        config = MRSTConfig(unit=unit, blocks=(1, 1, 2, 1, 1), num_steps=8, dropout=0.0, pooled_gates=pooled)  # pyright: ignore[reportArgumentType]
+        config = MRSTConfig(unit=unit, blocks=(1, 1, 2, 1, 1), num_steps=8, dropout=0.0, pooled_gates=pooled)
         model = build_model(config, num_classes=400, crop=112).eval()
         out = model({"rgb": torch.randn(1, 8, 3, 112, 112)})["rgb"]
         loss = F.cross_entropy(out[:, 0], torch.tensor([7]))

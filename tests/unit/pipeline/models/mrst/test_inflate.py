@@ -17,7 +17,7 @@ from tests.oracles import mrst_equations
 
 def build(unit: str, steps: int = 4, **changes: Any) -> MRSTNet:
     base: dict[str, Any] = {"blocks": (2, 1), "mid": (3, 4), "out": (5, 6), "stem": 4, "lstm": 5, "dropout": 0.0}
-    model = build_model(MRSTConfig(unit=unit, num_steps=steps, **{**base, **changes}), num_classes=3, crop=32)  # pyright: ignore[reportArgumentType]
+    model = build_model(MRSTConfig(unit=unit, num_steps=steps, **{**base, **changes}), num_classes=3, crop=32)
     assert isinstance(model, MRSTNet)
     return model
 
