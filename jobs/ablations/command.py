@@ -1,5 +1,5 @@
-"""The papers' ablations in tiny networks: every variant trained on several seeds with one budget, tested, compared with
-error bars.
+"""The papers' ablations with tiny networks: every variant is trained with several seeds on the same budget, tested, and
+compared with error bars.
 
     python -m preprocessing.synthetic ~/motions --motions 4 --train 24 --val 0 --test 20 --min-frames 12 --max-frames 14
     python -m jobs.preprocess --format ucf101 --source ~/motions/videos --annotations ~/motions \\
@@ -60,13 +60,13 @@ class AblationsArgs:
     data_uri: str
     """Data set: s3://BUCKET/PREFIX or file:///FOLDER."""
     out: str = ""
-    """Folder for results; empty: ablations beside the data set."""
+    """Folder for results; empty: ablations next to the data set."""
     only: tuple[Literal["coupling", "fusion", "rib", "strategy", "mrst"], ...] = ()
-    """Comparisons; none: all."""
+    """Comparisons to make; none: all."""
     seeds: int = 3
-    """Seeds 0, 1, ...: weights, order, augmentation and drawn steps."""
+    """Number of seeds (0, 1, ...) of weights, order, augmentation and drawn steps."""
     epochs: int = 32
-    """Of CRN's variants; MRST-Net's get half as many again."""
+    """Epochs of CRN's variants; MRST-Net's get 1.5 times as many."""
     experiment: str = "ablations"
     """MLflow experiment."""
 
@@ -123,7 +123,7 @@ def ablations(args: AblationsArgs) -> int:
 
 
 def plan(args: AblationsArgs, groups: Sequence[Group], manifest: Manifest) -> list[Training]:
-    """All trainings, each once, seed by seed: an interrupted run has whole seeds."""
+    """All trainings, each once, seed by seed, so that an interrupted run has complete seeds."""
     names = dict.fromkeys(name for group in groups for name in group.variants)
     found = []
     for seed in range(args.seeds):
@@ -142,7 +142,7 @@ def _check(storage: Storage, manifest: Manifest, trainings: Sequence[Training]) 
 
 
 def run_all(trainings: Sequence[Training], out: Storage) -> dict[str, list[dict[str, Any]]]:
-    """Results per variant: those that are stored, and those of new tasks.
+    """Results per variant: stored ones, and those of new tasks.
 
     Raises:
         ReciprocalError: a training failed; the others' results are kept.

@@ -105,7 +105,7 @@ def tiny_config(variant: Variant, uri: str, seed: int, epochs: int) -> TrainConf
         variant: the network to train.
         uri: of the data set.
         seed: of weights, order, augmentation and drawn steps.
-        epochs: of CRN's variants; MRST-Net, which has motion to learn from RGB alone, gets half as many again.
+        epochs: of CRN's variants; MRST-Net, which has to learn motion from RGB only, gets 1.5 times as many.
     """
     model = variant.model
     epochs = epochs * 3 // 2 if isinstance(model, MRSTConfig) else epochs

@@ -74,7 +74,7 @@ def test_parameters_and_flops_of_mrst_net() -> None:
     ],
 )
 def test_the_recurrent_part_is_what_lies_behind_the_backbones(name: str, million: float, gflop: float) -> None:
-    """Sums over RIB, RAB and layers by hand. At the first step nothing is heard; and only the literal path
+    """Sums over RIB, RAB and layers by hand. At the first step there is no partner state; and only the literal path
     multiplies its zero states (4 % in all).
     """
     params, fast = count(named(name), False)

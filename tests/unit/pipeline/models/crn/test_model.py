@@ -116,23 +116,23 @@ def test_swapping_branches_and_inputs_swaps_outputs() -> None:
 
 
 @pytest.mark.parametrize("partner", ["other", "self"])
-def test_deaf_branches_equal_partner_off(partner: str) -> None:
+def test_zero_partner_weights_equal_partner_off(partner: str) -> None:
     model, off = build(small(partner=partner)).double(), build(small(partner="off")).double()
     state = model.state_dict()
     inputs = clips(model.config)
-    hearing = model(inputs)
+    coupled = model(inputs)
     for m in model.modalities:
         weight, own = state[f"branches.{m}.rab.conv.weight"], model.branch(m).rab.in_channels
         weight[:, own:] = 0
         state[f"branches.{m}.rab.conv.weight"] = weight[:, :own]
     off.load_state_dict({k: v for k, v in state.items() if ".rib." not in k})
-    deaf, expected = model(inputs), off(inputs)
+    uncoupled, expected = model(inputs), off(inputs)
     for m in inputs:
-        torch.testing.assert_close(deaf[m], expected[m], rtol=0, atol=1e-12)
-        assert not torch.allclose(deaf[m], hearing[m])
+        torch.testing.assert_close(uncoupled[m], expected[m], rtol=0, atol=1e-12)
+        assert not torch.allclose(uncoupled[m], coupled[m])
 
 
-def test_what_a_branch_says_is_heard_one_step_later() -> None:
+def test_a_branch_affects_its_partner_one_step_later() -> None:
     config = small()
     model = build(config).double().eval()
     inputs = clips(config)

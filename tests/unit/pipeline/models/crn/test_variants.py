@@ -143,7 +143,7 @@ def test_recompute_keeps_fewer_activations(option: dict[str, bool]) -> None:
         ({"coupling": "each"}, 92.39 + 2 * (7.079424 + 1.049088)),
     ],
 )
-def test_sizes_beside_the_backbones(changes: dict[str, Any], millions: float) -> None:
+def test_sizes_without_the_backbones(changes: dict[str, Any], millions: float) -> None:
     with torch.device("meta"):
         model = build_model(CRNConfig(**changes), num_classes=101, crop=224)
     groups = model.parameter_groups()
@@ -200,7 +200,7 @@ def test_swapping_branches_and_inputs_swaps_outputs(changes: dict[str, Any]) -> 
 
 
 def test_no_coupling_weights_no_coupling() -> None:
-    """With the heard half of every RAB at zero, a change of one stream's input leaves the other's scores as they
+    """With the partner's half of every RAB at zero, a change of one stream's input leaves the other's scores as they
     were.
     """
     model = build(small(coupling="each")).eval()
@@ -248,7 +248,7 @@ def test_backbone_norm(norm: str, learning: int | None) -> None:
         ({"adapted": -1}, "model.adapted"),
     ],
 )
-def test_what_cannot_be_is_refused_by_field(changes: dict[str, Any], field: str) -> None:
+def test_impossible_configs_are_refused_by_field(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(ConfigError, match=f"^{field} = "):
         small(**changes)
 
