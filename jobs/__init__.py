@@ -21,5 +21,20 @@ import os
 
 from pipeline.config.stack import ray_authentication
 
-# Here, because Ray reads these when it is imported, and every module of this package may import it first.
+_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # A reported checkpoint counts once the controller has seen it, and the next report waits for that: with Ray's 2 s a
+    # worker that dies right after a checkpoint would lose it, and frequent checkpoints would cost 2 s each.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+    "RAY_DEDUP_LOGS": "0",  # ranks that print alike are worth seeing apart
+    # Of several tasks that fail a command reports the first; Ray would print the tracebacks of the others at its end.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+    # A submitted job may name a variable (--runtime-env-json) that our workers' environment holds too. Both values are
+    # the same, because the job's are in the driver's environment, but without this Ray refuses the pair.
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
+}
+
+# Here, because Ray reads most of these when it is imported, and every module of this package may import it first.
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
 os.environ.update(ray_authentication())

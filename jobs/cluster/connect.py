@@ -12,19 +12,6 @@ from jobs.cluster.environment import worker_environment
 from pipeline.config.stack import find_stack, ray_address
 from pipeline.errors import ConfigError, UserError
 
-RAY_ENVIRONMENT = {  # of every driver
-    "RAY_TRAIN_V2_ENABLED": "1",
-    # A reported checkpoint counts once the controller has seen it, and the next report waits for that: with Ray's 2 s a
-    # worker that dies right after a checkpoint would lose it, and frequent checkpoints would cost 2 s each.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
-    "RAY_DEDUP_LOGS": "0",  # ranks that print alike are worth seeing apart
-    # Of several tasks that fail a command reports the first; Ray would print the tracebacks of the others at its end.
-    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
-    # A submitted job may name a variable (--runtime-env-json) that our workers' environment holds too. Both values are
-    # the same, because the job's are in the driver's environment, but without this Ray refuses the pair.
-    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
-}
-
 
 def connect() -> None:
     """Connect to the cluster of ``RAY_ADDRESS``, of this submitted job, or of the local stack; else start a private
@@ -35,8 +22,6 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     address = ray_address()
     if address and "://" not in address and address not in ("auto", "local"):
         host, _, port = address.rpartition(":")

@@ -174,8 +174,9 @@ def _trainer(task: WorkerTask) -> ray.train.torch.TorchTrainer:
             storage_path="",
             failure_config=ray.train.FailureConfig(max_failures=config.run.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.run.keep_checkpoints),
-            # Ray's own lines say every report from every rank; ours say what a person wants to know
-            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            # Ray Train's own lines say every report of every rank, and every error as a traceback of many lines; ours
+            # say what a person wants to know. Its log files have them all.
+            logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
             # One rank must not take all cores of a node for its OpenMP threads: the ranks share them. All other
             # variables come with the connection (jobs.cluster.environment).
             worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(max(1, int(config.run.cpus_per_worker)))}},

@@ -14,10 +14,11 @@ from typing import Any
 import ray.train
 import torch
 
+from pipeline.common.cli import one_line
 from pipeline.config.train import TrainConfig
 from pipeline.data.loader import make_loader
 from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, ReciprocalError
 from pipeline.evaluation.evaluate import join_parts, predict_part
 from pipeline.models import ActionModel
 from pipeline.runs.start_weights import StartWeights, first_model
@@ -61,6 +62,16 @@ class RayReporter:
 def train_worker(task: WorkerTask) -> dict[str, float]:
     """One rank; returns the last metrics."""
     _set_up_logging()
+    try:
+        return _train_rank(task)
+    except Exception as error:
+        if task.facts.config.run.max_failures:  # else the command says it at once
+            text = str(error) if isinstance(error, ReciprocalError) else one_line(error)
+            log.warning("rank %d failed: %s", ray.train.get_context().get_world_rank(), text)
+        raise
+
+
+def _train_rank(task: WorkerTask) -> dict[str, float]:
     # Weights in channels-last order make gradients of 1x1 convolutions whose strides differ in name only
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     facts, config = task.facts, task.facts.config
