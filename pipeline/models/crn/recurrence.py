@@ -121,7 +121,9 @@ class Recurrence(nn.Module):
         """Equations 1-5 and 9 one by one: RAB on the concatenation, every gate from its own two convolutions, zero
         states at the first step.
         """
-        zero = x.new_zeros((x.shape[0], self.cells[0].hidden, *x.shape[2:]))
+        first = self.cells[0]
+        assert isinstance(first, ConvLSTMCell)
+        zero = x.new_zeros((x.shape[0], first.hidden, *x.shape[2:]))
         new: list[State] = []
         for index, cell in enumerate(self.cells):
             assert isinstance(cell, ConvLSTMCell)
