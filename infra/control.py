@@ -87,7 +87,7 @@ def down() -> int:
         ProcessError: a process does not end.
     """
     with locked():
-        stack_file().unlink(missing_ok=True)  # first: nobody shall be sent to a server that is about to go
+        stack_file().unlink(missing_ok=True)  # first: no client may be sent to a server that is about to end
         servers = load_servers()
         ended = 0
         for record in reversed(list(servers.records.values())):

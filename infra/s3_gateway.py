@@ -89,16 +89,15 @@ def launch(ports: dict[str, int], credentials: Credentials) -> Launch:
     _format_once(juicefs, folder)
     command = [
         juicefs,
-        "--no-agent",
+        "--no-agent",  # no profiler on port 6060
         "gateway",
         "--no-usage-report",
         "--no-banner",
         "--multi-buckets",
         "--keep-etag",
         "--object-meta",
-        # --no-agent: no profiler on port 6060. No hourly backups of the metadata:
         "--backup-meta",
-        "0",  # they would pile up beside the data
+        "0",  # no hourly backups of the metadata: they would pile up next to the data
         "--cache-dir",
         str(folder / "cache"),
         "--cache-size",

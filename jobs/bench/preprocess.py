@@ -3,7 +3,7 @@
     python -m jobs.bench preprocess --format ucf101 --source VIDEOS --annotations LISTS --json bench.json
 
 The data set goes to a temporary folder and is deleted. ``ratio`` near 1 means that decoding, encoding, checking and
-storing hide behind the flow, or cost little beside it.
+storing hide behind the flow, or cost little next to it.
 """
 
 from __future__ import annotations

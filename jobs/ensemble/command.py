@@ -56,7 +56,7 @@ class EnsembleArgs:
     its number.
     """
     output: str = ""
-    """Folder of ensembles (s3:// or file://). Default: ``ensembles`` beside the runs."""
+    """Folder of ensembles (s3:// or file://). Default: ``ensembles`` next to the runs."""
 
     def __post_init__(self) -> None:
         if self.num_views < 0:
@@ -185,7 +185,7 @@ def print_report(report: EvalReport) -> None:
 
 
 def print_paper(wanted: Ensemble, report: EvalReport) -> None:
-    """The row's printed numbers beside ours."""
+    """The row's printed numbers next to ours."""
     for number in wanted.printed:
         ours = 100 * report.scores["fused"]["top5" if "top-5" in number.what else "top1"]
         console.print(

@@ -1,4 +1,4 @@
-"""The whole road on real servers: S3, MLflow and a Ray cluster of two nodes. One stack for the file, tests in order."""
+"""End to end on real servers: S3, MLflow and a Ray cluster of two nodes. One stack for the file, tests in order."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def trained(stack: Stack, data_uri: str) -> str:
     assert job.returncode == 0, output
     nodes = set(re.findall(r"rank \d of 2 .* node (\w+)", output))
     assert len(nodes) == 2, output
-    assert "going on at epoch" in output, output
+    assert "resuming at epoch" in output, output
     return run_storage.uri
 
 
@@ -313,7 +313,7 @@ def test_a_killed_command_goes_on_when_it_is_run_again(stack: Stack, data_uri: s
     # On one worker in place of two: the batch, and with it the mathematics, stays.
     second = run(*command[:-1], "3", "--run.num-workers", "1", "--run.no-spread")
     assert second.returncode == 0, second.stdout + second.stderr
-    assert "going on at epoch" in second.stdout + second.stderr
+    assert "resuming at epoch" in second.stdout + second.stderr
     assert keys_used(run_storage, 2) == [train_keys(data_uri)] * 2
 
 
