@@ -159,6 +159,7 @@ def test_a_result_belongs_to_its_config_and_data(data: tuple[Storage, Manifest])
     assert path not in others
 
 
+@pytest.mark.slow
 def test_a_training_is_stored_repeatable_and_not_repeated(data: tuple[Storage, Manifest], tmp_path: Path) -> None:
     config = tiny_config(VARIANTS["mrst-t"], data[0].uri, 3, 1)
     threads = torch.get_num_threads()

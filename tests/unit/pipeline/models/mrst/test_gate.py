@@ -107,6 +107,7 @@ def test_backward_flops_are_twice_the_forward_s() -> None:
 
 
 @pytest.mark.parametrize("unit", ["P", "T"])
+@pytest.mark.slow
 def test_compiles_in_one_graph(unit: str) -> None:
     config = MRSTConfig(unit=unit, blocks=(1,), mid=(4,), out=(4,), stem=4, num_steps=2, lstm=4, dropout=0.0)
     model = build_model(config, num_classes=3, crop=16).train()
