@@ -38,7 +38,7 @@ class WorkerTask:
     facts: RunFacts
     gpu: bool
     start: StartWeights | None = None
-    """None: fresh weights."""
+    """None: random weights."""
 
 
 class RayReporter:

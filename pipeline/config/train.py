@@ -195,7 +195,7 @@ class TrainConfig:
         """The part of the config that a resumed run may not change.
 
         Weights are identified by their content, not by their path: ``sha256:...`` stands for the path, once the driver
-        has filled in ``start_digest``. A run from fresh weights has the identity it had before there were such fields.
+        has filled in ``start_digest``. A run from random weights has the identity it had before there were such fields.
         """
         fields = with_old_names(as_dict(self))
         digest = fields.pop("start_digest")

@@ -162,10 +162,10 @@ class TarBuilder:
             members: webdataset extension to content, as bytes or as a local file.
 
         Raises:
-            ValueError: the key is outside the grammar or stands twice.
+            ValueError: the key is outside the grammar or occurs twice.
         """
         if check_key(key) in self._keys:
-            raise ValueError(f"sample key {key!r} stands twice in {self._name}")
+            raise ValueError(f"sample key {key!r} occurs twice in {self._name}")
         self._keys.add(key)
         for name, content in sorted(members.items()):
             with contextlib.ExitStack() as stack:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from pipeline.errors import RejectedSource
 from preprocessing.sources.base import escapes, hidden
-from preprocessing.sources.catalogue import Member
+from preprocessing.sources.catalogue import ArchiveMember
 
 DAMAGE = (
     tarfile.TarError,
@@ -72,7 +72,7 @@ class _Headers:
         return self._position
 
 
-def tar_members(file: BinaryIO, *, seekable: bool = True) -> Iterator[Member]:
+def tar_members(file: BinaryIO, *, seekable: bool = True) -> Iterator[ArchiveMember]:
     """Files in a tar; links and devices come with the reason why they are not read.
 
     Raises:
@@ -94,12 +94,12 @@ def tar_members(file: BinaryIO, *, seekable: bool = True) -> Iterator[Member]:
                 problem = "unreadable: a sparse file inside a tar"
             elif not info.isreg():
                 problem = _ODD
-            yield Member(name=name, size=info.size, offset=info.offset_data, problem=problem)
+            yield ArchiveMember(name=name, size=info.size, offset=info.offset_data, problem=problem)
     if len(headers.last) != tarfile.BLOCKSIZE or headers.last.count(0) != tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"no end mark: it ends or is damaged at byte {tar.offset}")
 
 
-def zip_members(file: BinaryIO) -> Iterator[Member]:
+def zip_members(file: BinaryIO) -> Iterator[ArchiveMember]:
     """Files in a zip, from its directory; links, encrypted members and unknown compressions come with the reason why
     they are not read.
 
@@ -125,7 +125,7 @@ def zip_members(file: BinaryIO) -> Iterator[Member]:
                     f"unreadable: packed with method {info.compress_type} inside a zip; stored, deflate and bzip2 are"
                     " read"
                 )
-            yield Member(
+            yield ArchiveMember(
                 name=name,
                 size=info.file_size,
                 offset=info.header_offset,
@@ -146,7 +146,7 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
         return info.filename
 
 
-def unzip(file: BinaryIO, member: Member, take: Callable[[bytes], object]) -> int:
+def unzip(file: BinaryIO, member: ArchiveMember, take: Callable[[bytes], object]) -> int:
     """Give ``take`` the unpacked bytes of a member; returns how many there were, never more than the directory says.
 
     Raises:
@@ -172,7 +172,7 @@ def unzip(file: BinaryIO, member: Member, take: Callable[[bytes], object]) -> in
     return done
 
 
-def _unpacked(file: BinaryIO, member: Member) -> Iterator[bytes]:
+def _unpacked(file: BinaryIO, member: ArchiveMember) -> Iterator[bytes]:
     packed = chunks(file, member.packed_size)
     if member.method == zipfile.ZIP_STORED:
         yield from packed

@@ -14,7 +14,7 @@ from pipeline.common.atomic import atomic_path
 from pipeline.errors import RejectedSource, StorageError, UserError
 from preprocessing.sources.archive_formats import DAMAGE, chunks, tar_members, unzip, zip_members
 from preprocessing.sources.base import PlainStore
-from preprocessing.sources.catalogue import Member, cache_file, cached, write_catalogue
+from preprocessing.sources.catalogue import ArchiveMember, cache_file, cached, write_catalogue
 from preprocessing.sources.gzip_access import index_gzip, read_gzip
 
 _KINDS = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".zip": "zip"}
@@ -80,7 +80,7 @@ class Archive:
         last = {member.name: member for member in found}  # of several with one name, unpacking would keep the last
         write_catalogue(target, (dataclasses.replace(m, name=self.folder + m.name) for m in last.values()))
 
-    def extract(self, store: PlainStore, member: Member, file: BinaryIO) -> None:
+    def extract(self, store: PlainStore, member: ArchiveMember, file: BinaryIO) -> None:
         """Write the bytes of one member to ``file``.
 
         Raises:

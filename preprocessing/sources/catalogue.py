@@ -24,7 +24,7 @@ _FORMAT = 1  # increase it when the columns or their meaning change
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Member:
+class ArchiveMember:
     """One file in an archive."""
 
     name: str  # relative to the archive's folder
@@ -46,7 +46,7 @@ class Catalogue:
         )
         self._lock = threading.Lock()
 
-    def find(self, name: str) -> Member | None:
+    def find(self, name: str) -> ArchiveMember | None:
         """The member of that name; of several, one that can be read."""
         with self._lock:
             row = self._connection.execute(
@@ -54,7 +54,7 @@ class Catalogue:
             ).fetchone()
         return _member(row) if row else None
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[ArchiveMember]:
         with self._lock:
             yield from map(_member, self._connection.execute(f"SELECT {_COLUMNS} FROM member ORDER BY name, archive"))
 
@@ -62,7 +62,7 @@ class Catalogue:
         self._connection.close()
 
 
-def write_catalogue(file: Path, members: Iterable[Member]) -> None:
+def write_catalogue(file: Path, members: Iterable[ArchiveMember]) -> None:
     """Write ``members`` to a new file."""
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")
@@ -126,9 +126,9 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")  # names in archives need not be UTF-8
 
 
-def _member(row: tuple) -> Member:
+def _member(row: tuple) -> ArchiveMember:
     name, archive, size, offset, packed_size, method, crc32, problem = row
-    return Member(
+    return ArchiveMember(
         name=name.decode("utf-8", "surrogateescape"),
         archive=archive,
         size=size,

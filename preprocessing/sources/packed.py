@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.errors import RejectedSource, UserError
 from preprocessing.sources.archives import OTHER_ARCHIVES, Archive, archive_kind
 from preprocessing.sources.base import VIDEO_EXTENSIONS, PlainStore, SourceStore, escapes, temporary_copy, unsafe
-from preprocessing.sources.catalogue import Catalogue, Member, cache_file, cached, write_catalogue
+from preprocessing.sources.catalogue import ArchiveMember, Catalogue, cache_file, cached, write_catalogue
 
 log = logging.getLogger(__name__)
 _THREADS = 8  # archives that are indexed at once: zip and tar wait for requests, tar.gz unpacks
@@ -82,7 +82,7 @@ class PackedStore(SourceStore):
             files = list(pool.map(lambda archive: archive.members(self.base), archives))
         write_catalogue(target, self._all_members(files))
 
-    def _all_members(self, files: Iterable[Path]) -> Iterator[Member]:
+    def _all_members(self, files: Iterable[Path]) -> Iterator[ArchiveMember]:
         for number, file in enumerate(files):
             with contextlib.closing(Catalogue(file)) as catalogue:
                 for member in catalogue:
@@ -101,7 +101,7 @@ class PackedStore(SourceStore):
             )
         archives = self._found_archives()
         problems: Counter[str] = Counter()
-        before: Member | None = None
+        before: ArchiveMember | None = None
         num_repeated = 0
         for member in self._catalogue() or ():
             if member.problem:
@@ -175,11 +175,11 @@ class PackedStore(SourceStore):
         with temporary_copy(path, lambda file: archive.extract(self.base, member, file)) as copy:
             yield copy
 
-    def _member(self, path: str) -> Member | None:
+    def _member(self, path: str) -> ArchiveMember | None:
         catalogue = self._catalogue()
         return catalogue.find(path) if catalogue else None
 
 
-def _reject(member: Member) -> RejectedSource:
+def _reject(member: ArchiveMember) -> RejectedSource:
     reason, _, detail = member.problem.partition(": ")
     return RejectedSource(reason, detail)

@@ -213,7 +213,7 @@ class TorchTVL1(FlowEngine):
             ) from error
         self._most_pairs = max(1, self.group_pairs(height, width) // 2)
         log.warning(
-            "out of memory on %s at %dx%d: going on with %d pairs at a time",
+            "out of memory on %s at %dx%d: continuing with %d pairs at a time",
             self.device,
             width,
             height,

@@ -116,7 +116,7 @@ def test_the_dali_index_lists_each_members_place(tmp_path: Path) -> None:
 
 
 def test_double_and_dotted_keys_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="occurs twice"):
         write_tar(tmp_path / "a.tar", [SAMPLES[0], SAMPLES[0]])
     with pytest.raises(ValueError, match="no dot"):
         check_key("a.b")

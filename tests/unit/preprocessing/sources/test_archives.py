@@ -399,15 +399,15 @@ def test_a_storage_that_fails_is_no_damage(tmp_path):
 
     class Failing(LocalStorage):
         def read_range(self, path: str, offset: int, length: int) -> bytes:
-            raise StorageError("503 for ever")
+            raise StorageError("503 forever")
 
-    with pytest.raises(StorageError, match="503 for ever"):
+    with pytest.raises(StorageError, match="503 forever"):
         list(PackedStore(BucketStore(Failing(str(tmp_path)))).walk())
     store = PackedStore(BucketStore(LocalStorage(str(tmp_path))))
     list(store.walk())
     gzip_access._open.clear()
     store.base.storage = Failing(str(tmp_path))
-    with pytest.raises(StorageError, match="503 for ever"), store.local("top.mp4"):
+    with pytest.raises(StorageError, match="503 forever"), store.local("top.mp4"):
         pass
 
 

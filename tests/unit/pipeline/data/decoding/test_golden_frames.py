@@ -267,9 +267,9 @@ def test_decoding_starts_at_the_keyframe_before(stored: dict[str, bytes], monkey
 
     monkeypatch.setattr(videos, "_take", counted)
     for wanted, most in (((34, 35), 4), ((16,), 1), ((48, 49), 2), ((0,), 1)):
-        for road in (videos.read_frames, lambda v, w, t, what: videos._by_container(v, set(w), t)):
+        for reader in (videos.read_frames, lambda v, w, t, what: videos._by_container(v, set(w), t)):
             seen.clear()
-            road(stored["rgb"], wanted, take_luma, "rgb")
+            reader(stored["rgb"], wanted, take_luma, "rgb")
             assert len(seen) == most, f"{wanted}: {len(seen)} frames were decoded"
 
 
