@@ -31,7 +31,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 @pytest.fixture(scope="module")
 def private_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECIPROCAL_HOME", str(tmp_path_factory.mktemp("home")))
+        # Of every test without a stack: workers inherit this process's environment when Ray starts.
+        patch.setenv("RECIPROCAL_HOME", str(tmp_path_factory.getbasetemp() / "home"))
         ray.init(address="local", num_cpus=1, include_dashboard=False)
         yield
         ray.shutdown()
