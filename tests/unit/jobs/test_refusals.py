@@ -36,6 +36,7 @@ def command(*args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_refusal_is_one_line_and_code_2() -> None:
     done = command("jobs.train", "crn_dmo")
     assert done.returncode == 2

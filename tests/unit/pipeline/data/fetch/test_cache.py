@@ -137,6 +137,7 @@ def start_filler(folder: Path, seed: int, limit: int, count: int) -> subprocess.
     )
 
 
+@pytest.mark.slow
 def test_processes_that_fill_evict_and_are_killed_leave_whole_files_within_the_limit(tmp_path: Path) -> None:
     limit, most = 150 * KB, 0
     doomed = [start_filler(tmp_path, seed, limit, 10**9) for seed in range(2)]
