@@ -126,7 +126,7 @@ def test_environment_reaches_ray(written: dict[str, Any], tmp_path: Path) -> Non
         assert start.index(". ~/reciprocal.env") < start.index("ulimit -n 65536") < start.index("ray start")
 
 
-def test_no_credentials(written: dict[str, Any]) -> None:
+def test_nodes_have_a_role_and_the_file_holds_no_credentials(written: dict[str, Any]) -> None:
     text = (ROOT / "ray_cluster.yaml").read_text()
     assert not re.search(r"AKIA[0-9A-Z]{16}|aws_secret_access_key|AWS_SECRET_ACCESS_KEY", text)
     for node_type in written["available_node_types"].values():

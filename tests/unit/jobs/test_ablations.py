@@ -111,7 +111,9 @@ def test_interval_is_that_of_a_paired_t_test() -> None:
         ([0.50], [0.90], "undecided"),
     ],
 )
-def test_verdict(worse: list[float], better: list[float], verdict: str) -> None:
+def test_only_an_interval_without_zero_decides_a_comparison(
+    worse: list[float], better: list[float], verdict: str
+) -> None:
     assert compare(RIB, "rgb", "srib", "crn", made({"srib": worse, "crn": better})).verdict == verdict
 
 
@@ -121,7 +123,7 @@ def test_neighbours_and_ends_are_compared() -> None:
     assert pairs == [("no-rib", "srib"), ("srib", "crn"), ("no-rib", "crn")]
 
 
-def test_picture_and_numbers(tmp_path: Path) -> None:
+def test_the_picture_shows_every_stream_and_the_file_every_number(tmp_path: Path) -> None:
     groups = [RIB, GROUPS["fusion"]]
     results = made(
         {name: [0.3 + 0.1 * i, 0.5, 0.7] for i, name in enumerate(dict.fromkeys(v for g in groups for v in g.variants))}
@@ -182,7 +184,7 @@ def test_a_training_is_stored_repeatable_and_not_repeated(data: tuple[Storage, M
     )  # no Ray here
 
 
-def test_refusals(data: tuple[Storage, Manifest], tmp_path: Path) -> None:
+def test_wrong_fields_and_data_are_refused_before_any_training(data: tuple[Storage, Manifest], tmp_path: Path) -> None:
     for changes, field in (
         ({"seeds": 0}, "seeds"),
         ({"epochs": 0}, "epochs"),

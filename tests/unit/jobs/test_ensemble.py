@@ -214,7 +214,7 @@ def refused(text: str, *words: str, **fields: object) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_refusals(runs: Runs) -> None:
+def test_inputs_that_cannot_be_averaged_are_refused(runs: Runs) -> None:
     a, b = runs.make("a", "crn_t4_ucf_bni_crn", 1).uri, runs.make("b", "crn_t4_ucf_bni_ncrn", 5).uri
     single = runs.make("single", "crn_t3_ucf_bni_ncrn_rgb", 9).uri
     refused("runs = []: give two or more nets")

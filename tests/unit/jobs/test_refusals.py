@@ -109,7 +109,7 @@ def test_recipes_are_whole_and_survive_json(name: str) -> None:
         ),
     ],
 )
-def test_train_refuses(args: list[str], text: str, tiny_set: str) -> None:
+def test_train_refuses_what_cannot_work_before_any_worker(args: list[str], text: str, tiny_set: str) -> None:
     with pytest.raises(UserError) as caught:
         train_job.main(["crn_demo", *(a.replace("SET", tiny_set) for a in args)])
     assert re.search(text, str(caught.value)), str(caught.value)
@@ -170,7 +170,7 @@ def test_promote_and_predict_check_their_words(tmp_path: Path) -> None:
         predict_job.predict(predict_job.PredictArgs("models:/m/1", (tmp_path / "x.mp4",)))
 
 
-def test_config_rules() -> None:
+def test_fields_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ConfigError, match="a single stream has no other branch"):
         CRNConfig(modalities=("rgb",))
     with pytest.raises(ConfigError, match="MRST-Net takes one modality"):

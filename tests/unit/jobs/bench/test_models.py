@@ -146,7 +146,9 @@ def test_scaling_keeps_widths_and_full_size_is_untouched() -> None:
 
 
 @pytest.mark.slow
-def test_the_result(small: tuple[Subject, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_result_file_holds_every_figure_and_its_setting(
+    small: tuple[Subject, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "models.json"
     assert main(["models", "--json", str(out), "--rounds", "1", "--threads", "1", "--skip", "memory", "gpu"]) == 0
     result = json.loads(out.read_text())

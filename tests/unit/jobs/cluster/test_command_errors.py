@@ -106,13 +106,13 @@ def run_uri(tiny_set: str, tmp_path: Path) -> str:
     return run.uri
 
 
-def test_evaluate(run_uri, fault, monkeypatch, capsys) -> None:
+def test_evaluate_shows_a_workers_error_in_one_line(run_uri, fault, monkeypatch, capsys) -> None:
     error, code, text = fault
     monkeypatch.setattr("jobs.evaluate.command.evaluate_rank", raiser(error))
     check(end_of("jobs.evaluate", [run_uri, "--num-workers", "2"], monkeypatch, capsys), code, text)
 
 
-def test_train(tiny_set, tmp_path, fault, monkeypatch, capsys) -> None:
+def test_train_shows_a_workers_error_in_one_line(tiny_set, tmp_path, fault, monkeypatch, capsys) -> None:
     error, code, text = fault
     monkeypatch.setattr("jobs.train.command.train_worker", raiser(error))
     arguments = ["rgb_demo", "--data.uri", tiny_set, "--run.output", f"file://{tmp_path}/runs", "--run.num-workers"]
@@ -120,7 +120,7 @@ def test_train(tiny_set, tmp_path, fault, monkeypatch, capsys) -> None:
     check(end, code, rf"training failed: rank 0: {text}; fix it and run the same command again to resume")
 
 
-def test_ablations(tiny_set, tmp_path, fault, monkeypatch, capsys) -> None:
+def test_ablations_show_a_workers_error_in_one_line(tiny_set, tmp_path, fault, monkeypatch, capsys) -> None:
     error, code, text = fault
     monkeypatch.setattr("jobs.ablations.command.train_and_test", raiser(error))
     arguments = ["--data-uri", tiny_set, "--out", f"file://{tmp_path}/out", "--only", "rib", "--seeds", "1"]
@@ -128,7 +128,9 @@ def test_ablations(tiny_set, tmp_path, fault, monkeypatch, capsys) -> None:
     check(end, code, rf"[^:]*, seed 0: {text}; fix it and run the same command again to continue")
 
 
-def test_preprocess(raw, tmp_path, fault, monkeypatch, capsys) -> None:
+def test_preprocess_names_the_shard_and_the_workers_error_in_one_line(
+    raw, tmp_path, fault, monkeypatch, capsys
+) -> None:
     """A shard that fails is a failure while running, whatever the cause: other shards may be finished."""
     error, _, text = fault
     monkeypatch.setattr(preprocess_tasks, "_build", remote_raiser(error))
@@ -137,7 +139,7 @@ def test_preprocess(raw, tmp_path, fault, monkeypatch, capsys) -> None:
     check(end, 1, rf"\d shards failed; [\w/-]+: {text}\. Run the same command again to continue")
 
 
-def test_bench_preprocess(raw, fault, monkeypatch, capsys) -> None:
+def test_bench_preprocess_shows_a_workers_error_in_one_line(raw, fault, monkeypatch, capsys) -> None:
     error, code, text = fault
     monkeypatch.setattr(bench_preprocess, "_flow_alone", remote_raiser(error))
     arguments = ["preprocess", "--format", "ucf101", "--source", f"{raw}/videos", "--annotations", str(raw)]

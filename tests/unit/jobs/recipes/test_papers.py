@@ -55,7 +55,7 @@ def listed(wanted: str, width: int | None = None) -> str:
 
 
 @pytest.mark.parametrize("name", PRINTED)
-def test_printed_numbers(name: str) -> None:
+def test_every_recipe_carries_the_number_its_paper_prints(name: str) -> None:
     entry = RECIPES.get(name) or ENSEMBLES[name]
     assert {number.what: number.value for number in entry.printed} == PRINTED[name]
 

@@ -123,7 +123,7 @@ def test_size_is_that_of_the_numbers(tmp_path: Path) -> None:
     assert numbers < (tmp_path / "p.npz").stat().st_size < 1.2 * numbers  # even with the longest keys there are
 
 
-def test_refused_averages() -> None:
+def test_nets_that_do_not_match_are_not_averaged() -> None:
     a, b = made(1, "rgb"), made(2, "rgb")
     with pytest.raises(ConfigError, match=r"members = \['a'\]: give two or more nets"):
         average([Net("a", "rgb", a)])

@@ -134,12 +134,14 @@ def test_every_modality_has_a_name_and_every_protocol_one() -> None:
         (report(0.9, num_damaged=1), None, False, "could not be read"),
     ],
 )
-def test_promotion(candidate: EvalReport, current: EvalReport | None, promote: bool, why: str) -> None:
+def test_only_a_better_report_on_the_same_data_is_promoted(
+    candidate: EvalReport, current: EvalReport | None, promote: bool, why: str
+) -> None:
     decision = compare(candidate, current)
     assert decision.promote is promote
     assert why in decision.why
 
 
-def test_confusion_picture(tmp_path: Path) -> None:
+def test_the_confusion_matrix_is_written_as_png(tmp_path: Path) -> None:
     plot_confusion(report(), tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")

@@ -25,7 +25,7 @@ def test_size_and_cost_at_224(channels: int, parameters: int, giga_macs: float) 
 
 
 @pytest.mark.parametrize(("stages", "out_channels", "side"), [(3, 576, 14), (4, 1056, 7), (5, 1024, 7)])
-def test_stages(stages: int, out_channels: int, side: int) -> None:
+def test_each_stage_has_its_channels_and_side(stages: int, out_channels: int, side: int) -> None:
     with torch.device("meta"):
         net = BNInception(stages=stages)
         assert net.out_channels == out_channels

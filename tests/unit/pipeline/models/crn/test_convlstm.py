@@ -84,7 +84,7 @@ def test_rib_reads_cells_one_two_and_three_away() -> None:
     assert (rib(-h) == 0).all()  # ReLU
 
 
-def test_other_interpretations() -> None:
+def test_srib_is_one_convolution_and_none_changes_nothing() -> None:
     h = torch.randn(2, 4, 5, 5)
     assert make_rib("none", 4)(h) is h
     srib = make_rib("srib", 4)

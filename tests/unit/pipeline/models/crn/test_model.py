@@ -77,7 +77,7 @@ def test_equals_the_equations_forward_and_backward(
 
 
 @pytest.mark.parametrize(("rib", "millions"), [("none", 77.18), ("srib", 81.90), ("rib", 92.39)])
-def test_published_sizes(rib: str, millions: float) -> None:
+def test_parameters_are_those_of_the_published_layers(rib: str, millions: float) -> None:
     with torch.device("meta"):
         model = build_model(CRNConfig(rib=rib), num_classes=101, crop=224)  # pyright: ignore[reportArgumentType]
     groups = model.parameter_groups()

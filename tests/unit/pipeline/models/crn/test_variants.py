@@ -216,7 +216,7 @@ def test_no_coupling_weights_no_coupling() -> None:
 
 
 @pytest.mark.parametrize(("norm", "learning"), [("train", None), ("partial", 2), ("frozen", 0)])
-def test_backbone_norm(norm: str, learning: int | None) -> None:
+def test_backbone_norm_decides_which_running_means_move(norm: str, learning: int | None) -> None:
     model = build(small(backbone_norm=norm)).eval().train()
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     expected = len(layers) if learning is None else learning

@@ -92,7 +92,9 @@ def test_pooled_gates_equal_map_gates(unit: str) -> None:
         ("STF", True, "pad", 36_753_168 - 4_587_520, 75.90),
     ],
 )
-def test_published_network(unit: str, pooled: bool, shortcut: str, parameters: int, giga_flops: float) -> None:
+def test_parameters_and_flops_are_those_of_table_1(
+    unit: str, pooled: bool, shortcut: str, parameters: int, giga_flops: float
+) -> None:
     """Table 1 at 16x3x224x224 with 400 classes; the paper's 99.6 G are 98.91 plus element-wise work."""
     with torch.device("meta"):
         config = MRSTConfig(unit=unit, pooled_gates=pooled, shortcut=shortcut)  # pyright: ignore[reportArgumentType]
