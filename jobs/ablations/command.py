@@ -10,8 +10,8 @@ compared with error bars.
 Every training is one Ray task on one core; a cluster runs as many at a time as it has cores.
 
 Reads    a data set with rgb and flow, and a split named test.
-Writes   OUT/VARIANT-seedN-HASH.json, one a training; OUT/ablations.json and OUT/ablations.png at the end; all of it on
-         one MLflow page.
+Writes   OUT/VARIANT-seedN-HASH.json, one per training; OUT/ablations.json and OUT/ablations.png at the end; all of
+         it on one MLflow page.
 Restart  trainings whose file is there are not repeated.
 Exit     0 all trained, whatever came out; 1 failed while running; 2 refused before any work.
 """

@@ -7,7 +7,7 @@
 
     python -m jobs.bench tvl1 --help                              # what it measures, and its options
 
-Exit     0 measured, and all that must hold held; 1 measured, and something did not hold (which); 2 refused before any
+Exit     0 measured, all requirements met; 1 measured, a requirement was missed (it is named); 2 refused before any
          work.
 """
 

@@ -18,8 +18,8 @@ from pipeline.errors import ReciprocalError, UserError
 _SENTENCES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
     (
         ray.exceptions.OutOfMemoryError,
-        "a worker was ended because its node ran out of memory: let fewer or smaller tasks run at once, or use a larger"
-        " node",
+        "a worker was killed because its node ran out of memory: let fewer or smaller tasks run at once, or use"
+        " a larger node",
     ),
     (
         (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError),

@@ -82,7 +82,7 @@ def ensemble(args: EnsembleArgs) -> tuple[EvalReport, str, str]:
     start = time.perf_counter()
     wanted = find_ensemble(args.recipe) if args.recipe else None
     protocol = Protocol(split=args.split, num_views=args.num_views, num_crops=args.num_crops)
-    # The order of words decides nothing: neither the folder nor the experiment.
+    # Argument order does not matter: neither the folder nor the experiment.
     runs = sorted((open_member(text, protocol, wanted) for text in args.runs), key=lambda run: run.storage.uri)
     members = members_of(runs)
     check_comparable({run.name: run.report for run in runs})

@@ -1,4 +1,4 @@
-"""Which nets an ensemble averages: from the words of the command line to evaluated runs and their branches."""
+"""Which nets an ensemble averages: from command-line arguments to evaluated runs and their branches."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def find_ensemble(name: str) -> Ensemble:
     """The row of that name. Raises ConfigError with the nearest names."""
     if name not in ENSEMBLES:
         near = difflib.get_close_matches(name, ENSEMBLES, n=3) or sorted(ENSEMBLES)[:3]
-        word = "a training, no ensemble" if name in RECIPES else "unknown"
+        word = "a training recipe, not an ensemble" if name in RECIPES else "unknown"
         raise ConfigError(
             "recipe", name, f"{word}: did you mean {', '.join(near)}? `python -m jobs.train --list ens` shows all"
         )

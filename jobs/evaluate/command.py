@@ -6,7 +6,7 @@
 Reads    RUN's final checkpoint and the data set it was trained on (another manifest is refused).
 Writes   RUN/evaluations/SPLIT_PROTOCOL.json, .png (confusion matrix) and .npz (probabilities of every video, for
          jobs.ensemble); metrics, report and picture to the run's MLflow page.
-Exit     0 finished (again, if it was there already); 1 failed while running; 2 refused before any work.
+Exit     0 finished (also if the report existed); 1 failed while running; 2 refused before any work.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class EvaluateArgs:
     batch_size: int = 0
     """Videos of all workers in a step; 0: a number whose clips fit where training's did."""
     data_uri: str = ""
-    """Where the data set lies now, if not where the run found it."""
+    """Current location of the data set, if it has moved."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
     again: bool = False
     """Evaluate even if this split and protocol were evaluated before."""

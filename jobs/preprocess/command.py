@@ -30,14 +30,14 @@ from jobs.preprocess.config import PreprocessConfig, limit
 from jobs.preprocess.estimate import estimate
 from jobs.preprocess.existing import existing_manifest, finished_shards, remove_leftovers
 from jobs.preprocess.summary import RunLog, print_plan, print_summary
-from jobs.preprocess.tally import Outcome, Tally, shortest_names
+from jobs.preprocess.tally import Outcome, Tally, first_rejects
 from jobs.preprocess.tasks import Job, resources_for, run_shards, spec_for
 from pipeline.common.cli import console, parse
 from pipeline.config.base import as_dict
 from pipeline.config.preprocess import StoredConfig
 from pipeline.config.stack import ray_address
 from pipeline.dataset.manifest import MANIFEST, Manifest
-from pipeline.errors import ReciprocalError
+from pipeline.errors import ReciprocalError, UserError
 from pipeline.storage import open_storage
 from pipeline.storage.scratch import remove_abandoned
 from preprocessing.annotations import Annotations, read_annotations
@@ -136,13 +136,14 @@ def _within(
         return
     names = (
         "\n"
-        + shortest_names(
+        + first_rejects(
             [r for reason, kept in tally.examples.items() if reason != "missing" for r in kept], classes, 50
         )
         if tally
         else ""
     )
-    raise ReciprocalError(
+    # Missing videos are counted before any is read: a refusal.
+    raise (UserError if what == "missing" else ReciprocalError)(
         f"{count} of {total} videos are {what}, more than --max-{'rejects' if what == 'rejected' else what} {allowed}:"
         f" fix them, or allow more{names}"
     )
@@ -180,7 +181,7 @@ def _finish(
     if manifest.num_samples == 0:
         raise ReciprocalError(
             f"all {num_inputs} sources were rejected; there is no data set to"
-            f" write\n{shortest_names([r for kept in tally.examples.values() for r in kept], annotations.classes)}"
+            f" write\n{first_rejects([r for kept in tally.examples.values() for r in kept], annotations.classes)}"
         )
     if manifest.num_inputs != num_inputs:
         raise ReciprocalError(

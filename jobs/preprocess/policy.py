@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-MAX_FAILED_SHARDS = 3  # then the cause is not in a shard but in what all of them use
+MAX_FAILED_SHARDS = 3  # then the cause is shared, not one shard
 
 
 class Ending(enum.Enum):
@@ -40,7 +40,7 @@ class History:
 def decide(ending: Ending, history: History) -> Decision:
     """The decision about one attempt.
 
-    A worker that dies once may have been killed for want of memory, or with its node, and a search that finds no video
+    A worker that dies once may have been killed for lack of memory, or with its node, and a search that finds no video
     says so: the shard gets one more attempt either way. One that dies again, and any error that Ray's retries did not
     cure, fails the shard. What was stored stays stored, whatever ends the run.
     """

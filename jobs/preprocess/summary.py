@@ -150,4 +150,4 @@ class RunLog:
         try:
             what()
         except Exception as error:  # MLflow raises whatever its HTTP library raises; none of it may end the job
-            log.warning("MLflow did not take a report: %s", error)
+            log.warning("could not log to MLflow: %s", error)

@@ -40,7 +40,7 @@ class Tally:
     def add(self, outcome: Outcome) -> None:
         """Count one shard; each at most once."""
         if outcome.entry.path in self.entries:
-            raise ValueError(f"{outcome.entry.path} came twice")
+            raise ValueError(f"{outcome.entry.path} was counted twice")
         self.entries[outcome.entry.path] = outcome.entry
         self.times += outcome.times
         for reject in outcome.rejects:
@@ -66,7 +66,7 @@ class Tally:
         return sorted(found, key=lambda item: (-item[1], item[0]))
 
 
-def shortest_names(rejects: Iterable[Reject], classes: Sequence[str], count: int = 10) -> str:
+def first_rejects(rejects: Iterable[Reject], classes: Sequence[str], count: int = 10) -> str:
     """The first few rejects, one per line, with class and detail."""
     return "\n".join(
         f"  {r.reason}: {r.source} ({classes[r.label]}): {r.detail}"

@@ -5,8 +5,8 @@
 
 Reads    RUN's final checkpoint and its report of --split (written by jobs.evaluate).
 Writes   a version of the registered model, once per checkpoint and report; the alias, if it is earned.
-Exit     0 registered and promoted (or it has the alias already); 3 registered, promotion refused, and why; 1 and 2 as
-         everywhere.
+Exit     0 registered and promoted (or it has the alias already); 3 registered, promotion refused, and why; 1 failed
+         while running; 2 refused before any work.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _report(run: Storage, args: PromoteArgs) -> EvalReport:
 
 
 def _report_of(version: Version) -> EvalReport:
-    """The report that a registered version was decided with. Its run's folder keeps it."""
+    """The report that a version's promotion was based on. Its run's folder keeps it."""
     try:
         return EvalReport.from_json(open_storage(version.tags["run_uri"]).read(version.tags["report"]).decode())
     except (KeyError, NotFoundError) as error:

@@ -135,6 +135,8 @@ def train(config: TrainConfig) -> int:
         if found := explain(error):
             kind = UserError if isinstance(found, UserError) else ReciprocalError
             raise kind(f"training failed: {found}; fix it and run the same command again to resume") from error
+        if isinstance(error, SystemExit):  # what Ray Train's own handler of Ctrl-C makes of it
+            raise KeyboardInterrupt from error
         raise
     checkpoint = result.checkpoint
     if checkpoint is None:
@@ -160,7 +162,7 @@ def _trainer(task: WorkerTask) -> ray.train.torch.TorchTrainer:
         resources["GPU"] = 1
     return ray.train.torch.TorchTrainer(
         functools.partial(train_worker, task),  # pickled as it is; a train_loop_config would have to be a dict
-        # A rank that is gone should end the step in minutes: what hangs longer than any sane step is an error.
+        # A lost rank must fail the step within minutes: what hangs longer than any sane step is an error.
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.run.num_workers,

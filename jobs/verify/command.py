@@ -4,8 +4,8 @@
     python -m jobs.verify file:///data/toy --decode none          # only checksums, sizes, indexes and counts
     python -m jobs.verify s3://bucket/kinetics --decode 2         # and decode two samples of every shard
 
-Reads    the manifest, every record, index and tar once (a task copies one shard at a time to its local disk). Writes
-         nothing to the data set.
+Reads    the manifest, every record, index and tar once (a task copies one shard at a time to its local disk).
+Writes   nothing to the data set.
 Prints   one line per fault: SHARD/SAMPLE.MEMBER: kind: what, expected, found. --json FILE has the same for programs.
 Exit     0 sound. 1 faults, or shards that could not be verified because the storage failed. 2 no data set there, or
          wrong arguments.

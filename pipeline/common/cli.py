@@ -54,6 +54,8 @@ def parse(
         UserError: an unknown field, or a value that is not of its type: one line in place of tyro's panel.
     """
     panel = io.StringIO()
+    prog = prog or f"python -m {_command()}"
+    description = description and _paragraphs(description)
     try:
         with contextlib.redirect_stderr(panel):
             if default is None:
@@ -70,6 +72,17 @@ def parse(
             message,
         )
         raise UserError(f"{message[title.end() :] if title else message}; --help lists all fields") from None
+
+
+def _paragraphs(description: str) -> str:
+    """A module's docstring for ``--help``, which joins the lines of a paragraph: each "LABEL  text" is made one."""
+    return re.sub(r"(?<!\n)\n(?=\S+(?: \S+)? {2,}\S)", "\n\n", description)
+
+
+def _command() -> str:
+    """Name of the module that runs, as after ``python -m``."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec.name.removesuffix(".__main__") if spec else "command"
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
@@ -132,10 +145,13 @@ def _write_traceback(error: BaseException) -> str:
 
     Its user alone can read it: messages of libraries may hold what nobody else should see.
     """
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    command = spec.name.removesuffix(".__main__") if spec else "command"
-    file = home().absolute() / "logs" / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    text = _COLOUR.sub("", "".join(traceback.format_exception(error)))
+    file = home().absolute() / "logs" / f"{_command()}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    parts = [*traceback.format_exception(error)]
+    # Ray Train shortens the tracebacks of its ranks in the text of its error; it keeps them whole beside it.
+    for source in (error, error.__cause__):
+        for rank, failure in sorted((getattr(source, "worker_failures", None) or {}).items()):
+            parts.append(f"\nrank {rank}:\n{failure}\n")
+    text = _COLOUR.sub("", "".join(parts))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, text.encode(), mode=0o600)

@@ -60,7 +60,7 @@ class RunConfig:
     """Ranks. The global batch stays, whatever their number."""
     cpus_per_worker: float = 1.0
     use_gpu: Literal["auto", "yes", "no"] = "auto"
-    """auto: one GPU a rank where the cluster has any."""
+    """auto: one GPU per rank where the cluster has any."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU, fp32 on the CPU."""
     compile: bool = False

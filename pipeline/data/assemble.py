@@ -66,7 +66,7 @@ class Assembler:
             fetched: what arrived for each of its samples, fillers left out.
 
         Returns:
-            A function that waits for the batch; to be called once, in the order of the beginnings. It raises
+            A function that waits for the batch; to be called once, in the order of the ``begin`` calls. It raises
             ReciprocalError where bytes that are right cannot be decoded, and lists the batch's keys.
 
         Raises:

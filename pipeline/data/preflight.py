@@ -4,11 +4,12 @@ storage.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.config.data import ClipConfig, DataConfig
@@ -19,7 +20,7 @@ from pipeline.data.fetch.read import FetchMetrics, read_sample
 from pipeline.data.index import SplitIndex, check_modalities, load_index
 from pipeline.data.sampling.order import num_steps, rank_batch_size
 from pipeline.dataset.manifest import Manifest
-from pipeline.errors import ConfigError, ManifestError
+from pipeline.errors import ConfigError, ManifestError, NotFoundError
 from pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class DataPlan:
     requests: dict[str, int]
     """Ranged GETs of one epoch over the split, all ranks together."""
     bytes: dict[str, int]
-    """Of those GETs."""
+    """Bytes read by those GETs."""
     steps: int
     """Global batches of a training epoch."""
     rank_batch: int
@@ -83,7 +84,7 @@ def check_data(
         ConfigError: the batch does not divide by the ranks, the manifest is not the one the config names, a split's
             name is unknown, the crop asks for more than twice the stored pixels, or the cache's disk is too small.
         ManifestError: a modality is not stored, the training split is empty, a class has no training sample, or samples
-            that were read as a trial are not the ones the records describe.
+            read as a check are not the ones the records describe.
         StorageSetupError: credentials or bucket do not allow reading.
         StorageError: a sample cannot be read; names shard and key.
     """
@@ -101,11 +102,9 @@ def check_data(
             none = "" if field == "data.train_split" else ', or "" for no validation'
             raise ConfigError(field, split, f"use one of the manifest's splits: {', '.join(sizes)}{none}")
     names = [split for split in (data.train_split, data.val_split) if split]
-    indices = {
-        split: load_index(storage, manifest, split, modalities)
-        for split in names
-        if sizes[split] or split == data.train_split
-    }
+    wanted = [split for split in names if sizes[split] or split == data.train_split]
+    with _missing_is_refused(storage):
+        indices = {split: load_index(storage, manifest, split, modalities) for split in wanted}
     index = indices[data.train_split]
     empty = [name for name, count in zip(manifest.classes, index.class_counts(), strict=True) if count == 0]
     if empty:
@@ -116,7 +115,8 @@ def check_data(
     num_bytes = {split: int(indices[split].range_bytes().sum()) if split in indices else 0 for split in names}
     cache_share = _check_cache(data, sum(num_bytes.values())) if data.cache_dir else 0.0
     for found in indices.values():
-        _read_one(storage, found, min(_READ_S, data.fetch_deadline_s))
+        with _missing_is_refused(storage):
+            _read_one(storage, found, min(_READ_S, data.fetch_deadline_s))
     channels = sum(CHANNELS[m] * (1 if m == "rgb" else clip.stack) for m in modalities)
     return DataPlan(
         samples={split: sizes[split] for split in names},
@@ -165,6 +165,17 @@ def _check_cache(data: DataConfig, num_bytes: int) -> float:
     return min(1.0, limit / max(1, num_bytes))
 
 
+@contextlib.contextmanager
+def _missing_is_refused(storage: Storage) -> Iterator[None]:
+    """An object that the manifest lists and that is gone is wrong input, found before any worker is taken."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise ManifestError(
+            f"{error}: {storage.uri} is not complete; run jobs.verify {storage.uri}, and restore or preprocess it again"
+        ) from error
+
+
 def _read_one(storage: Storage, index: SplitIndex, deadline_s: float) -> None:
     """Read a sample as a worker does; where it is damaged, which a run may survive, one of another place."""
     details, timed = [], storage.within(deadline_s)
@@ -173,7 +184,7 @@ def _read_one(storage: Storage, index: SplitIndex, deadline_s: float) -> None:
         if not isinstance(found, Damaged):
             return
         details.append(f"{found.key} in {found.tar} ({found.detail})")
-        log.warning("read as a trial, a sample is damaged: %s", details[-1])
+        log.warning("trial read: a sample is damaged: %s", details[-1])
     raise ManifestError(
         f"{storage.uri}: samples are not what their records say: {'; '.join(details)}; restore these shards or"
         " preprocess them again"

@@ -129,7 +129,7 @@ def is_transient(error: Exception) -> bool:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return (
             code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501)
-        )  # 501: never will be implemented
+        )  # 501 Not Implemented is permanent
     return isinstance(error, _TRANSIENT)
 
 

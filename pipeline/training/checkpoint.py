@@ -79,7 +79,7 @@ def save_main(
 
 
 def save_samples(folder: Path, rank: int, lines: list[str]) -> None:
-    """Write a rank's keys, one JSON line a step."""
+    """Write a rank's keys, one JSON line per step."""
     (folder / f"samples-{rank:04d}.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 

@@ -52,7 +52,7 @@ REASONS: dict[str, str] = {
 MAX_FRAME_PIXELS = 64 << 20  # of the source; 8K video has 33 million
 MAX_KEPT_BYTES = 2 << 30  # of small frames held by decode_video
 MAX_ASPECT = 10.0
-_TRUNCATED_BELOW = 0.9  # share of the announced pictures; edit lists hide a few in sound files
+_TRUNCATED_BELOW = 0.9  # share of the announced pictures; edit lists hide a few in intact files
 # FFmpeg's fast conversion repeats chroma samples and rounds down: up to 40 levels off at coloured edges.
 # Bit-exact: the same picture on every machine, whatever vector instructions it has.
 _EXACT = Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT

@@ -84,7 +84,7 @@ def build_shard(
 
     Raises:
         StorageError: the storage failed after its retries, or the local disk is full.
-        ReciprocalError: a source broke something behind the decoder, or the tar did not read back as written.
+        ReciprocalError: a source failed after decoding, or the tar did not read back as written.
     """
     cv2.setNumThreads(1)  # a task is one core
     if spec.flow is not None and plan.present and (here := engine_for(spec.stored).describe()) != spec.flow:

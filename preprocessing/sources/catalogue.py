@@ -47,7 +47,7 @@ class Catalogue:
         self._lock = threading.Lock()
 
     def find(self, name: str) -> ArchiveMember | None:
-        """The member of that name; of several, one that can be read."""
+        """The member of that name; if several, a readable one."""
         with self._lock:
             row = self._connection.execute(
                 f"SELECT {_COLUMNS} FROM member WHERE name = ? ORDER BY problem LIMIT 1", (_bytes(name),)

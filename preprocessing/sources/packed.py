@@ -94,7 +94,7 @@ class PackedStore(SourceStore):
         unread = [path for path in loose if path.lower().endswith(OTHER_ARCHIVES)]
         if unread:
             log.warning(
-                "%s: %d archives of kinds that are not read (first: %s): unpack them, or pack them as .tar or .zip",
+                "%s: %d archives in unsupported formats (first: %s): unpack them, or pack them as .tar or .zip",
                 self.uri,
                 len(unread),
                 unread[0],

@@ -35,7 +35,7 @@ class Fetcher:
     Args:
         storage: root of the data set.
         threads: most GETs in flight.
-        deadline_s: longest that ``burst`` samples together may be waited for; each GET, its retries included, ends
+        deadline_s: longest wait for ``burst`` samples together; each GET, its retries included, ends
             by then too.
         metrics: where requests, bytes and waiting are added.
         buffer_bytes: most bytes in flight or ready, unless one sample alone is larger.

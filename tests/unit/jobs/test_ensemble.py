@@ -273,7 +273,7 @@ def test_rows_of_the_paper_are_checked(runs: Runs, caplog: pytest.LogCaptureFixt
         own,
         recipe="crn_t3_ucf_bni_ens_rbg",
     )
-    refused("a training, no ensemble", crn, own, recipe="crn_t3_ucf_bni_crn_flow")
+    refused("a training recipe, not an ensemble", crn, own, recipe="crn_t3_ucf_bni_crn_flow")
     refused(
         "it is a run of crn_t3_ucf_bni_ncrn_rgb; crn_t3_ucf_bni_ens_flow averages",
         crn,

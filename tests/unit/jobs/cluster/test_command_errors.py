@@ -11,6 +11,7 @@ import json
 import re
 import runpy
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def raw(tiny_set: str) -> Path:
     return Path(tiny_set.removeprefix("file://")).parent / "raw"
 
 
-def raiser(error: Exception) -> Callable[..., None]:
+def raiser(error: BaseException) -> Callable[..., None]:
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
@@ -155,3 +156,14 @@ def test_verify_goes_on_with_the_other_shards_and_names_those_that_failed(tiny_s
     printed = capsys.readouterr()
     assert "Traceback" not in printed.out + printed.err
     assert re.search(r"^5 parts could not be verified \([\w/-]+: the bucket is gone\)", printed.out, re.MULTILINE)
+
+
+def test_ctrl_c_in_a_training_says_how_to_continue(tiny_set, tmp_path, monkeypatch, capsys) -> None:
+    """Ray Train's own handler of the signal makes a SystemExit with code 1 of it."""
+    monkeypatch.setattr("jobs.train.command._trainer", lambda task: types.SimpleNamespace(fit=raiser(SystemExit(1))))
+    run = ["rgb_demo", "--data.uri", tiny_set, "--run.output", f"file://{tmp_path}/runs", "--run.num-workers", "1"]
+    monkeypatch.setattr(sys, "argv", ["jobs.train", *run])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("jobs.train", run_name="__main__")
+    assert stop.value.code == 130
+    assert "interrupted: run the same command again to continue" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import torch
 
 from jobs.preprocess.command import resolve_engine
 from jobs.preprocess.config import PreprocessConfig, limit
-from jobs.preprocess.tally import Outcome, Tally, shortest_names
+from jobs.preprocess.tally import Outcome, Tally, first_rejects
 from jobs.preprocess.tasks import resources_for
 from pipeline.config.preprocess import StoredConfig
 from pipeline.dataset.shards import Reject, ShardRecord
@@ -71,8 +71,8 @@ def test_missing_videos_count_apart():
     assert (tally.num_missing, tally.num_rejected) == (3, 1)
     assert tally.classes_of("missing") == [(1, 2), (0, 1)]
     assert (tally.times.flow_s, tally.times.pairs) == (3.0, 7)
-    assert "truncated: c (jump): seen" in shortest_names(tally.examples["truncated"], ("run", "jump"))
-    with pytest.raises(ValueError, match="came twice"):
+    assert "truncated: c (jump): seen" in first_rejects(tally.examples["truncated"], ("run", "jump"))
+    with pytest.raises(ValueError, match="was counted twice"):
         tally.add(Outcome.of(record("shard-000001", [])))
 
 

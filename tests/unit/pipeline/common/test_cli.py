@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -71,3 +72,31 @@ def test_a_state_folder_that_cannot_be_written_does_not_hide_the_error(
     code, err = end_of(raiser(ZeroDivisionError("x")), capsys)
     assert code == 1
     assert re.fullmatch(r"failed: ZeroDivisionError: x; whole traceback: not written \(.*\)", err)
+
+
+def test_the_file_holds_every_rank_s_own_traceback_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ray Train's error has shortened them in its text and keeps them as ``worker_failures``."""
+    cause = RuntimeError("Training failed: ... (Output truncated) ...")
+    cause.worker_failures = {1: ValueError("the second line\nof rank 1"), 0: ValueError("rank 0")}  # type: ignore[attr-defined]
+    _, err = end_of(raiser(ReciprocalError("training failed"), cause), capsys)
+    text = Path(err.rpartition("whole traceback: ")[2]).read_text()
+    assert re.search(r"rank 0:\nrank 0\n\nrank 1:\nthe second line\nof rank 1", text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Nothing much."""
+
+    name: str = ""
+
+
+def test_labels_of_a_docstring_begin_a_line_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "Do it.\n\n    python -m it\n\nReads    this,\n         and that.\nWrites   the other.\nExit     0 done."
+    with pytest.raises(SystemExit):
+        cli.parse(Arguments, args=["--help"], description=text)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line.split()[0] for line in lines if line.startswith(("Reads", "Writes", "Exit"))] == [
+        "Reads",
+        "Writes",
+        "Exit",
+    ]

@@ -14,7 +14,7 @@ from pipeline.data import preflight as module
 from pipeline.data.fetch.cache import DiskCache
 from pipeline.data.preflight import DataPlan, check_data
 from pipeline.dataset.manifest import read_records
-from pipeline.errors import ConfigError, ManifestError, NotFoundError, StorageError
+from pipeline.errors import ConfigError, ManifestError, StorageError
 from pipeline.storage import LocalStorage
 
 CLIP = ClipConfig(num_frames=4, crop=32)
@@ -163,7 +163,7 @@ def test_a_sample_of_each_split_is_read_and_checked(
     root = tmp_path / "copy"
     shutil.copytree(counter_set.root, root)
     (root / "val" / "shard-000000.tar").unlink()
-    with pytest.raises(NotFoundError, match=r"sample clip-\S+ in .*val/shard-000000\.tar: .*does not exist"):
+    with pytest.raises(ManifestError, match=r"sample clip-\S+ in .*val/shard-000000\.tar: .*does not exist"):
         preflight(counter_set, DataConfig(batch_size=4), storage=LocalStorage(str(root)))
 
 
