@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(500)]
 SMALL = [
     *("--model.width", "0.125", "--model.hidden", "8", "--model.adapted", "8", "--model.num-steps", "4"),
     *("--clip.num-frames", "4", "--clip.crop", "32", "--clip.resize", "32", "--data.batch-size", "2"),
-    *("--optim.epochs", "1", "--run.num-workers", "2", "--run.spread"),
+    *("--optim.epochs", "1", "--run.num-workers", "2"),
 ]
 STATES = ("actors", "jobs", "tasks", "workers", "runtime_envs", "nodes", "objects", "cluster_events")
 PAGES = (*(f"/api/v0/{state}?detail=1&limit=10000" for state in STATES), "/api/jobs/")
@@ -87,8 +87,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         patch.setenv("RECIPROCAL_HOME", str(tmp_path_factory.mktemp("home")))
         patch.delenv("RECIPROCAL_STACK", raising=False)
         try:
-            local.up(ray_cpus=1)
-            local.add_node(cpus=1)
+            # One node: of two on one host, Ray's second agent unpacks a job's working folder anew under its driver.
+            local.up(ray_cpus=2)
             found = find_stack()
             assert found is not None
             yield found
