@@ -414,4 +414,4 @@ def test_a_storage_that_fails_is_no_damage(tmp_path):
 def test_archives_of_other_kinds_are_named(tmp_path, caplog):
     (tmp_path / "x.rar").write_bytes(b"Rar!")
     assert dict(open_sources(str(tmp_path)).walk()) == {"x.rar": 4}
-    assert "1 archives of kinds that are not read (first: x.rar)" in caplog.text
+    assert "1 archives in unsupported formats (first: x.rar)" in caplog.text
