@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -54,6 +55,12 @@ class FaultyStorage(LocalStorage):
 def stored(counter_set):
     index = load_index(counter_set.storage, counter_set.manifest, "train", ("rgb",))
     return FaultyStorage(str(counter_set.root)), [index.sample_range(i) for i in range(len(index))]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 5
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.002)
 
 
 def fetch_threads() -> int:
@@ -207,6 +214,24 @@ def test_bytes_ahead_are_bounded(stored) -> None:
         assert metrics.fetch_held_max <= max(bound, largest)
         assert storage.calls == len(requests)
         storage.calls = 0
+
+
+@pytest.mark.parametrize(("threads", "burst"), [(1, 1), (1, 4), (3, 2)])
+def test_samples_ahead_are_a_batch_and_two_for_each_get_in_flight(stored, threads, burst) -> None:
+    """A consumer that takes one sample and stops must not have the rest of the epoch read behind its back."""
+    storage, requests = stored
+    requests = requests * 3
+    with Fetcher(storage, threads, 10, FetchMetrics(), burst=burst) as fetcher:
+        found = fetcher.iterate(requests)
+        next(found)
+        ahead = burst + 2 * threads
+        wait_until(lambda: storage.calls >= ahead)
+        time.sleep(0.05)
+        assert storage.calls == ahead < len(requests), "the one taken is of these"
+        next(found)
+        wait_until(lambda: storage.calls >= ahead + 1)
+        time.sleep(0.05)
+        assert storage.calls == ahead + 1, "one more for each that is taken"
 
 
 def test_the_deadline_is_a_batchs_not_each_samples(stored) -> None:
