@@ -1,8 +1,8 @@
 """From a raw video to class probabilities: the predictor inside a registered model.
 
-It repeats what preprocessing did to the training data (frame rate, short side, flow after resizing, 8-bit codes) and
-what evaluation did (views, crops, probabilities averaged over views and branches). It needs neither DALI, nor Ray, nor
-object storage.
+It repeats what preprocessing did to the training data (frame rate, short side, flow after resizing, 8-bit codes, VP9)
+and what evaluation did (views, crops, probabilities averaged over views and branches). It needs neither DALI, nor Ray,
+nor object storage.
 
     FOLDER/predictor.json      config, classes, preprocessing parameters, number of views and crops
     FOLDER/model.safetensors   weights
@@ -10,6 +10,7 @@ object storage.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,17 +25,17 @@ from pipeline.config.preprocess import StoredConfig
 from pipeline.config.train import TrainConfig, config_from_dict
 from pipeline.data.batch import Batch
 from pipeline.data.decoding.reference import prepare_clip
-from pipeline.data.sampling.clips import view_plans
-from pipeline.dataset.sample import quantise_diff, quantise_flow
+from pipeline.data.sampling.clips import ClipPlan, view_plans
+from pipeline.dataset.sample import stored_modalities
 from pipeline.errors import RejectedSource, UserError
 from pipeline.evaluation.evaluate import predict_part
 from pipeline.models import build_model
-from preprocessing.flow.base import to_gray
-from preprocessing.flow.factory import flow_engine
+from pipeline.serving.stored_clip import StoredClip, Times
 from preprocessing.media.decode import decode_video
 
 CARD = "predictor.json"
 WEIGHTS = "model.safetensors"
+_KEY = "video"
 REQUIREMENTS = ("torch", "numpy", "pandas", "av", "opencv-contrib-python-headless", "safetensors")
 """Distributions that prediction imports; the versions are those installed where the model is registered."""
 
@@ -66,6 +67,25 @@ def load_predictor(folder: Path) -> Predictor:
     return Predictor(folder)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One video's class probabilities, and how they came about."""
+
+    probabilities_N: np.ndarray
+    """float64, mean over views and branches."""
+    num_frames: int
+    """Of the video at the rate ``fps``, as it would be stored."""
+    fps: float
+    exact: bool
+    """The model saw, bit for bit, the frames and flow that a data set would hold; see ``StoredClip``."""
+    times: Times
+
+    def ranked(self, classes: tuple[str, ...]) -> tuple[list[str], list[float]]:
+        """All class names and their probabilities, most probable first."""
+        best = np.argsort(-self.probabilities_N, kind="stable")
+        return [classes[i] for i in best], [float(self.probabilities_N[i]) for i in best]
+
+
 class Predictor:
     """Classify raw videos. ``folder``: as written by ``pack``."""
 
@@ -87,47 +107,47 @@ class Predictor:
         Raises:
             UserError: a video cannot be decoded; names it and the reason.
         """
-        return [self._rank(self.probabilities(video, f"video {number}")) for number, video in enumerate(videos)]
+        ranked = []
+        for number, video in enumerate(videos):
+            try:
+                ranked.append(self.answer(video).ranked(self.classes))
+            except RejectedSource as error:
+                raise UserError(f"video {number}: {error}") from error
+        return ranked
 
-    def _rank(self, probabilities_N: np.ndarray) -> tuple[list[str], list[float]]:
-        best = np.argsort(-probabilities_N, kind="stable")
-        return [self.classes[i] for i in best], [float(probabilities_N[i]) for i in best]
+    def answer(self, video: bytes | Path) -> Answer:
+        """Class probabilities of one video file (its path, or its bytes).
 
-    def probabilities(self, video: bytes, name: str = "video") -> np.ndarray:
-        """(N,) float64 probabilities of one video file's bytes, averaged over views and branches."""
-        try:
-            decoded = decode_video(
-                video, short_side=self.stored.short_side, fps=self.stored.fps, max_frames=self.stored.max_frames
-            )
-        except RejectedSource as error:
-            raise UserError(f"{name}: {error}") from error
-        part = predict_part(
-            self.model, [self._batch(decoded.frames_rgb_THWC)], device=self.device, precision=self.config.run.precision
+        Raises:
+            RejectedSource: it cannot be decoded; with the reason.
+        """
+        times, stored = Times(), self.stored
+        with times.measure("decode_s"):
+            decoded = decode_video(video, short_side=stored.short_side, fps=stored.fps, max_frames=stored.max_frames)
+        clip = StoredClip(decoded.frames_rgb_THWC, decoded.fps, stored, times)
+        num_frames, height, width = decoded.frames_rgb_THWC.shape[:3]
+        plans = view_plans(num_frames, height, width, self.config.clip, self.num_views, self.num_crops)
+        batch = self._batch(clip, plans, times)
+        with times.measure("model_s"):
+            part = predict_part(self.model, [batch], device=self.device, precision=self.config.run.precision)
+        return Answer(
+            probabilities_N=part.sums[_KEY]["fused"] / part.views[_KEY],
+            num_frames=num_frames,
+            fps=decoded.fps,
+            exact=clip.exact,
+            times=times,
         )
-        return part.sums["video"]["fused"] / part.views["video"]
 
-    def _batch(self, rgb_THWC: np.ndarray) -> Batch:
-        clip = self.config.clip
-        num_frames, height, width = rgb_THWC.shape[:3]
-        plans = view_plans(num_frames, height, width, clip, self.num_views, self.num_crops)
-        frames = {"rgb": rgb_THWC}
-        if "flow" in self.model.modalities:
-            frames["flow"] = self._flow(rgb_THWC, sorted({i for plan in plans for i in plan.motion_window}))
-        if "diff" in self.model.modalities:
-            frames["diff"] = quantise_diff(rgb_THWC)
-        clips = [prepare_clip(frames, plan, clip, self.stored.flow_bound, self.model.modalities) for plan in plans]
-        inputs = {name: torch.from_numpy(np.stack([c[name] for c in clips])) for name in self.model.modalities}
+    def _batch(self, stored_clip: StoredClip, plans: Sequence[ClipPlan], times: Times) -> Batch:
+        clip, modalities = self.config.clip, self.model.modalities
+        frames = {}
+        for member in stored_modalities(modalities):
+            wanted = {
+                i for plan in plans for i in (plan.rgb_window(modalities) if member == "rgb" else plan.motion_window)
+            }
+            frames[member] = stored_clip.frames(member, sorted(wanted))
+        with times.measure("model_s"):
+            clips = [prepare_clip(frames, plan, clip, self.stored.flow_bound, modalities) for plan in plans]
+            inputs = {name: torch.from_numpy(np.stack([c[name] for c in clips])) for name in modalities}
         rows = len(clips)
-        return Batch(inputs, torch.zeros(rows, dtype=torch.int64), torch.ones(rows), ("video",) * rows, 0, 0)
-
-    def _flow(self, rgb_THWC: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
-        """8-bit codes (T-1, 2H, W). Only the ``wanted`` frame pairs are computed; the rest is 0 and never used."""
-        # Both engines compute the same flow; without a GPU numba is the faster one.
-        name = (
-            "numba" if self.stored.flow_engine == "torch" and not torch.cuda.is_available() else self.stored.flow_engine
-        )
-        gray, engine = to_gray(rgb_THWC), flow_engine(name, self.stored.flow_mode)
-        codes = np.zeros((len(gray) - 1, 2 * gray.shape[1], gray.shape[2]), np.uint8)
-        for t in wanted:
-            codes[t] = quantise_flow(engine.flow(gray[t : t + 2]), self.stored.flow_bound)[0]
-        return codes
+        return Batch(inputs, torch.zeros(rows, dtype=torch.int64), torch.ones(rows), (_KEY,) * rows, 0, 0)

@@ -53,6 +53,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.data.sampling",
         "pipeline.data.decoding.reference",
         "preprocessing.media.decode",
+        "preprocessing.media.encode",
         "preprocessing.flow",
     ),
     "pipeline.predict": ("pipeline.serving",),
