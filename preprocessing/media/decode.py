@@ -49,7 +49,6 @@ REASONS: dict[str, str] = {
 }
 """The closed list of reasons a source is rejected for, counted in records and manifest."""
 
-MAX_FRAME_PIXELS = 64 << 20  # of the source; 8K video has 33 million
 MAX_KEPT_BYTES = 2 << 30  # of small frames held by decode_video
 MAX_ASPECT = 10.0
 _TRUNCATED_BELOW = 0.9  # share of the announced pictures; edit lists hide a few in intact files
@@ -185,8 +184,6 @@ class VideoReader:
 
     def _small_upright(self, frame: av.VideoFrame) -> np.ndarray:
         width, height = frame.width, frame.height
-        if width * height > MAX_FRAME_PIXELS:
-            raise RejectedSource("too_large", f"pictures of {width}x{height}")
         if max(width, height) > MAX_ASPECT * min(width, height):
             raise RejectedSource("bad_shape", f"pictures of {width}x{height}")
         if self._size is None:

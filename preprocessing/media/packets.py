@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,25 +11,15 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from pipeline.common.media import MAX_PIXELS, open_media
 from pipeline.errors import RejectedSource
-
-# These formats read other files, addresses or devices named in the file: only the video itself may end up in a sample.
-_INDIRECT = {"concat", "dash", "hls", "image2", "imf", "lavfi", "rtsp", "sdp", "tty"}
-_FORMATS = ",".join(
-    name
-    for name in sorted(av.formats_available)
-    if not _INDIRECT & set(name.split(",")) and av.ContainerFormat(name).is_input
-)
 
 
 def open_container(source: str | Path | bytes) -> InputContainer:
     try:
-        return av.open(
-            io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}",
-            "r",
-            metadata_errors="replace",
-            options={"format_whitelist": _FORMATS},
-        )
+        return open_media(source)
+    except av.error.ArgumentError as error:
+        raise RejectedSource("not_video", "it is in none of the formats that hold a video themselves") from error
     except av.FFmpegError as error:
         raise RejectedSource("not_video", f"FFmpeg cannot open it: {error.strerror or error}") from error
     except OSError as error:
@@ -144,6 +133,11 @@ def decoded_pictures(
         except av.error.InvalidDataError as error:  # continue: the next keyframe repairs it
             damage.add(error.strerror or str(error))
             continue
+        except av.error.ArgumentError as error:
+            if stream.codec_context.width:
+                raise
+            # FFmpeg forgets a size that is over the limit.
+            raise RejectedSource("too_large", f"pictures of more than {MAX_PIXELS} pixels") from error
         for frame in pictures:
             number += 1
             time_s = number / rate if not trusted else frame.time - origin_s if frame.time is not None else float("nan")

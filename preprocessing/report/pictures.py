@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import io
 from collections.abc import Iterator, Sequence
 
 import av
 import cv2
 import numpy as np
 
+from pipeline.common.media import STORED_FORMATS, open_media
 from pipeline.dataset.sample import DIFF_ZERO, dequantise_flow, extension
 from pipeline.dataset.shards import split_members
 from pipeline.storage import Storage
@@ -153,7 +153,7 @@ def read_strips(storage: Storage, pick: Pick, modalities: Sequence[str], thumb_p
 
 def _frames(video: bytes, indexes: Sequence[int]) -> Iterator[av.VideoFrame]:
     """Frames by ascending index; each is reached from the keyframe before it."""
-    with av.open(io.BytesIO(video), "r") as container:
+    with open_media(video, formats=STORED_FORMATS) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
         if not stream.average_rate or not stream.time_base:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import av
 import numpy as np
 
+from pipeline.common.media import STORED_FORMATS, open_media
 from pipeline.config.preprocess import StoredConfig
 from pipeline.dataset.sample import extension
 from pipeline.dataset.shards import SampleRecord, sample_json
@@ -122,7 +122,7 @@ def check_video(source: Path | bytes, modality: str, num_frames: int, width: int
     expected = (num_frames - (modality != "rgb"), height * (2 if modality == "flow" else 1), width)
     shapes: dict[tuple[int, int], int] = {}
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
+        with open_media(source, formats=STORED_FORMATS) as container:
             stream = container.streams.video[0]
             stream.thread_count = 1
             for frame in container.decode(stream):

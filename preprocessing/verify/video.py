@@ -14,6 +14,7 @@ import av
 import cv2
 import numpy as np
 
+from pipeline.common.media import STORED_FORMATS, open_media
 from pipeline.dataset.sample import dequantise_flow
 from pipeline.dataset.shards import Member
 from preprocessing.media.luma import luma
@@ -86,7 +87,10 @@ def decode_member(path: Path, member: Member, flow_bound_px: float | None = None
     sizes: set[tuple[int, int]] = set()
     thumbs: list[np.ndarray] = []
     lengths: list[float] = []
-    with FileSection(path, member.offset, member.size) as section, av.open(section, "r") as container:
+    with (
+        FileSection(path, member.offset, member.size) as section,
+        open_media(section, formats=STORED_FORMATS) as container,
+    ):
         if not container.streams.video:
             raise ValueError("there is no video stream")
         stream = container.streams.video[0]

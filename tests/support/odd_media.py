@@ -94,6 +94,16 @@ def write_video(
     return path
 
 
+def with_vp9_size(video: bytes, width: int, height: int) -> bytes:
+    """A VP9 video whose keyframes announce another size: the rest of each is then damage, after memory was taken."""
+    out, at = bytearray(video), 0
+    while (at := video.find(b"\x49\x83\x42", at) + 3) > 2:  # the sync code, then 4 bits of colour and 2 x 16 of size
+        word = int.from_bytes(video[at : at + 5], "big")
+        word = word & 0xF00000000F | ((width - 1) << 16 | (height - 1)) << 4
+        out[at : at + 5] = word.to_bytes(5, "big")
+    return bytes(out)
+
+
 def generated(folder: Path) -> dict[str, str]:
     """Write odd files into ``folder``; name to what must become of it: ``sample``, or the reason of its reject."""
     fast = {"preset": "ultrafast", "crf": "12"}

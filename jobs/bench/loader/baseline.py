@@ -12,7 +12,6 @@ and key) and gives the same values, but for the rounding of its resize to whole 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from webdataset.gopen import gopen_schemes
 
 from jobs.bench.loader.tars import open_object, shard_urls
 from jobs.bench.loader.workload import Workload
+from pipeline.common.media import STORED_FORMATS, open_media
 from pipeline.config.data import ClipConfig
 from pipeline.data.decoding.reference import bgr, mean_std
 from pipeline.data.sampling.boxes import Box
@@ -120,7 +120,7 @@ def _first_plane(frame: av.VideoFrame) -> np.ndarray:
 def decode_from_keyframe(video: bytes, wanted: Sequence[int]) -> list[av.VideoFrame]:
     """The frames with these ascending numbers (repeats allowed), decoded from the keyframe at or before the first."""
     found: dict[int, av.VideoFrame] = {}
-    with av.open(io.BytesIO(video), "r") as container:
+    with open_media(video, formats=STORED_FORMATS) as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.thread_count = "NONE", 1
         assert stream.average_rate is not None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-import av
 import av.error
 import numpy as np
 
+from pipeline.common.media import STORED_FORMATS, open_media
 from pipeline.config.data import ClipConfig
 from pipeline.data.decoding.base import Row
 from pipeline.data.decoding.reference import bgr, mean_std
@@ -27,7 +26,7 @@ def check_codec(video: bytes, modality: str) -> None:
         ReciprocalError: FFmpeg finds no video in it.
     """
     try:
-        with av.open(io.BytesIO(video), "r") as container:
+        with open_media(video, formats=STORED_FORMATS) as container:
             codec = container.streams.video[0].codec_context.codec.canonical_name
     except (av.error.FFmpegError, IndexError) as error:
         raise ReciprocalError(f"a {modality} member holds no video: {error}") from error

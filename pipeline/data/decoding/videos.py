@@ -7,13 +7,13 @@ its start and frames are counted.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import av
 import av.error
 
+from pipeline.common.media import STORED_FORMATS, open_media
 from pipeline.data.decoding.mp4 import read_track
 from pipeline.errors import ReciprocalError
 
@@ -71,7 +71,7 @@ def _by_table(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T]
 
 
 def _by_container(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T]) -> dict[int, T]:
-    with av.open(io.BytesIO(video), "r") as container:
+    with open_media(video, formats=STORED_FORMATS) as container:
         stream = container.streams.video[0]
         _single_threaded(stream.codec_context)
         packets = [packet for packet in container.demux(stream) if packet.size]
@@ -93,7 +93,7 @@ def _by_container(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame]
                 found = {}
             if len(found) == len(wanted):
                 return found
-    with av.open(io.BytesIO(video), "r") as container:
+    with open_media(video, formats=STORED_FORMATS) as container:
         stream = container.streams.video[0]
         _single_threaded(stream.codec_context)
         count = iter(range(1 << 62))

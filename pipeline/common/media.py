@@ -1,0 +1,64 @@
+"""The one way to open videos: formats, protocols and picture sizes that may be read, listed once.
+
+FFmpeg reads more than videos. A playlist, a session description or a concat script names other files, addresses or
+devices, and a file says what it is by its content, not by its name: such a file in the place of a video would pull
+them into a sample. And a few kilobytes can unfold to a picture of gigabytes. So nothing in this project opens a video
+by itself, and what is opened here refuses a picture over ``max_pixels`` before memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+from av.container import InputContainer
+
+_WITH_HEADER = ("mov", "matroska", "avi", "h264")
+FORMATS = (
+    *_WITH_HEADER,
+    *("3dostr", "4xm", "apng", "asf", "asf_o", "av1", "avs2", "avs3", "bink", "cavsvideo", "cdxl", "dhav", "dirac"),
+    *("dnxhd", "dv", "evc", "flic", "flv", "gif", "gxf", "h261", "h263", "hevc", "ipu", "ivf", "ivr", "kux"),
+    *("live_flv", "lxf", "m4v", "mjpeg", "mjpeg_2000", "mlv", "mods", "mpeg", "mpegts", "mpegvideo", "mpjpeg", "mtv"),
+    *("mvi", "mxf", "mxg", "nsv", "nut", "nuv", "obu", "ogg", "pmp", "pva", "rm", "roq", "smjpeg", "smk", "swf", "thp"),
+    *("ty", "vc1", "vc1test", "vivo", "vvc", "wtv", "yuv4mpegpipe"),
+    # What is often found beside videos: opened, so that the message says what it is.
+    *("bmp_pipe", "gif_pipe", "jpeg_pipe", "jpegxl_pipe", "png_pipe", "tiff_pipe", "webp_pipe"),
+    *("aac", "ac3", "aiff", "amr", "flac", "mp3", "wav"),
+)
+"""FFmpeg's names of the formats that hold their video themselves."""
+STORED_FORMATS = _WITH_HEADER
+"""Those for members of shards: they announce their streams at once, so that limits hold from the first byte on."""
+PROTOCOLS = ("file",)
+MAX_PIXELS = 64 << 20  # of a source's picture; 8K video has 33 million
+
+
+def open_media(
+    source: str | Path | bytes | BinaryIO | io.RawIOBase,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+) -> InputContainer:
+    """Open a video file (path), its bytes, or a binary file object.
+
+    Args:
+        max_pixels: decoding fails with ``av.error.ArgumentError`` at a larger picture, before memory is taken for it.
+        formats: what it may be.
+
+    Raises:
+        av.FFmpegError: FFmpeg cannot read it, or it is in another format.
+        OSError: the file cannot be read.
+    """
+    limit = {"max_pixels": str(max_pixels)}
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    container = av.open(
+        f"file:{file}" if isinstance(file, str | Path) else file,
+        "r",
+        metadata_errors="replace",
+        options={"format_whitelist": ",".join(formats), "protocol_whitelist": ",".join(PROTOCOLS), **limit},
+    )
+    for stream in container.streams.video:
+        if stream.codec_context is not None:
+            stream.codec_context.options = dict(limit)
+    return container
