@@ -42,8 +42,9 @@ class Clock:
         the average.
 
         Args:
-            times_s: (T,) in seconds, in presentation order. A clock that stops, runs backwards or is missing (NaN;
-                B-frames in AVI) cannot be trusted: pictures are then evenly spaced at ``announced_fps``.
+            times_s: (T,) in seconds, in presentation order. A clock that stops, runs backwards or is missing (NaN)
+                cannot be trusted: pictures are then evenly spaced at ``announced_fps``. Single faults are repaired
+                before (``preprocessing.media.stamps``).
             announced_fps: the container's average rate, used if it agrees with the times within 1 %: it is exact
                 (30000/1001) where times are rounded to milliseconds.
             fps: rate asked for; 0: the source's own.
@@ -80,8 +81,13 @@ class Clock:
 
 
 class Resampler:
-    """Counts how often each picture is shown. Frame k of the result is the last picture whose time is at or before
-    k / fps.
+    """Counts how often each picture is shown. Frame k of the result is the picture whose time is nearest to k / fps,
+    the earlier of two that are equally near; but no picture is shown more than half a usual interval before its time,
+    so that one before a gap stays.
+
+    Nearest, because flow needs it: times of phones and screen recorders tremble by some milliseconds around a constant
+    rate, and "the last picture at or before k / fps" would then repeat every fourth to sixth (flow is zero there, and
+    doubled in the next pair) where the nearest repeats none.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -109,7 +115,8 @@ class Resampler:
         self._last_s = now
         if clock.every:  # a picture that was lost to damage is filled by its predecessor
             return self._show(max(1, round((now - previous) * clock.fps)))
-        return self._show(math.ceil((now - self._slack_s) * clock.fps) - self._shown)
+        change = now - min(now - previous, clock.usual_s) / 2
+        return self._show(math.floor((change + self._slack_s) * clock.fps) + 1 - self._shown)
 
     def finish(self) -> int:
         """How often the last picture is shown."""

@@ -5,14 +5,16 @@
             ...
     decoded = decode_video("clip.mp4", short_side=256)    # all at once, for short clips
 
-The order: read the packets' time stamps (the rate must be known before the first frame is encoded); then decode
-(one thread, so that a task is one core) -> RGB -> turn upright -> shrink -> show at a constant rate.
+The order: choose the stream; read the packets' time stamps (the rate must be known before the first frame is encoded);
+then decode (one thread, so that a task is one core) -> RGB -> shrink -> turn upright -> show at a constant rate.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
@@ -22,15 +24,11 @@ from av.video.reformatter import Interpolation
 
 from pipeline.errors import RejectedSource
 from preprocessing.media.clock import Clock, Resampler
-from preprocessing.media.packets import (
-    Damage,
-    announced_pictures,
-    check_file,
-    decoded_pictures,
-    open_container,
-    packet_times,
-    video_stream,
-)
+from preprocessing.media.packets import check_file
+from preprocessing.media.pictures import Damage, decoded_pictures
+from preprocessing.media.scan import scan
+from preprocessing.media.streams import choose_stream, open_stream
+from preprocessing.media.upright import Orientation
 
 REASONS: dict[str, str] = {
     "missing": "there is no such file",
@@ -41,7 +39,7 @@ REASONS: dict[str, str] = {
     "no_frames": "there is a video stream, but no picture (in the requested part)",
     "too_short": "fewer than 2 frames, so there is no motion",
     "decode_error": "decoding failed before the end",
-    "truncated": "fewer pictures than the container announces",
+    "truncated": "the pictures end before the length that the container announces",
     "too_large": "more pixels than a task may keep in memory",
     "bad_shape": "one side is more than 10 times the other",
     "bad_clock": "a frame rate below 0.1 or above 1000, or gaps that only copies could fill",
@@ -51,7 +49,7 @@ REASONS: dict[str, str] = {
 
 MAX_KEPT_BYTES = 2 << 30  # of small frames held by decode_video
 MAX_ASPECT = 10.0
-_TRUNCATED_BELOW = 0.9  # share of the announced pictures; edit lists hide a few in intact files
+_TRUNCATED_BELOW = 0.9  # share of the announced length
 # FFmpeg's fast conversion repeats chroma samples and rounds down: up to 40 levels off at coloured edges.
 # Bit-exact: the same picture on every machine, whatever vector instructions it has.
 _EXACT = Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
@@ -68,7 +66,7 @@ class Decoded:
     fps: float
 
 
-def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+def stored_size(width: float | Fraction, height: float | Fraction, short_side: int) -> tuple[int, int]:
     """(width, height) after scaling the short side to ``short_side``; the long side is rounded to even."""
     scale = short_side / min(width, height)
     fit = [
@@ -86,10 +84,13 @@ class VideoReader:
     off): then the last step of the iteration raises, and what came before must be discarded.
 
     Args:
-        short_side: of the frames, in pixels, even. Sample aspect ratios are ignored: pixels are taken as square.
+        short_side: of the frames, in pixels, even.
         fps: constant rate to return; 0 keeps the source's (its usual rate, or its average where it has no usual one).
-        start_s, end_s: part to take, in seconds from the first picture; None: to the end of the file.
+        start_s, end_s: part to take, in seconds of the file's clock (see ``preprocessing.media.streams``); None: to the
+            end.
         max_frames: stop after so many frames; 0: no limit.
+        square_pixels: stretch pictures whose pixels are not square to the shape in which they are shown; False takes
+            pixels as they are coded, square or not.
 
     Raises:
         RejectedSource: anything that is wrong with the source, with a reason from ``REASONS``.
@@ -104,6 +105,7 @@ class VideoReader:
         start_s: float | None = None,
         end_s: float | None = None,
         max_frames: int = 0,
+        square_pixels: bool = False,
     ) -> None:
         if not isinstance(source, bytes):
             check_file(Path(source))
@@ -119,16 +121,28 @@ class VideoReader:
         self.decoded_frames = 0  # pictures taken from the source so far
         self.source_size: tuple[int, int] | None = None  # (width, height), upright; None before the first picture
         self._size: tuple[int, int] | None = None
-        with open_container(source) as container:
-            stream = video_stream(container)
-            times = packet_times(container, stream, self._start_s, end_s)
-            self._clock = Clock.of_times(times, float(stream.average_rate or 0), fps)
-        self._container = open_container(source)
+        self._scan = scan(source, choose_stream(source), self._start_s, end_s)
+        self._check_part()
+        self._clock = Clock.of_times(self._scan.part_s, self._scan.announced_fps, fps)
+        self._container, self._stream = open_stream(source, self._scan.index)
+        self._pixel = self._stream.sample_aspect_ratio or Fraction(1)
+        self._square_pixels = square_pixels
+        self._orientation = Orientation()
 
     @property
     def fps(self) -> float:
         """Constant rate of the frames."""
         return self._clock.fps
+
+    @property
+    def length_announced(self) -> bool:
+        """Whether the file tells its length (or goes on behind the part), so that it is known not to be cut."""
+        return self._scan.whole or self._scan.passed
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width over height of a pixel of the source's pictures, upright; 1 before the first picture."""
+        return 1 / self._pixel if self._orientation.transposed else self._pixel
 
     def __enter__(self) -> VideoReader:
         return self
@@ -152,13 +166,14 @@ class VideoReader:
         """Pictures, each as often as it is shown; looks at the damage when the source has ended."""
         resampler, damage = Resampler(self._clock), Damage()
         last: np.ndarray | None = None
-        stream = video_stream(self._container)
+        last_s = self._start_s
+        pictures = decoded_pictures(
+            self._container, self._stream, self._scan, self._start_s, self._end_s, damage, self._clock.source_fps
+        )
         try:
-            for time_s, frame in decoded_pictures(
-                self._container, stream, self._start_s, self._end_s, damage, trusted=self._clock.trusted
-            ):
+            for last_s, frame in pictures:
                 small = self._small_upright(frame)
-                for _ in range(resampler.push(time_s)):
+                for _ in range(resampler.push(last_s)):
                     yield last  # type: ignore[misc]  # push gives 0 for the first picture
                 last = small
                 self.decoded_frames += 1
@@ -174,29 +189,54 @@ class VideoReader:
             raise RejectedSource(
                 "no_frames", f"no picture{self._part}" if self._part else "the video stream has no picture"
             )
-        announced = announced_pictures(stream, self._start_s, self._end_s)
-        if self.decoded_frames < _TRUNCATED_BELOW * announced and not damage.bad:
-            raise RejectedSource(
-                "truncated", f"{self.decoded_frames} of {announced:.0f} announced pictures{self._part}"
-            )
+        self._check_end(last_s)
         for _ in range(resampler.finish()):
             yield last
 
+    def _check_part(self) -> None:
+        """Refuse a part without pictures before anything is decoded."""
+        if not len(self._scan.part_s):
+            self._check_end(self._scan.last_s - self._scan.times.usual_s)
+            raise RejectedSource("no_frames", f"no picture{self._part}")
+
+    def _check_end(self, last_s: float) -> None:
+        """Refuse a file, or part, whose last picture comes at ``last_s`` where more of it is announced."""
+        found = self._scan
+        if found.announced_end_s is None or found.passed:
+            return
+        usual_s = found.times.usual_s
+        ends_s = last_s + usual_s
+        if found.trusted and last_s >= found.times.times_s[-1] - usual_s / 2:
+            ends_s = max(ends_s, found.last_s, found.others_end_s)
+        start_s = self._start_s if self._start_s > 0 or not found.trusted else float(found.times.times_s[0])
+        whole_s = min(found.announced_end_s, self._end_s if self._end_s is not None else math.inf) - start_s
+        if whole_s > 0 and ends_s - start_s + usual_s < _TRUNCATED_BELOW * whole_s:
+            share = max(0.0, ends_s - start_s) / whole_s
+            raise RejectedSource(
+                "truncated",
+                f"{share:.0%} of the announced {whole_s:.2f} s{self._part}: {self.decoded_frames} pictures",
+            )
+
     def _small_upright(self, frame: av.VideoFrame) -> np.ndarray:
         width, height = frame.width, frame.height
-        if max(width, height) > MAX_ASPECT * min(width, height):
+        shown = (width * self._pixel, height) if self._square_pixels else (width, height)
+        if max(shown) > MAX_ASPECT * min(shown):
             raise RejectedSource("bad_shape", f"pictures of {width}x{height}")
         if self._size is None:
-            self._size = stored_size(width, height, self._short_side)
-            self._turns = round(frame.rotation / 90) % 4
-            self.source_size = (height, width) if self._turns % 2 else (width, height)
+            self._size = stored_size(*shown, self._short_side)
+            self._orientation = Orientation.of_frame(frame)
+            self.source_size = (height, width) if self._orientation.transposed else (width, height)
         # A stream may change its size; the sample keeps that of its first picture. Shrinking averages all
         # source pixels under a target pixel (area). Bilinear or cubic sampling would skip pixels, and what they skip
         # flickers from frame to frame: the flow would follow the flicker. Enlarging is bilinear.
-        how = _SHRINK if self._size[0] < width else _ENLARGE
-        small = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1], interpolation=how)
-        # The display matrix turns by multiples of 90 degrees, counter-clockwise; other angles are left as they are.
-        return np.ascontiguousarray(np.rot90(small, self._turns))
+        shrinks = self._size[0] < width or (self._square_pixels and self._size[1] < height)
+        small = frame.to_ndarray(
+            format="rgb24",
+            width=self._size[0],
+            height=self._size[1],
+            interpolation=_SHRINK if shrinks else _ENLARGE,
+        )
+        return self._orientation.apply(small)
 
 
 def decode_video(
@@ -207,6 +247,7 @@ def decode_video(
     start_s: float | None = None,
     end_s: float | None = None,
     max_frames: int = 0,
+    square_pixels: bool = False,
 ) -> Decoded:
     """All frames of a video at once; arguments as ``VideoReader``.
 
@@ -216,7 +257,13 @@ def decode_video(
     """
     frames: list[np.ndarray] = []
     with VideoReader(
-        source, short_side=short_side, fps=fps, start_s=start_s, end_s=end_s, max_frames=max_frames
+        source,
+        short_side=short_side,
+        fps=fps,
+        start_s=start_s,
+        end_s=end_s,
+        max_frames=max_frames,
+        square_pixels=square_pixels,
     ) as video:
         for frame in video:
             frames.append(frame)
