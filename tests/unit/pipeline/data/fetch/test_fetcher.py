@@ -156,10 +156,15 @@ def test_the_budget_counts_each_damaged_sample_once(caplog) -> None:
         ledger.add(Damaged("a", "train/shard-000000.tar", "crc32"))
         ledger.add(Damaged("b", "train/shard-000001.tar", "crc32"))
     assert len(ledger) == 2
-    assert sum("damaged sample" in record.message for record in caplog.records) == 2
-    listed = r"3 damaged samples.*allows 2: a in train/shard-000000\.tar.*; c in train/shard-000002\.tar"
+    assert [record.getMessage() for record in caplog.records] == [
+        "damaged sample a in train/shard-000000.tar (crc32): weight 0; 1 of 2 allowed",
+        "damaged sample b in train/shard-000001.tar (crc32): weight 0; 2 of 2 allowed",
+    ]
+    listed = r"3 damaged samples.*allows 2: a in train/shard-000000\.tar.*; c in train/shard-000002\.tar \(short\)"
     with pytest.raises(DamagedSampleError, match=listed):
         ledger.add(Damaged("c", "train/shard-000002.tar", "short"))
+    with pytest.raises(DamagedSampleError, match=r"Restore these shards or preprocess them again$"):
+        ledger.add(Damaged("d", "train/shard-000002.tar", "short"))
 
 
 def test_indices_are_numpy_friendly(stored) -> None:
