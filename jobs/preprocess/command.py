@@ -11,6 +11,8 @@ Writes   OUT/SPLIT/shard-NNNNNN.{tar,idx,json}    one Ray task per shard; the re
 Restart  The same command builds the shards that have no record yet, and those whose sources have changed.
          A finished data set is not touched: other parameters or sources need another --out, or --overwrite;
          --retry-rejected builds the shards with rejects again.
+Lease    While it runs, a command keeps OUT/.lease-*.json, and refuses to start where another one writes something
+         else. Equal commands may run at once.
 Exit     0 finished. 2 refused before any video was read. 1 failed while running: fix the cause and run the same
          command again.
 """
@@ -31,14 +33,17 @@ from jobs.preprocess.estimate import estimate
 from jobs.preprocess.existing import existing_manifest, finished_shards, remove_leftovers
 from jobs.preprocess.summary import RunLog, print_plan, print_summary
 from jobs.preprocess.tally import Outcome, Tally, first_rejects
+from jobs.preprocess.target import check_stored, lease_target
 from jobs.preprocess.tasks import Job, resources_for, run_shards, spec_for
 from pipeline.common.cli import console, parse
+from pipeline.common.words import counted
 from pipeline.config.base import as_dict
 from pipeline.config.preprocess import StoredConfig
 from pipeline.config.stack import ray_address
 from pipeline.dataset.manifest import MANIFEST, Manifest
 from pipeline.errors import ReciprocalError, UserError
 from pipeline.storage import open_storage
+from pipeline.storage.lease import Lease
 from pipeline.storage.scratch import remove_abandoned
 from preprocessing.annotations import Annotations, read_annotations
 from preprocessing.shard.build import build_shard
@@ -74,14 +79,16 @@ def preprocess(config: PreprocessConfig) -> Manifest | None:
     job.storage.probe(write=True)
     remove_abandoned()
     tally = Tally()
-    for outcome in finished_shards(plans, spec, job.storage, retry_rejected=config.retry_rejected):
-        tally.add(outcome)
-    existing = existing_manifest(config, spec, job.storage, plans, set(tally.entries))
-    todo = [plan for plan in plans if plan.path not in tally.entries]
-    console.print(f"{len(tally.entries)} shards are stored already, {len(todo)} to build")
-    if todo:
-        build_all(todo, job, config, tally, len(annotations.sources) - num_missing)
-    manifest = _finish(config, job, annotations, plans, tally, existing)
+    with lease_target(config.dataset, spec, plans, job.storage) as lease:
+        for outcome in finished_shards(plans, spec, job.storage, retry_rejected=config.retry_rejected):
+            tally.add(outcome)
+        existing = existing_manifest(config, spec, job.storage, plans, set(tally.entries))
+        todo = [plan for plan in plans if plan.path not in tally.entries]
+        stored = counted(len(tally.entries), "shard is", "shards are")
+        console.print(f"{stored} stored already, {len(todo)} to build")
+        if todo:
+            build_all(todo, job, config, tally, len(annotations.sources) - num_missing, lease)
+        manifest = _finish(config, job, annotations, plans, tally, existing, lease)
     print_summary(
         config, manifest, annotations, tally, sum(len(p.present) for p in todo), time.perf_counter() - start_s
     )
@@ -99,11 +106,13 @@ def resolve_engine(config: PreprocessConfig) -> StoredConfig:
     return dataclasses.replace(config.stored, flow_engine=engine)
 
 
-def build_all(todo: Sequence[ShardPlan], job: Job, config: PreprocessConfig, tally: Tally, num_present: int) -> None:
+def build_all(
+    todo: Sequence[ShardPlan], job: Job, config: PreprocessConfig, tally: Tally, num_present: int, lease: Lease
+) -> None:
     """Build shards and count them into ``tally``; an MLflow run follows it.
 
     Raises:
-        ReciprocalError: shards failed, or too many sources were rejected.
+        ReciprocalError: shards failed, too many sources were rejected, or another command has taken over the target.
     """
     allowed = limit(config.max_rejects, num_present)
     run = RunLog.start(config, job, todo)
@@ -121,7 +130,7 @@ def build_all(todo: Sequence[ShardPlan], job: Job, config: PreprocessConfig, tal
         rest = [plan for plan in todo if plan.present]
         if rest:
             connect()
-            run_shards(rest, job, resources_for(job.spec, config.gpu_share), done=done)
+            run_shards(rest, job, resources_for(job.spec, config.gpu_share), done=done, waiting=lease.check)
         _within("rejected", tally.num_rejected, config.max_rejects, num_present, tally, job.spec.classes)
     except BaseException:
         run.finish(tally, job.spec.classes, "FAILED")
@@ -134,18 +143,11 @@ def _within(
 ) -> None:
     if count <= limit(allowed, total):
         return
-    names = (
-        "\n"
-        + first_rejects(
-            [r for reason, kept in tally.examples.items() if reason != "missing" for r in kept], classes, 50
-        )
-        if tally
-        else ""
-    )
+    first = f"; {first_rejects(tally, classes)}" if tally else ""
     # Missing videos are counted before any is read: a refusal.
     raise (UserError if what == "missing" else ReciprocalError)(
         f"{count} of {total} videos are {what}, more than --max-{'rejects' if what == 'rejected' else what} {allowed}:"
-        f" fix them, or allow more{names}"
+        f" fix them, or allow more{first}"
     )
 
 
@@ -156,6 +158,7 @@ def _finish(
     plans: Sequence[ShardPlan],
     tally: Tally,
     existing: Manifest | None,
+    lease: Lease,
 ) -> Manifest:
     """Write the manifest, last of all. For a data set that was finished before, check that repaired shards are the
     ones it lists.
@@ -180,13 +183,15 @@ def _finish(
         return existing
     if manifest.num_samples == 0:
         raise ReciprocalError(
-            f"all {num_inputs} sources were rejected; there is no data set to"
-            f" write\n{first_rejects([r for kept in tally.examples.values() for r in kept], annotations.classes)}"
+            f"all {counted(num_inputs, 'source')} were rejected, so there is no data set to write;"
+            f" {first_rejects(tally, annotations.classes, missing=True)}"
         )
     if manifest.num_inputs != num_inputs:
         raise ReciprocalError(
             f"{num_inputs} sources went in, {manifest.num_samples} samples and {manifest.num_rejects} rejects came out"
         )
+    lease.check(look=True)
+    check_stored(manifest, storage)
     storage.write(MANIFEST, manifest.to_json())
     remove_leftovers(storage, plans, {entry.path for entry in manifest.shards if entry.num_samples})
     return manifest

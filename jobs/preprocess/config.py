@@ -40,8 +40,8 @@ class PreprocessConfig:
     """Which implementation of TV-L1; auto: torch where the cluster has a GPU, else numba."""
     samples_per_shard: int = 64
     max_rejects: str = "10%"
-    """Videos that may be rejected before the run fails: a number, or a share (5% or 0.05). Missing videos are counted
-    separately."""
+    """Videos that may be rejected before the run fails: a number, or a share (5% or 0.05) of those that exist, rounded
+    down. Missing videos are counted separately."""
     max_missing: str = "100%"
     """Listed videos that may be missing: a number, or a share; at least one must exist."""
     retry_rejected: bool = False
@@ -72,10 +72,10 @@ class PreprocessConfig:
         require(self.dry_run_clips >= 1, "dry_run_clips", self.dry_run_clips, "must be at least 1")
         for field in ("max_rejects", "max_missing"):
             require(
-                bool(_LIMIT.fullmatch(getattr(self, field))),
+                _is_limit(getattr(self, field)),
                 field,
                 getattr(self, field),
-                "give a number (100) or a share (5% or 0.05)",
+                "give a number (100) or a share (5% or 0.05) of at most 100%",
             )
 
     @property
@@ -96,11 +96,18 @@ class PreprocessConfig:
 
 
 def limit(text: str, total: int) -> int:
-    """A limit as a number: ``100``, or a share of ``total``, rounded up: ``5%``, ``0.05``."""
-    found = _LIMIT.fullmatch(text)
-    if found is None:
-        raise ValueError(text)
-    if found["count"]:
+    """A limit as a number: ``100``, or a share of ``total``, rounded down, because more would be above the share:
+    ``5%``, ``0.05``.
+    """
+    if (found := _LIMIT.fullmatch(text)) and found["count"]:
         return int(found["count"])
-    share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    return math.ceil(share * total - 1e-9)
+    return math.floor(_share(text) * total + 1e-9)
+
+
+def _share(text: str) -> float:
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+
+
+def _is_limit(text: str) -> bool:
+    found = _LIMIT.fullmatch(text)
+    return found is not None and (found["count"] is not None or _share(text) <= 1)

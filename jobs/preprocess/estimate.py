@@ -16,6 +16,7 @@ from jobs.preprocess.config import PreprocessConfig
 from jobs.preprocess.summary import stage_line
 from jobs.preprocess.tasks import Job, Resources, remote_options
 from pipeline.common.cli import console
+from pipeline.common.words import counted
 from pipeline.errors import ReciprocalError, RejectedSource
 from pipeline.storage.scratch import scratch_folder
 from preprocessing.shard.plan import PlannedSource, ShardPlan
@@ -128,8 +129,13 @@ def _figures(
         "source_bytes": float(sum(plan.num_bytes for plan in plans)),
         "stored_bytes": stored_bytes,
         "puts": float(2 * shards + len(plans) + parts + 1 if parts else 3 * shards + (len(plans) - shards) + 1),
-        "gets": float(count + len(plans)),
+        "gets": float(count + 2 * len(plans) + shards),  # each record at the start and at the end, each tar's size
     }
+
+
+def _error(hours: float) -> str:
+    """The standard error as printed; one video has none."""
+    return " (one video says nothing about the spread)" if math.isnan(hours) else f" ± {hours:.2f}"
 
 
 def _print(
@@ -147,14 +153,14 @@ def _print(
         ),
         "shards": f"{len(plans)}, {sum(1 for p in plans if p.present)} with samples",
         "frame pairs": f"{figures['pairs']:,.0f}",
-        "core-hours": f"{figures['core_hours']:.2f} ± {figures['core_hours_error']:.2f}",
+        "core-hours": f"{figures['core_hours']:.2f}{_error(figures['core_hours_error'])}",
         "GPU-hours": f"{figures['gpu_hours']:.2f}",
         "on this cluster": f"{figures['cluster_hours']:.2f} h",
         "storage": filesize.decimal(int(figures["stored_bytes"])),
         "requests": f"{figures['puts']:,.0f} PUT, {figures['gets']:,.0f} GET or HEAD",
         "stages": stage_line(times),
         "sample": (
-            f"{len(costs)} videos, {sum(c.reject is not None for c in costs)} rejected,"
+            f"{counted(len(costs), 'video')}, {sum(c.reject is not None for c in costs)} rejected,"
             f" {np.mean([c.frames for c in costs if c.reject is None]):.0f} frames on average"
         ),
     }

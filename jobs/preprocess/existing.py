@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from jobs.preprocess.config import PreprocessConfig
 from jobs.preprocess.tally import Outcome
+from jobs.preprocess.target import changed
+from pipeline.common.words import counted
 from pipeline.config.base import as_dict
 from pipeline.dataset.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.dataset.shards import ShardRecord
@@ -81,14 +83,11 @@ def existing_manifest(
 def _check_same_spec(manifest: Manifest, config: PreprocessConfig, spec: ShardSpec, where: str, fix: str) -> None:
     if manifest.parameter_hash != spec.parameter_hash:
         asked, had = {**as_dict(spec.stored), "flow": spec.flow}, {**manifest.parameters, "flow": manifest.flow}
-        changed = [
-            f"{k} {had.get(k)!r} -> {asked.get(k)!r}" for k in sorted({*asked, *had}) if had.get(k) != asked.get(k)
-        ]
-        raise UserError(f"{where} with other parameters ({', '.join(changed)}): {fix}")
+        raise UserError(f"{where} with other parameters ({changed(had, asked)}): {fix}")
     if manifest.dataset != config.dataset or manifest.classes != spec.classes:
         raise UserError(
-            f"{where} as data set {manifest.dataset!r} with {len(manifest.classes)} classes, not {config.dataset!r}"
-            f" with {len(spec.classes)}: {fix}"
+            f"{where} as data set {manifest.dataset!r} with {counted(len(manifest.classes), 'class', 'classes')},"
+            f" not {config.dataset!r} with {len(spec.classes)}: {fix}"
         )
 
 

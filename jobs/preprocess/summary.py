@@ -15,6 +15,7 @@ from jobs.preprocess.config import PreprocessConfig
 from jobs.preprocess.tally import Tally
 from jobs.preprocess.tasks import Job
 from pipeline.common.cli import console
+from pipeline.common.words import counted
 from pipeline.config.base import as_dict
 from pipeline.dataset.manifest import MANIFEST, Manifest
 from pipeline.tracking.runs import RunTracker, check_server, run_page, start_run
@@ -35,13 +36,14 @@ def print_plan(annotations: Annotations, plans: Sequence[ShardPlan], seconds: fl
     splits = Counter(s.split for s in annotations.sources)
     by_split = ", ".join(f"{split} {splits[split]}" for split in ("train", "val", "test") if splits[split])
     console.print(
-        f"{num_inputs} videos ({by_split}), {len(annotations.classes)} classes, {len(plans)} shards; planned in"
+        f"{counted(num_inputs, 'video')} ({by_split}), {counted(len(annotations.classes), 'class', 'classes')},"
+        f" {counted(len(plans), 'shard')}; planned in"
         f" {seconds:.1f} s"
     )
     if missing:
         present = num_inputs - missing.total()
         console.print(
-            f"{missing.total()} of {num_inputs} videos are missing, in {len(missing)} classes:"
+            f"{missing.total()} of {num_inputs} videos are missing, in {counted(len(missing), 'class', 'classes')}:"
             f" {_per_class(list(missing.most_common()), annotations.classes)}"
         )
         if present < 0.5 * num_inputs:
@@ -78,7 +80,8 @@ def print_summary(
     )
     reasons = f" ({tally.num_missing} missing, {tally.num_rejected} for other reasons)" if tally.reasons else ""
     console.print(
-        f"{manifest.num_inputs} videos = {manifest.num_samples} samples + {manifest.num_rejects} rejected{reasons},"
+        f"{counted(manifest.num_inputs, 'video')} = {counted(manifest.num_samples, 'sample')} +"
+        f" {manifest.num_rejects} rejected{reasons},"
         f" {manifest.split_sizes()}; {built}"
     )
     console.print(f"{config.out.rstrip('/')}/{MANIFEST} sha256 {manifest.digest}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from pipeline.dataset.manifest import ShardEntry, entry_of
 from pipeline.dataset.shards import Reject, ShardRecord
@@ -66,9 +66,14 @@ class Tally:
         return sorted(found, key=lambda item: (-item[1], item[0]))
 
 
-def first_rejects(rejects: Iterable[Reject], classes: Sequence[str], count: int = 10) -> str:
-    """The first few rejects, one per line, with class and detail."""
-    return "\n".join(
-        f"  {r.reason}: {r.source} ({classes[r.label]}): {r.detail}"
-        for _, r in zip(range(count), rejects, strict=False)
-    )
+def first_rejects(tally: Tally, classes: Sequence[str], count: int = 3, *, missing: bool = False) -> str:
+    """How many videos were rejected for which reason, and the first few: on one line. The log names all of them.
+
+    Args:
+        missing: count those that do not exist, too.
+    """
+    reasons = {reason: number for reason, number in tally.reasons.most_common() if missing or reason != "missing"}
+    examples = [reject for reason in reasons for reject in tally.examples[reason]][:count]
+    numbers = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+    named = ", ".join(f"{r.source} ({classes[r.label]}): {r.reason}: {r.detail}" for r in examples)
+    return " ".join(f"{numbers}; the first: {named}".split())

@@ -17,6 +17,7 @@ from jobs.cluster.submit import run_tasks
 from jobs.preprocess.policy import Decision, Ending, History, decide
 from jobs.preprocess.progress import ProgressView, Reporter, make_board
 from jobs.preprocess.tally import Outcome
+from pipeline.common.words import counted
 from pipeline.config.preprocess import StoredConfig
 from pipeline.errors import ReciprocalError, StorageError
 from pipeline.storage import Storage
@@ -110,12 +111,20 @@ class _Attempt:
     """Sources not to be opened, because they killed their worker, with what Ray said about it."""
 
 
-def run_shards(plans: Sequence[ShardPlan], job: Job, resources: Resources, *, done: Callable[[Outcome], bool]) -> None:
+def run_shards(
+    plans: Sequence[ShardPlan],
+    job: Job,
+    resources: Resources,
+    *,
+    done: Callable[[Outcome], bool],
+    waiting: Callable[[], None] = lambda: None,
+) -> None:
     """Build shards on the connected Ray cluster; show progress.
 
     Args:
         done: gets every finished shard once, as it finishes; returns whether the run may continue. If not, what is in
             flight is cancelled.
+        waiting: called every few seconds; what it raises ends the run as well.
 
     Raises:
         ReciprocalError: shards failed; names them, with the first cause. What was finished is stored.
@@ -127,16 +136,21 @@ def run_shards(plans: Sequence[ShardPlan], job: Job, resources: Resources, *, do
     largest_first = sorted(plans, key=lambda plan: -plan.num_bytes)
     again: deque[_Attempt] = deque()
     failures: dict[str, str] = {}
+
+    def meanwhile() -> None:
+        waiting()
+        view.refresh()
+
     first_error: Exception | None = None
     searched: set[str] = set()
     with (
-        ProgressView(board, len(plans), sum(len(p.present) for p in plans)) as view,
+        ProgressView(board, len(plans), sum(len(p.present) for p in plans), gpus=resources.num_gpus > 0) as view,
         contextlib.closing(
             run_tasks(
                 (_Attempt(plan=plan, crashed={}) for plan in largest_first),
                 lambda attempt: build.remote(attempt.plan, shared, attempt.crashed, board),
                 again=again,
-                waiting=view.refresh,
+                waiting=meanwhile,
             )
         ) as attempts,
     ):
@@ -164,7 +178,7 @@ def run_shards(plans: Sequence[ShardPlan], job: Job, resources: Resources, *, do
     if failures:
         path, cause = next(iter(failures.items()))
         raise ReciprocalError(
-            f"{len(failures)} shards failed; {path}: {cause}. Run the same command again to continue"
+            f"{counted(len(failures), 'shard')} failed; {path}: {cause}. Run the same command again to continue"
         ) from first_error
 
 

@@ -68,9 +68,11 @@ class LocalStorage(Storage):
         return target.stat().st_size
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        found = (p for p in self.root.rglob("*") if p.is_file() and not p.name.startswith(PREFIX))
-        names = sorted(p.relative_to(self.root).as_posix() for p in found)
-        return (name for name in names if name.startswith(prefix))
+        folder, _, start = prefix.rpartition("/")  # nothing beside them is looked at: a data set has many files
+        tops = [top for top in self._path(folder).glob("*") if top.name.startswith(start)]
+        below = (p for top in tops for p in ([top] if top.is_file() or top.is_symlink() else top.rglob("*")))
+        found = (p for p in below if p.is_file() and not p.name.startswith(PREFIX))
+        return iter(sorted(p.relative_to(self.root).as_posix() for p in found))
 
     def version(self, path: str) -> str:
         self.size(path)  # raises for what is absent

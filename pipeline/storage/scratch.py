@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.common.words import counted
+
 log = logging.getLogger(__name__)
 _PREFIX, _UNLOCKED_PREFIX = "reciprocal-scratch-", "reciprocal-new-"
 _MAKING_S = 3600.0  # from its name's birth to its lock a folder needs microseconds
@@ -55,7 +57,7 @@ def remove_abandoned() -> int:
                 with contextlib.suppress(OSError):  # just removed by another process, or not a folder of ours
                     removed += _remove_if_abandoned(entry)
     if removed:
-        log.info("removed %d folders for temporary files of processes that were killed", removed)
+        log.info("removed %s for temporary files of processes that were killed", counted(removed, "folder"))
     return removed
 
 

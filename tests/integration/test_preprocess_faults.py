@@ -10,12 +10,16 @@ from __future__ import annotations
 import contextlib
 import random
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline.storage import open_storage
 from tests.support.fault_proxy import FaultProxy, Faults
+from tests.support.paths import ROOT
 from tests.support.preprocess_bench import Bench, disturb, s3_behind, started_bench
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -56,6 +60,33 @@ def test_two_commands_at_once_at_a_bucket_that_fails_in_every_way(bench: Bench) 
         counts = dict(proxy.counts)
     assert [run.code for run in done] == [0, 0], "\n".join(run.output for run in done)
     assert sum(counts.get(kind, 0) for kind in Faults.KINDS) >= 20, counts
+    assert bench.faults_of(out) == []
+
+
+def test_of_two_commands_with_different_parameters_one_is_refused_and_nothing_is_mixed(bench: Bench) -> None:
+    """On the stack's S3 server, which accepts conditional writes and ignores the condition."""
+    out = bench.new_out()
+    runs = [bench.start(out), bench.start(out, "--stored.crf", "30", "--name", "toy")]
+    ended = [run.wait() for run in runs]
+    assert sorted(done.code for done in ended) == [0, 2], "\n".join(done.output for done in ended)
+    refused = next(done for done in ended if done.code == 2).output
+    assert "is being written by" in refused or "was made with other parameters" in refused
+    assert "Traceback" not in refused
+    command = [sys.executable, "-m", "jobs.verify", out]
+    verified = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def test_a_command_with_other_parameters_takes_over_from_one_that_was_killed(bench: Bench) -> None:
+    out = bench.new_out()
+    first, storage = bench.start(out, "--stored.crf", "30"), open_storage(out)
+    while first.alive() and not any("/shard-" in path for path in storage.list()):
+        time.sleep(0.05)
+    assert first.alive(), first.output
+    first.kill()
+    second = bench.run(out)
+    assert second.code == 0, second.output
+    assert "taking over from" in second.output
     assert bench.faults_of(out) == []
 
 

@@ -46,12 +46,12 @@ class Finished:
 class Running:
     """The command in a session of its own; output goes to a file, so that no pipe can stall it."""
 
-    def __init__(self, bench: Bench, out: str) -> None:
+    def __init__(self, bench: Bench, out: str, *options: str) -> None:
         self._log = bench.folder / f"run-{time.monotonic_ns()}.log"
         self._start_s = time.monotonic()
         with self._log.open("wb") as output:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "jobs.preprocess", *bench.arguments, "--out", out],
+                [sys.executable, "-m", "jobs.preprocess", *bench.arguments, *options, "--out", out],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -102,8 +102,8 @@ class Bench:
         self._count += 1
         return f"s3://{self.stack.bucket}/out-{self._count}"
 
-    def start(self, out: str) -> Running:
-        return Running(self, out)
+    def start(self, out: str, *options: str) -> Running:
+        return Running(self, out, *options)
 
     def run(self, out: str) -> Finished:
         return self.start(out).wait()

@@ -1,0 +1,168 @@
+"""The lease on --out: which other commands are refused, and what stops a manifest from being written."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.preprocess import command
+from jobs.preprocess.config import PreprocessConfig
+from jobs.preprocess.tally import Outcome
+from jobs.preprocess.target import lease_target
+from pipeline.config.preprocess import StoredConfig
+from pipeline.dataset.manifest import read_manifest
+from pipeline.errors import ReciprocalError, UserError
+from pipeline.storage import Storage, lease, open_storage
+from pipeline.storage.lease import Lease, LeaseLostError
+from preprocessing.annotations import read_annotations
+from preprocessing.shard.build import ShardSpec, build_shard
+from preprocessing.shard.plan import plan_shards
+from preprocessing.sources import open_sources
+from preprocessing.synthetic.generate import SyntheticConfig, generate
+
+PLAIN = StoredConfig(short_side=32, modalities=("rgb",))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    generate(SyntheticConfig(out=folder, train=2, val=1, test=1, appearances=2, motions=1, min_frames=6, max_frames=8))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """Shards are built here, without Ray and MLflow; what the returned list holds is called after each build."""
+    afterwards: list[Callable[[], object]] = []
+
+    def build_all(todo, job, config, tally, num_present, lease) -> None:
+        for plan in todo:
+            tally.add(Outcome.of(build_shard(plan, store=job.store, spec=job.spec, storage=job.storage)))
+            lease.check()
+        for call in afterwards:
+            call()
+
+    monkeypatch.setattr(command, "build_all", build_all)
+    monkeypatch.setattr(lease, "TIMING", lease.Timing(beat_s=0.2, look_s=0.05))
+    return afterwards
+
+
+def config(videos: Path, tmp_path: Path, **changes) -> PreprocessConfig:
+    fields = {
+        "format": "ucf101",
+        "source": str(videos / "videos"),
+        "annotations": str(videos),
+        "out": f"file://{tmp_path}/out",
+        "samples_per_shard": 2,
+        "stored": PLAIN,
+    }
+    return PreprocessConfig(**{**fields, **changes})
+
+
+def lease_of(asked: PreprocessConfig) -> contextlib.AbstractContextManager[Lease]:
+    """The lease that a command with these options holds while it runs."""
+    store = open_sources(asked.source)
+    annotations = read_annotations(asked.format, store, asked.lists)
+    plans = plan_shards(annotations, store.sizes({s.path for s in annotations.sources}), asked.samples_per_shard)
+    return lease_target(asked.dataset, ShardSpec.of(annotations.classes, asked.stored), plans, open_storage(asked.out))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Storage:
+    return open_storage(f"file://{tmp_path}/out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stored": dataclasses.replace(PLAIN, crf=30)}, r"with other parameters \(crf 30 -> 20\)"),
+        ({"samples_per_shard": 9}, r"with another plan \(shards 3 -> 4\)"),
+        ({"name": "new"}, r"with another plan \(dataset 'new' -> 'out'\)"),
+    ],
+)
+def test_a_target_that_another_command_writes_is_refused_in_one_line(
+    videos: Path, tmp_path: Path, out: Storage, changes: dict, said: str
+) -> None:
+    with lease_of(config(videos, tmp_path, **changes)):
+        for asked in ({}, {"overwrite": True}):
+            with pytest.raises(UserError) as caught:
+                command.preprocess(config(videos, tmp_path, **asked))
+            assert re.fullmatch(
+                rf"file://{tmp_path}/out is being written by \S+ on \S+ \(process {os.getpid()}, since .* UTC\),"
+                rf" {said}: wait until that command has ended, use another --out, or end it",
+                str(caught.value),
+            )
+        assert [path for path in out.list() if not path.startswith(".lease-")] == [], "a refused command wrote"
+
+
+def test_a_command_that_writes_the_same_is_let_in_and_leaves_no_lease(
+    videos: Path, tmp_path: Path, out: Storage
+) -> None:
+    with lease_of(config(videos, tmp_path)):
+        manifest = command.preprocess(config(videos, tmp_path))
+    assert manifest == read_manifest(out)
+    assert list(out.list(".lease-")) == []
+
+
+def test_videos_that_arrive_meanwhile_make_another_plan(videos: Path, tmp_path: Path) -> None:
+    files = sorted((videos / "videos").rglob("*.mp4"))
+    hidden = files[0].rename(videos / "away.mp4")
+    try:
+        before = lease_of(config(videos, tmp_path))
+    finally:
+        hidden.rename(files[0])
+    with before, pytest.raises(UserError, match=r"with other videos or labels: wait"):
+        command.preprocess(config(videos, tmp_path))
+
+
+def test_a_refused_or_failed_command_leaves_no_lease(
+    videos: Path, tmp_path: Path, out: Storage, in_this_process: list[Callable[[], object]]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    in_this_process.append(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        command.preprocess(config(videos, tmp_path))
+    assert list(out.list(".lease-")) == []
+    in_this_process.clear()
+    command.preprocess(config(videos, tmp_path))
+    with pytest.raises(UserError, match="was made with other parameters"):
+        command.preprocess(config(videos, tmp_path, stored=dataclasses.replace(PLAIN, crf=30)))
+    assert list(out.list(".lease-")) == []
+
+
+@pytest.mark.parametrize("path", ["train/shard-000001.json", "train/shard-000001.tar"])
+def test_no_manifest_lists_a_shard_that_something_else_wrote_over(
+    videos: Path, tmp_path: Path, out: Storage, in_this_process: list[Callable[[], object]], path: str
+) -> None:
+    in_this_process.append(lambda: out.write(path, b"{}"))
+    with pytest.raises(ReciprocalError, match=r"1 of 4 shards \(first: train/shard-000001\) were changed by something"):
+        command.preprocess(config(videos, tmp_path))
+    assert not out.exists("manifest.json")
+    in_this_process.clear()
+    assert command.preprocess(config(videos, tmp_path)) == read_manifest(out)
+
+
+def test_a_manifest_that_another_command_wrote_meanwhile_stays(
+    videos: Path, tmp_path: Path, out: Storage, in_this_process: list[Callable[[], object]]
+) -> None:
+    in_this_process.append(lambda: out.write("manifest.json", b"{}"))
+    with pytest.raises(ReciprocalError, match="another command has finished another data set here meanwhile"):
+        command.preprocess(config(videos, tmp_path))
+    assert out.read("manifest.json") == b"{}"
+
+
+def test_a_command_that_lost_its_lease_writes_no_manifest(
+    videos: Path, tmp_path: Path, out: Storage, in_this_process: list[Callable[[], object]]
+) -> None:
+    in_this_process.append(lambda: [out.delete(path) for path in out.list(".lease-")])
+    with pytest.raises(LeaseLostError, match="has removed this one's lease"):
+        command.preprocess(config(videos, tmp_path))
+    assert not out.exists("manifest.json")
