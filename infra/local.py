@@ -27,6 +27,7 @@ from infra.control import PARTS, ServerState, add_node, down, status, up
 from infra.ray_head import authentication
 from infra.records import load_servers
 from pipeline.common.cli import console, parse, run_main
+from pipeline.common.words import counted
 from pipeline.config.stack import find_stack, home, ray_token_file, stack_file
 from pipeline.errors import UserError
 
@@ -102,7 +103,7 @@ class AddNode:
 
     def run(self) -> int:
         record = add_node(cpus=self.cpus)
-        console.print(f"{record.name} at {record.address} with {record.settings['cpus']} CPUs")
+        console.print(f"{record.name} at {record.address} with {counted(record.settings['cpus'], 'CPU')}")
         return 0
 
 

@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from pipeline.common.atomic import write_atomically
 from pipeline.common.cli import console, parse, run_main
+from pipeline.common.words import counted
 from pipeline.config.base import require
 from pipeline.errors import ReciprocalError
 from pipeline.storage import open_storage
@@ -80,8 +81,8 @@ def report(args: ReportArgs) -> int:
     for warning in page.warnings:
         console.print(f"worth a look: {warning}", markup=False)
     console.print(
-        f"{args.out}: {len(page.html) / 1e6:.2f} MB, {page.num_samples_shown} samples of {page.num_classes_shown}"
-        " classes",
+        f"{args.out}: {len(page.html) / 1e6:.2f} MB, {counted(page.num_samples_shown, 'sample')} of"
+        f" {counted(page.num_classes_shown, 'class', 'classes')}",
         markup=False,
     )
     return 0

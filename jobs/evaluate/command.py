@@ -28,6 +28,7 @@ from jobs.evaluate.publish import publish
 from jobs.evaluate.worker import evaluate_rank
 from jobs.recipes import default_views
 from pipeline.common.cli import console, parse
+from pipeline.common.words import counted
 from pipeline.config.version import code_version
 from pipeline.dataset.manifest import read_manifest, read_records
 from pipeline.errors import ConfigError
@@ -156,8 +157,8 @@ def print_report(report: EvalReport) -> None:
         f"top-1 ({report.protocol})",
         "top-5",
         title=(
-            f"{report.model} on {report.dataset} {report.split}: {report.num_videos} videos, {report.num_damaged}"
-            f" damaged, {report.seconds:.0f} s"
+            f"{report.model} on {report.dataset} {report.split}: {counted(report.num_videos, 'video')},"
+            f" {report.num_damaged} damaged, {report.seconds:.0f} s"
         ),
     )
     for stream in dict.fromkeys((*report.branches, "fused")):

@@ -36,6 +36,7 @@ from jobs.recipes.registry import missing_start
 from jobs.train.prepare import prepare
 from jobs.train.worker import WorkerTask, train_worker
 from pipeline.common.cli import console, parse
+from pipeline.common.words import counted
 from pipeline.config.base import as_dict
 from pipeline.config.renamed import with_new_flags
 from pipeline.config.train import TrainConfig
@@ -110,10 +111,10 @@ def train(config: TrainConfig) -> int:
     tracker = RunTracker(tracking_id)
     tracker.log_text(json.dumps(as_dict(config), indent=1, sort_keys=True), "config.json")
     log.info(
-        "%s %s: %d ranks, batch %d, MLflow %s",
+        "%s %s: %s, batch %d, MLflow %s",
         "resuming" if resuming else "starting",
         run_uri,
-        config.run.num_workers,
+        counted(config.run.num_workers, "rank"),
         config.data.batch_size,
         run_page(tracking_id),
     )

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jobs.verify.tasks import verify_shards
 from pipeline.common.cli import console, parse
+from pipeline.common.words import counted
 from pipeline.dataset.manifest import Manifest
 from pipeline.errors import ConfigError, StorageError
 from pipeline.storage import Storage, open_storage
@@ -133,13 +134,14 @@ def _summarise(
 ) -> None:
     rate = totals.num_bytes / max(seconds, 1e-9) / 1e6
     console.print(
-        f"{totals.num_shards} shards, {totals.num_samples} samples, {totals.num_bytes / 1e6:.1f} MB read,"
-        f" {totals.num_decoded} samples decoded ({totals.num_frames} frames) in {seconds:.1f} s ({rate:.1f} MB/s,"
+        f"{counted(totals.num_shards, 'shard')}, {counted(totals.num_samples, 'sample')},"
+        f" {totals.num_bytes / 1e6:.1f} MB read, {counted(totals.num_decoded, 'sample')} decoded"
+        f" ({counted(totals.num_frames, 'frame')}) in {seconds:.1f} s ({rate:.1f} MB/s,"
         f" {totals.num_samples / max(seconds, 1e-9):.1f} samples/s)"
     )
     if faults:
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(fault.kind for fault in faults).most_common())
-        console.print(f"{len(faults)} faults in {storage.uri}: {kinds}", style="bold red", markup=False)
+        console.print(f"{counted(len(faults), 'fault')} in {storage.uri}: {kinds}", style="bold red", markup=False)
     if failures:
         console.print(
             f"{len(failures)} parts could not be verified ({next(iter(failures))}: {next(iter(failures.values()))}):"

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipeline.common.words import counted
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CHANNELS
 from pipeline.data.fetch.cache import stored_total
@@ -56,14 +57,14 @@ class DataPlan:
     def summary(self) -> tuple[str, str]:
         """Two lines for the log."""
         splits = ", ".join(
-            f"{split} {count} samples ({self.requests[split]} GETs, {_size(self.bytes[split])})"
+            f"{split} {counted(count, 'sample')} ({counted(self.requests[split], 'GET')}, {_size(self.bytes[split])})"
             for split, count in self.samples.items()
         )
         cache = f"{self.cache_share:.0%} of these bytes fit into each node's cache" if self.cache_share else "no cache"
         return (
-            f"an epoch: {splits}; {self.steps} steps",
+            f"an epoch: {splits}; {counted(self.steps, 'step')}",
             (
-                f"a rank: {self.rank_batch} samples a step, {_size(self.batch_bytes)} of batches,"
+                f"a rank: {counted(self.rank_batch, 'sample')} a step, {_size(self.batch_bytes)} of batches,"
                 f" {_size(self.index_bytes)} of index; {cache}"
             ),
         )

@@ -32,6 +32,7 @@ import numpy as np
 import tyro
 
 from pipeline.common.cli import console, parse
+from pipeline.common.words import counted
 from pipeline.config.base import require
 from pipeline.errors import UserError
 from preprocessing.synthetic.scene import APPEARANCES, MOTIONS, Scene, render
@@ -140,5 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns 0. Raises UserError where the arguments cannot work."""
     config = parse(SyntheticConfig, args=argv, prog="python -m preprocessing.synthetic", description=__doc__)
     total = generate(config)
-    console.print(f"{total} clips of {len(config.classes)} classes in {config.out}", markup=False)
+    console.print(
+        f"{counted(total, 'clip')} of {counted(len(config.classes), 'class', 'classes')} in {config.out}", markup=False
+    )
     return 0

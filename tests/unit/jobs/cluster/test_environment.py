@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import stat
 import subprocess
 import sys
@@ -139,3 +140,26 @@ def test_the_file_goes_with_its_driver_or_with_the_next_one(clean: Path, monkeyp
 )
 def test_which_addresses_promise_that_all_nodes_are_on_this_host(address: str, loopback: bool) -> None:
     assert connect._is_loopback(address) is loopback
+
+
+@pytest.mark.parametrize("module", ["jobs.preprocess.command", "jobs.cluster.errors"])
+def test_what_ray_reads_when_it_is_imported_is_set_before(module: str) -> None:
+    code = (
+        "import importlib, os, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'ray':\n"
+        "            self.seen = dict(os.environ)\n"
+        "            sys.meta_path.remove(self)\n"
+        "watch = Watch()\n"
+        "sys.meta_path.insert(0, watch)\n"
+        f"importlib.import_module({module!r})\n"
+        "import jobs\n"
+        "from ray._private import ray_constants\n"
+        "late = [name for name, value in jobs._ENVIRONMENT.items() if watch.seen.get(name) != value]\n"
+        "print(late, ray_constants.RAY_DEDUP_LOGS)"
+    )
+    clean_environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=clean_environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] False"

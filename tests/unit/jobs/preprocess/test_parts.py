@@ -27,7 +27,10 @@ from preprocessing.shard.work import StageTimes
         ("7", 50, 7),
         ("10%", 50, 5),
         ("0.1", 50, 5),
-        ("5%", 50, 3),
+        ("5%", 50, 2),
+        ("10%", 9, 0),
+        ("29%", 100, 29),
+        ("99.9%", 1000, 999),
         ("100%", 50, 50),
         ("1.0", 50, 50),
         ("2.5%", 40, 1),
@@ -38,7 +41,7 @@ def test_a_limit_is_a_number_or_a_share(text, total, expected):
     assert limit(text, total) == expected
 
 
-@pytest.mark.parametrize("text", ["", "-1", "ten", "5 %", "1.5", "%"])
+@pytest.mark.parametrize("text", ["", "-1", "ten", "5 %", "1.5", "%", "101%", "100.01%", "1e2"])
 def test_a_limit_that_is_neither_is_refused_with_the_field(text):
     with pytest.raises(ConfigError, match=r"max_rejects = .*give a number \(100\) or a share"):
         PreprocessConfig(format="folder", source="/videos", out="file:///out", max_rejects=text)
@@ -71,7 +74,10 @@ def test_missing_videos_count_apart():
     assert (tally.num_missing, tally.num_rejected) == (3, 1)
     assert tally.classes_of("missing") == [(1, 2), (0, 1)]
     assert (tally.times.flow_s, tally.times.pairs) == (3.0, 7)
-    assert "truncated: c (jump): seen" in first_rejects(tally.examples["truncated"], ("run", "jump"))
+    assert first_rejects(tally, ("run", "jump")) == "1 truncated; the first: c (jump): truncated: seen"
+    assert first_rejects(tally, ("run", "jump"), 1, missing=True) == (
+        "3 missing, 1 truncated; the first: a (run): missing: seen"
+    )
     with pytest.raises(ValueError, match="was counted twice"):
         tally.add(Outcome.of(record("shard-000001", [])))
 
