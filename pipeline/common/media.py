@@ -15,6 +15,8 @@ from typing import BinaryIO
 import av
 from av.container import InputContainer
 
+from pipeline.errors import ReciprocalError
+
 _WITH_HEADER = ("mov", "matroska", "avi", "h264")
 FORMATS = (
     *_WITH_HEADER,
@@ -32,6 +34,11 @@ STORED_FORMATS = _WITH_HEADER
 """Those for members of shards: they announce their streams at once, so that limits hold from the first byte on."""
 PROTOCOLS = ("file",)
 MAX_PIXELS = 64 << 20  # of a source's picture; 8K video has 33 million
+_ALIGNMENT = 64  # decoders round sizes up to whole blocks, and the largest are those of VP9 and AV1
+
+
+class WrongPictureSize(ReciprocalError):
+    """The pictures of a stored video are not of its record's size."""
 
 
 def open_media(
@@ -62,3 +69,38 @@ def open_media(
         if stream.codec_context is not None:
             stream.codec_context.options = dict(limit)
     return container
+
+
+def pixel_limit(width: int, height: int) -> int:
+    """``max_pixels`` for a video of this size."""
+    columns, rows = (-(-side // _ALIGNMENT) * _ALIGNMENT for side in (width, height))
+    return columns * rows
+
+
+def open_stored(source: bytes | Path | BinaryIO | io.RawIOBase, width: int, height: int) -> InputContainer:
+    """Open a member of a shard whose record says ``width`` x ``height``; larger pictures are never decoded.
+
+    Raises:
+        WrongPictureSize: it announces another size.
+        IndexError: it holds no video stream.
+        av.FFmpegError, OSError: as ``open_media``.
+    """
+    limit = pixel_limit(width, height)
+    container = open_media(source, max_pixels=limit, formats=STORED_FORMATS)
+    try:
+        context = container.streams.video[0].codec_context
+        found = (context.width, context.height)
+        if found != (width, height):
+            # FFmpeg forgets a size that is over the limit.
+            size = f"{found[0]}x{found[1]}" if all(found) else f"more than {limit} pixels"
+            raise WrongPictureSize(f"pictures of {size}, its record says {width}x{height}")
+    except BaseException:
+        container.close()
+        raise
+    return container
+
+
+def check_picture(frame: av.VideoFrame, width: int, height: int) -> None:
+    """Raise WrongPictureSize where a decoded picture is not ``width`` x ``height``: sizes may change on the way."""
+    if (frame.width, frame.height) != (width, height):
+        raise WrongPictureSize(f"a picture of {frame.width}x{frame.height}, its record says {width}x{height}")

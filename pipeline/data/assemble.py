@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from pipeline.common.media import WrongPictureSize
 from pipeline.config.data import ClipConfig
 from pipeline.config.model import CHANNELS
 from pipeline.data.batch import Batch
 from pipeline.data.decoding.base import Decoder, Row
+from pipeline.data.decoding.pictures import check_member
 from pipeline.data.decoding.stacks import empty_clips, stack_motion
 from pipeline.data.fetch.damage import Damaged, DamageLedger
 from pipeline.data.index import SplitIndex
@@ -76,6 +78,7 @@ class Assembler:
         size = len(micro_batch.samples) * views
         labels, weights, keys = np.zeros(size, np.int64), np.zeros(size, np.float32), [""] * size
         rows: list[Row] = []
+        failed: ReciprocalError | None = None
         for n, (i, members) in enumerate(zip(micro_batch.stored, fetched, strict=True)):
             place = slice(n * views, (n + 1) * views)
             labels[place] = self._index.labels[i]
@@ -83,12 +86,22 @@ class Assembler:
             if isinstance(members, Damaged):
                 self._ledger.add(members)
                 continue
+            try:
+                made = self._rows(i, members, epoch)
+            except WrongPictureSize as error:
+                self._ledger.add(Damaged(self._index.key(i), self._index.tars[self._index.tar_of[i]], str(error)))
+                continue
+            except ReciprocalError as error:  # raised at its step, behind the batches before it
+                failed = failed or error
+                continue
             weights[place] = 1
-            rows += self._rows(i, members, epoch)
-        waiting = self._decoder.submit(rows) if rows else dict
+            rows += made
+        waiting = self._decoder.submit(rows) if rows and failed is None else dict
 
         def finish() -> Batch:
             try:
+                if failed is not None:
+                    raise failed
                 clips = waiting()
                 self._measure(rows)
             except ReciprocalError as error:
@@ -118,6 +131,8 @@ class Assembler:
     def _rows(self, i: int, members: dict[str, bytes], epoch: int) -> list[Row]:
         num_frames, height, width = (int(x) for x in self._index.sizes[i])
         named = {m: members[extension(m)] for m in stored_modalities(self._index.modalities)}
+        for modality, video in named.items():
+            check_member(video, modality, (height, width))
         plans = sample_plans(
             self._index.key(i),
             num_frames,
@@ -130,7 +145,7 @@ class Assembler:
             num_views=self._num_views,
             num_crops=self._num_crops,
         )
-        return [(named, plan, height) for plan in plans]
+        return [(named, plan, (height, width)) for plan in plans]
 
     def _stack(self, modality: str, clips: torch.Tensor | None, good: np.ndarray, size: int) -> torch.Tensor:
         clip = self._clip

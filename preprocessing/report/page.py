@@ -19,6 +19,7 @@ import jinja2
 import numpy as np
 from rich import filesize
 
+from pipeline.common.media import WrongPictureSize
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import NotFoundError
 from pipeline.storage import Storage
@@ -132,7 +133,7 @@ def _read_sheets(
     def read(pick: Pick) -> Strips | None:
         try:
             return read_strips(storage, pick, manifest.modalities, thumb_px)
-        except (ValueError, av.FFmpegError, NotFoundError) as error:
+        except (ValueError, IndexError, av.FFmpegError, WrongPictureSize, NotFoundError) as error:
             damaged[pick.sample.key] = str(error)
             log.warning("%s in %s does not read back: %s", pick.sample.key, pick.tar, error)
             return None

@@ -12,7 +12,7 @@ import av
 import cv2
 import numpy as np
 
-from pipeline.common.media import STORED_FORMATS, open_media
+from pipeline.common.media import check_picture, open_stored
 from pipeline.dataset.sample import DIFF_ZERO, dequantise_flow, extension
 from pipeline.dataset.shards import split_members
 from pipeline.storage import Storage
@@ -121,6 +121,7 @@ def read_strips(storage: Storage, pick: Pick, modalities: Sequence[str], thumb_p
 
     Raises:
         ValueError, av.FFmpegError: its bytes are damaged.
+        WrongPictureSize: its pictures are not of its record's size.
         StorageError: reading failed.
     """
     sample = pick.sample
@@ -136,7 +137,7 @@ def read_strips(storage: Storage, pick: Pick, modalities: Sequence[str], thumb_p
         if modality in modalities:
             frames = [
                 _shrink(frame.to_ndarray(format="rgb24"), size)
-                for frame in _frames(members[extension(modality)], indexes)
+                for frame in _frames(members[extension(modality)], indexes, sample.width, sample.height)
             ]
             pictures = np.stack(frames)
             if modality == "diff":
@@ -146,14 +147,15 @@ def read_strips(storage: Storage, pick: Pick, modalities: Sequence[str], thumb_p
             jpegs[modality] = jpeg(_side_by_side(pictures))
     codes = None
     if "flow" in modalities:
-        planes = [luma(frame) for frame in _frames(members[extension("flow")], indexes)]
+        flow = _frames(members[extension("flow")], indexes, sample.width, 2 * sample.height)
+        planes = [luma(frame) for frame in flow]
         codes = np.stack([np.concatenate([_shrink(half, size) for half in np.split(plane, 2)]) for plane in planes])
     return Strips(pick=pick, moments_s=tuple(i / sample.fps for i in indexes), jpegs=jpegs, flow_codes=codes)
 
 
-def _frames(video: bytes, indexes: Sequence[int]) -> Iterator[av.VideoFrame]:
+def _frames(video: bytes, indexes: Sequence[int], width: int, height: int) -> Iterator[av.VideoFrame]:
     """Frames by ascending index; each is reached from the keyframe before it."""
-    with open_media(video, formats=STORED_FORMATS) as container:
+    with open_stored(video, width, height) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
         if not stream.average_rate or not stream.time_base:
@@ -166,6 +168,7 @@ def _frames(video: bytes, indexes: Sequence[int]) -> Iterator[av.VideoFrame]:
             )
             if found is None:
                 raise ValueError(f"a stored video has no frame {index}")
+            check_picture(found, width, height)
             yield found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 
+from pipeline.common.media import WrongPictureSize
 from pipeline.dataset.sample import DIFF_ZERO, extension
 from pipeline.dataset.shards import Member, SampleRecord
 from preprocessing.verify.video import Video, decode_member
@@ -50,14 +51,20 @@ def check_videos(
         name = extension(modality)
         if name not in intact:
             continue
+        size = (sample.width, sample.height * (2 if modality == "flow" else 1))  # u above v
         try:
-            video = decode_member(path, intact[name], flow_bound_px if modality == "flow" else None)
+            video = decode_member(path, intact[name], size, flow_bound_px if modality == "flow" else None)
+        except WrongPictureSize as error:
+            report(name, "size", str(error))
+            continue
+        except IndexError:
+            report(name, "undecodable", "there is no video stream")
+            continue
         except (av.FFmpegError, ValueError) as error:
             report(name, "undecodable", f"{type(error).__name__}: {error}")
             continue
         videos[modality] = video
         num_frames = sample.num_frames - (modality != "rgb")
-        size = (sample.width, sample.height * (2 if modality == "flow" else 1))  # u above v
         if len(video.ticks) != num_frames:
             report(name, "num_frames", f"expected {num_frames} frames, found {len(video.ticks)}")
         if video.sizes != {size}:

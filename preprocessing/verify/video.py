@@ -14,7 +14,7 @@ import av
 import cv2
 import numpy as np
 
-from pipeline.common.media import STORED_FORMATS, open_media
+from pipeline.common.media import open_stored
 from pipeline.dataset.sample import dequantise_flow
 from pipeline.dataset.shards import Member
 from preprocessing.media.luma import luma
@@ -73,15 +73,18 @@ class Video:
         return int(self.ticks[index]) * self.time_base
 
 
-def decode_member(path: Path, member: Member, flow_bound_px: float | None = None) -> Video:
+def decode_member(path: Path, member: Member, size: tuple[int, int], flow_bound_px: float | None = None) -> Video:
     """Decode every frame of a member of a local tar, on one thread.
 
     Args:
+        size: (width, height) by the record; larger pictures are not decoded.
         flow_bound_px: of a flow member; None for the others.
 
     Raises:
-        av.FFmpegError: FFmpeg cannot read it.
-        ValueError: no video stream, no frame, or a frame without a time stamp.
+        WrongPictureSize: it announces pictures of another size.
+        av.FFmpegError: FFmpeg cannot read it, or a picture on the way is too large.
+        IndexError: no video stream.
+        ValueError: no frame, or a frame without a time stamp.
     """
     ticks: list[int] = []
     sizes: set[tuple[int, int]] = set()
@@ -89,10 +92,8 @@ def decode_member(path: Path, member: Member, flow_bound_px: float | None = None
     lengths: list[float] = []
     with (
         FileSection(path, member.offset, member.size) as section,
-        open_media(section, formats=STORED_FORMATS) as container,
+        open_stored(section, *size) as container,
     ):
-        if not container.streams.video:
-            raise ValueError("there is no video stream")
         stream = container.streams.video[0]
         stream.thread_count = 1
         for frame in container.decode(stream):

@@ -91,7 +91,7 @@ class Workload:
         (plan,) = sample_plans(
             self.index.key(i), num_frames, height, width, self.clip, train=True, seed=self.seed, epoch=0
         )
-        return {m: members[extension(m)] for m in stored_modalities(self.modalities)}, plan, height
+        return {m: members[extension(m)] for m in stored_modalities(self.modalities)}, plan, (height, width)
 
 
 def make_workload(

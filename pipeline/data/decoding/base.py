@@ -7,11 +7,12 @@ from typing import Literal, Protocol
 
 import torch
 
+from pipeline.data.decoding.pictures import Size
 from pipeline.data.sampling.clips import ClipPlan
 
 Device = Literal["cpu", "gpu"]
-Row = tuple[Mapping[str, bytes], ClipPlan, int]
-"""One clip to make: members by stored modality, plan, height of the stored picture in pixels."""
+Row = tuple[Mapping[str, bytes], ClipPlan, Size]
+"""One clip to make: members by stored modality, plan, size of the stored rgb picture in pixels."""
 
 
 class Decoder(Protocol):

@@ -35,7 +35,8 @@ def _inside(picture: np.ndarray, box: Box, below: int = 0) -> np.ndarray:
     # Checked here, because compiled loops check nothing.
     if picture.shape[0] < below + box.top + box.height or picture.shape[1] < box.left + box.width:
         raise ReciprocalError(
-            f"a stored picture of {picture.shape[1]}x{picture.shape[0]} is smaller than its record says"
+            f"a box of {box.width}x{box.height} at ({box.left}, {below + box.top}) is outside a stored picture of"
+            f" {picture.shape[1]}x{picture.shape[0]}"
         )
     # A copy: the decoder may write its next frame into this one's memory.
     return picture[below + box.top : below + box.top + box.height, box.left : box.left + box.width].copy()

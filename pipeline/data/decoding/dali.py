@@ -132,7 +132,6 @@ class DaliDecoder:
             "device_id": device_id if device == "gpu" else None,
         }
         self._device_id = device_id
-        self._codec_checked = device == "gpu"
         self._names: list[str] = []
 
         # One batch at a time, run by the loader's own thread, which works ahead: DALI's queue would be a second one.
@@ -170,10 +169,9 @@ class DaliDecoder:
             ConfigError: a codec that the CPU backend lacks.
             ReciprocalError: DALI failed; its pipeline cannot be used again.
         """
-        if not self._codec_checked:
+        for members, _, _ in rows:
             for member in self._members:
-                check_codec(rows[0][0][member], member)
-            self._codec_checked = True
+                check_codec(members[member], member, cpu=self._device == "cpu")
         outputs = self._run(self._pipeline, self._names, rows)
         return {m: self._to_torch(output) for m, output in zip(self._modalities, outputs, strict=True)}
 

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.common.media import STORED_FORMATS, open_media
 from pipeline.config.data import ClipConfig
 from pipeline.data.decoding.base import Row
+from pipeline.data.decoding.mp4 import read_track
 from pipeline.data.decoding.reference import bgr, mean_std
 from pipeline.data.sampling.jitter import Jitter
 from pipeline.dataset.sample import ONLINE_DIFF, stored_modalities
@@ -18,19 +19,21 @@ from pipeline.errors import ConfigError, ReciprocalError
 CPU_CODECS = ("vp9", "vp8", "mjpeg")
 
 
-def check_codec(video: bytes, modality: str) -> None:
-    """Refuse a video that DALI's CPU backend cannot decode.
+def check_codec(video: bytes, modality: str, *, cpu: bool) -> None:
+    """Refuse what is no video, and what DALI's CPU backend cannot decode.
 
     Raises:
         ConfigError: names the codec and three alternatives.
         ReciprocalError: FFmpeg finds no video in it.
     """
+    if read_track(video) is not None:  # as preprocessing writes them: VP9
+        return
     try:
         with open_media(video, formats=STORED_FORMATS) as container:
             codec = container.streams.video[0].codec_context.codec.canonical_name
     except (av.error.FFmpegError, IndexError) as error:
         raise ReciprocalError(f"a {modality} member holds no video: {error}") from error
-    if codec not in CPU_CODECS:
+    if cpu and codec not in CPU_CODECS:
         raise ConfigError(
             "data.decoder",
             "dali",
@@ -45,7 +48,7 @@ def graph_inputs(
     """All external inputs that a graph may ask for, one array a row; ``pipeline.data.decoding.dali.clip_ops`` says
     what they are.
     """
-    boxes = [(plan.box, height) for _, plan, height in rows]
+    boxes = [(plan.box, size[0]) for _, plan, size in rows]
     inputs: dict[str, list[np.ndarray]] = {
         "start": [np.array([b.top, b.left, b.top + height, b.left], np.int32) for b, height in boxes],
         "extent": [np.array([b.height, b.width], np.int32) for b, _ in boxes],

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 
 from pipeline.config.data import ClipConfig
+from pipeline.data.decoding.base import Row
 from pipeline.data.decoding.compile import load_kernels
 from pipeline.data.decoding.cuts import ColourCut, cut_colour, cut_flow
 from pipeline.data.decoding.filters import Band, halved, mirrored, triangle
+from pipeline.data.decoding.pictures import Size, member_size
 from pipeline.data.decoding.reference import bgr, mean_std
 from pipeline.data.decoding.stacks import ClipMemory
 from pipeline.data.decoding.videos import read_frames
@@ -40,7 +42,6 @@ _LIMITED = np.array([[_LUMA, 0, _RED], [_LUMA, _GREEN_U, _GREEN_V], [_LUMA, _BLU
 _YUV = np.concatenate([_LIMITED, _LIMITED @ np.array([[-16.0], [-128.0], [-128.0]])], 1)
 _RGB = np.eye(3, 4)
 _NO_CHANGE = np.zeros((0, 4), np.float32)
-_Row = tuple[Mapping[str, bytes], ClipPlan, int]
 
 
 class FFmpegDecoder:
@@ -66,16 +67,16 @@ class FFmpegDecoder:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
         self._lengths = {m: clip.num_frames if m == "rgb" else len(motion_offsets(clip)) for m in self._modalities}
 
-    def decode(self, rows: Sequence[_Row]) -> dict[str, torch.Tensor]:
-        """Rows of (members by stored modality, plan, stored height) to (rows, F, C, crop, crop) float32, motion not yet
+    def decode(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Rows of (members by stored modality, plan, stored size) to (rows, F, C, crop, crop) float32, motion not yet
         stacked.
 
         Raises:
-            ReciprocalError: a video cannot be decoded or is shorter than its record says.
+            ReciprocalError: a video cannot be decoded, is shorter than its record says or has pictures of another size.
         """
         return self.submit(rows)()
 
-    def submit(self, rows: Sequence[_Row]) -> Callable[[], dict[str, torch.Tensor]]:
+    def submit(self, rows: Sequence[Row]) -> Callable[[], dict[str, torch.Tensor]]:
         """Begin ``decode(rows)`` on the threads, behind what was submitted before; the result waits for the end and
         raises as ``decode`` does.
         """
@@ -94,7 +95,7 @@ class FFmpegDecoder:
 
         return result
 
-    def decode_share(self, rows: Sequence[_Row]) -> float:
+    def decode_share(self, rows: Sequence[Row]) -> float:
         """Share of the time of ``decode(rows)`` that goes into decoding videos, in 0..1; the rest is crop, resize,
         colour, normalising.
         """
@@ -108,7 +109,7 @@ class FFmpegDecoder:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
-    def _work(self, rows: Sequence[_Row]) -> tuple[dict[str, torch.Tensor], Callable[[int], float]]:
+    def _work(self, rows: Sequence[Row]) -> tuple[dict[str, torch.Tensor], Callable[[int], float]]:
         """Empty outputs, and what fills their row of that number and returns the seconds that decoding took."""
         out, flat = {}, {}
         for m in self._modalities:
@@ -118,24 +119,27 @@ class FFmpegDecoder:
             flat[m] = memory.view(len(rows), -1).numpy()
 
         def work(number: int) -> float:
-            members, plan, height = rows[number]
-            return self._row(members, plan, height, {m: flat[m][number] for m in self._modalities})
+            members, plan, size = rows[number]
+            return self._row(members, plan, size, {m: flat[m][number] for m in self._modalities})
 
         return out, work
 
-    def _row(self, members: Mapping[str, bytes], plan: ClipPlan, height: int, out: Mapping[str, np.ndarray]) -> float:
+    def _row(self, members: Mapping[str, bytes], plan: ClipPlan, size: Size, out: Mapping[str, np.ndarray]) -> float:
         """Fill one row of the outputs; returns the seconds that decoding took."""
         decode_s = 0.0
         for member in stored_modalities(self._modalities):
             frames = plan.rgb_window(self._modalities) if member == "rgb" else plan.motion_window
+            expected = member_size(member, size)
             window = sorted(set(frames))  # in short videos the last frame is repeated
             began_s = time.perf_counter()
             if member == "flow":
-                halves = read_frames(members[member], window, lambda frame: cut_flow(frame, plan.box, height), member)
+                halves = read_frames(
+                    members[member], window, lambda frame: cut_flow(frame, plan.box, size[0]), member, expected
+                )
                 decode_s += time.perf_counter() - began_s
                 self._flow(halves, window, plan, out[member])
                 continue
-            cuts = read_frames(members[member], window, lambda frame: cut_colour(frame, plan.box), member)
+            cuts = read_frames(members[member], window, lambda frame: cut_colour(frame, plan.box), member, expected)
             decode_s += time.perf_counter() - began_s
             if member == "rgb":
                 self._rgb(cuts, window, plan, out)

@@ -39,7 +39,7 @@ def read_track(data: bytes) -> Track | None:
         edit = boxes.get(b"elst")
         if codec is None or b"ctts" in boxes or b"moof" in boxes or (edit is not None and not _whole(edit)):
             return None
-        sizes = _sizes(boxes[b"stsz"])
+        sizes = _sizes(boxes[b"stsz"], len(data))
         offsets = _offsets(boxes, sizes)
         sync = boxes.get(b"stss")
         keyframes = np.arange(len(sizes)) if sync is None else _words(sync, 4, 1) - 1
@@ -90,10 +90,13 @@ def _whole(edit: memoryview) -> bool:
     return count == 1 and media_time == 0 and rate == 1 << 16
 
 
-def _sizes(box: memoryview) -> np.ndarray:
+def _sizes(box: memoryview, file_bytes: int) -> np.ndarray:
     (same,) = struct.unpack_from(">I", box, 4)
     if same:
-        return np.full(struct.unpack_from(">I", box, 8)[0], same, np.int64)
+        (count,) = struct.unpack_from(">I", box, 8)
+        if count * same > file_bytes:  # a count alone may ask for any memory
+            raise ValueError("more samples than bytes")
+        return np.full(count, same, np.int64)
     return _words(box, 8, 1)
 
 

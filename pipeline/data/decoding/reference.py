@@ -169,19 +169,23 @@ def prepare_clip(
     return {m: (clips[m] if m == "rgb" else stack_motion(clips[m][None], clip)[0]).numpy() for m in wanted}
 
 
-def decode_frames(video: bytes, modality: str, indices: Sequence[int]) -> np.ndarray:
+def decode_frames(
+    video: bytes, modality: str, indices: Sequence[int], size: tuple[int, int] | None = None
+) -> np.ndarray:
     """Decode frames of a stored member.
 
     Args:
         indices: ascending, repeats allowed.
+        size: rows and columns that every picture must have; None: any.
 
     Returns:
         uint8 (L, H, W, 3) RGB, or (L, rows, W) for flow.
 
     Raises:
+        WrongPictureSize: a picture is not of ``size``.
         ReciprocalError: the video is shorter than the last index, or FFmpeg cannot decode it.
     """
-    return np.stack(read_frames(video, indices, lambda frame: _pixels(frame, modality), modality))
+    return np.stack(read_frames(video, indices, lambda frame: _pixels(frame, modality), modality, size))
 
 
 def _pixels(frame: av.VideoFrame, modality: str) -> np.ndarray:

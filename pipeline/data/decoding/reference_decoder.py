@@ -11,6 +11,7 @@ import torch
 
 from pipeline.config.data import ClipConfig
 from pipeline.data.decoding.base import Row
+from pipeline.data.decoding.pictures import member_size
 from pipeline.data.decoding.reference import decode_frames, prepare_frames, prepare_rgb
 from pipeline.data.decoding.stacks import empty_clips
 from pipeline.dataset.sample import stored_modalities
@@ -32,12 +33,12 @@ class ReferenceDecoder:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
 
     def _read(self, row: Row) -> dict[str, np.ndarray]:
-        members, plan, _ = row
+        members, plan, size = row
         windows = {
             m: plan.rgb_window(self._modalities) if m == "rgb" else plan.motion_window
             for m in stored_modalities(self._modalities)
         }
-        return {m: decode_frames(members[m], m, window) for m, window in windows.items()}
+        return {m: decode_frames(members[m], m, window, member_size(m, size)) for m, window in windows.items()}
 
     def _row(self, row: Row) -> dict[str, torch.Tensor]:
         plan, frames = row[1], self._read(row)
@@ -46,11 +47,11 @@ class ReferenceDecoder:
         return {**clips, **stored}
 
     def decode(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-        """Rows of (members by stored modality, plan, stored height) to (rows, F, C, crop, crop) float32, motion not yet
+        """Rows of (members by stored modality, plan, stored size) to (rows, F, C, crop, crop) float32, motion not yet
         stacked.
 
         Raises:
-            ReciprocalError: a video cannot be decoded or is shorter than its record says.
+            ReciprocalError: a video cannot be decoded, is shorter than its record says or has pictures of another size.
         """
         clips = list(self._pool.map(self._row, rows) if self._pool else map(self._row, rows))
         out = {}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import av
 import av.error
 
-from pipeline.common.media import STORED_FORMATS, open_media
+from pipeline.common.media import MAX_PIXELS, STORED_FORMATS, WrongPictureSize, check_picture, open_media, pixel_limit
 from pipeline.data.decoding.mp4 import read_track
 from pipeline.errors import ReciprocalError
 
@@ -24,38 +24,63 @@ class _Uncounted(Exception):
     """A frame came whose number is not known."""
 
 
-def read_frames(video: bytes, wanted: Sequence[int], take: Callable[[av.VideoFrame], T], what: str) -> list[T]:
+def read_frames(
+    video: bytes,
+    wanted: Sequence[int],
+    take: Callable[[av.VideoFrame], T],
+    what: str,
+    size: tuple[int, int] | None = None,
+) -> list[T]:
     """Decode frames and keep what ``take`` makes of them.
 
     Args:
         wanted: ascending numbers, repeats allowed; ``take`` sees each frame once.
         what: of which kind the video is, for messages.
+        size: rows and columns that every picture must have; None: any.
 
     Returns:
         One value for each of ``wanted``.
 
     Raises:
+        WrongPictureSize: a picture is not of ``size``.
         ReciprocalError: the video is shorter than the last number, or FFmpeg cannot decode it.
     """
+    keep, limit = (take, MAX_PIXELS) if size is None else (_checked(take, size), pixel_limit(size[1], size[0]))
     distinct = set(wanted)
     try:
-        found = _by_table(video, distinct, take)
+        found = _by_table(video, distinct, keep, limit)
         if found is None:
-            found = _by_container(video, distinct, take)
+            found = _by_container(video, distinct, keep, limit)
+    except WrongPictureSize as error:
+        raise WrongPictureSize(f"{what}: {error}") from error
     except (av.error.FFmpegError, IndexError) as error:
+        if size is not None and isinstance(error, av.error.ArgumentError):  # FFmpeg's answer to max_pixels
+            what_it_says = f"its record says {size[1]}x{size[0]}"
+            raise WrongPictureSize(f"{what}: a picture of more than {limit} pixels, {what_it_says}") from error
         raise ReciprocalError(f"FFmpeg cannot decode this {what} video: {error}") from error
     if len(found) < len(distinct):
         raise ReciprocalError(f"the {what} video has no frame {max(distinct)}: its record is wrong")
     return [found[number] for number in wanted]
 
 
-def _by_table(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T]) -> dict[int, T] | None:
+def _checked(take: Callable[[av.VideoFrame], T], size: tuple[int, int]) -> Callable[[av.VideoFrame], T]:
+    def checked(frame: av.VideoFrame) -> T:
+        check_picture(frame, size[1], size[0])
+        return take(frame)
+
+    return checked
+
+
+def _by_table(
+    video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T], max_pixels: int = MAX_PIXELS
+) -> dict[int, T] | None:
     track = read_track(video)
     if track is None or max(wanted) >= len(track.sizes):
         return None
     first = int(track.keyframes[track.keyframes <= min(wanted)][-1])
     context: Any = av.CodecContext.create(track.codec, "r")
     _single_threaded(context)
+    context.options = {"max_pixels": str(max_pixels)}
 
     def packets() -> Iterator[av.Packet]:
         for number in range(first, max(wanted) + 1):
@@ -70,8 +95,10 @@ def _by_table(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T]
     return found if len(found) == len(wanted) else None
 
 
-def _by_container(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T]) -> dict[int, T]:
-    with open_media(video, formats=STORED_FORMATS) as container:
+def _by_container(
+    video: bytes, wanted: set[int], take: Callable[[av.VideoFrame], T], max_pixels: int = MAX_PIXELS
+) -> dict[int, T]:
+    with open_media(video, max_pixels=max_pixels, formats=STORED_FORMATS) as container:
         stream = container.streams.video[0]
         _single_threaded(stream.codec_context)
         packets = [packet for packet in container.demux(stream) if packet.size]
@@ -93,7 +120,7 @@ def _by_container(video: bytes, wanted: set[int], take: Callable[[av.VideoFrame]
                 found = {}
             if len(found) == len(wanted):
                 return found
-    with open_media(video, formats=STORED_FORMATS) as container:
+    with open_media(video, max_pixels=max_pixels, formats=STORED_FORMATS) as container:
         stream = container.streams.video[0]
         _single_threaded(stream.codec_context)
         count = iter(range(1 << 62))

@@ -25,6 +25,7 @@ from preprocessing.report.page import make_report
 from preprocessing.report.pictures import flow_colours, flow_wheel, read_strips, wheel_legend
 from preprocessing.report.plots import bars, histogram
 from preprocessing.report.survey import survey
+from tests.support.odd_media import with_vp9_size
 from tests.support.stored_set import (
     CLASSES,
     FPS,
@@ -228,6 +229,18 @@ def test_damaged_samples_and_records(made: tuple[LocalStorage, bytes], tmp_path:
     storage.write("test/shard-000000.json", dataclasses.replace(record, rejects=()).to_json())
     with pytest.raises(ManifestError, match=r"test/shard-000000\.json is not the record"):
         make_report(storage)
+
+
+def test_samples_with_huge_pictures_or_other_files_in_their_place_are_not_shown(tmp_path: Path) -> None:
+    storage = LocalStorage(str(tmp_path / "set"))
+    shards = clips_of({"train/shard-000000": 4})
+    huge, playlist, *rest = shards["train/shard-000000"]
+    huge.members["rgb.mp4"] = with_vp9_size(huge.members["rgb.mp4"], 8192, 8192)
+    playlist.members["flow.mp4"] = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n"
+    store_manifest(storage, [store_shard(storage, tmp_path, "train", "shard-000000", [huge, playlist, *rest])])
+    page = make_report(storage)
+    assert page.num_samples_shown == 2
+    assert page.warnings[0].startswith("2 of the samples to show do not read back")
 
 
 def test_warnings_name_what_is_unusual(tmp_path: Path) -> None:

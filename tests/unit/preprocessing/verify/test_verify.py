@@ -26,6 +26,7 @@ from preprocessing.verify.dataset import Totals, find_strays, open_manifest
 from preprocessing.verify.faults import KINDS, Fault
 from preprocessing.verify.shard import Decode, verify_shard_at
 from tests.support.encoding import encode_gray, encode_rgb
+from tests.support.odd_media import with_vp9_size
 from tests.support.stored_set import (
     FLOW,
     FPS,
@@ -318,6 +319,20 @@ def rgb_of_another_size(clip: Clip) -> set[tuple[str, str]]:
     return {("size", "rgb.mp4")}
 
 
+def huge_pictures(clip: Clip) -> set[tuple[str, str]]:
+    """As the member says of itself: some 100 MB a picture, were it decoded."""
+    for name in ("rgb.mp4", "flow.mp4"):
+        clip.members[name] = with_vp9_size(clip.members[name], 8192, 8192)
+    return {("size", "rgb.mp4"), ("size", "flow.mp4")}
+
+
+def files_that_name_others(clip: Clip) -> set[tuple[str, str]]:
+    clip.members["rgb.mp4"] = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nt=0 0\nm=video 5004 RTP/AVP 26\n"
+    clip.members["flow.mp4"] = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n"
+    clip.members["diff.mp4"] = b"ffconcat version 1.0\nfile other.mp4\n"
+    return {("undecodable", f"{m}.mp4") for m in ("rgb", "flow", "diff")}
+
+
 def another_rate(clip: Clip) -> set[tuple[str, str]]:
     clip.members["diff.mp4"] = encode_rgb(quantise_diff(pictures(0)), 2 * FPS, CODEC)
     return {("clock", "diff.mp4"), ("misaligned", "diff.mp4")}
@@ -406,6 +421,8 @@ def rate_in_record_wrong(clip: Clip) -> set[tuple[str, str]]:
         one_flow_more,
         flow_of_another_size,
         rgb_of_another_size,
+        huge_pictures,
+        files_that_name_others,
         another_rate,
         late_start,
         uneven,

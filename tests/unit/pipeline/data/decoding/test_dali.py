@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.config.data import ClipConfig
+from pipeline.data.decoding.mp4 import read_track
 from pipeline.data.decoding.reference import decode_frames, prepare_frames
 from pipeline.data.sampling.boxes import Box
 from pipeline.data.sampling.clips import ClipPlan, sample_plans
@@ -61,7 +62,7 @@ def test_every_modality_matches_the_reference(textures, device, norm, crop, trai
     for epoch in range(3):
         for number, (members, n, h, w) in enumerate(textures):
             plans = sample_plans(f"k{number}", n, h, w, clip, train=train, seed=5, epoch=epoch, num_views=2)
-            rows += [(members, plan, h) for plan in plans]
+            rows += [(members, plan, (h, w)) for plan in plans]
     if train:
         assert {plan.flip for _, plan, _ in rows} == {True, False}
     decoder = DaliDecoder(MODALITIES, clip, 20.0, max_rows=len(rows), threads=1, device=device)
@@ -88,7 +89,7 @@ def test_frames_are_exactly_those_asked_for(pictures, device) -> None:
         (20, 22, 23, 23, 23),
         (16, 16, 16, 16, 16),
     ]  # across keyframes; repeats
-    rows = [(members, ClipPlan(frames, frames, Box(0, 0, 32, 32), False), 32) for frames in asked]
+    rows = [(members, ClipPlan(frames, frames, Box(0, 0, 32, 32), False), (32, 32)) for frames in asked]
     decoder = DaliDecoder(MODALITIES, clip, 20.0, max_rows=4, threads=1, device=device)
     found = {m: x.cpu().mean((3, 4)) for m, x in decoder.decode(rows).items()}
     decoder.close()
@@ -108,7 +109,11 @@ def test_the_seam_of_a_flow_picture_does_not_leak() -> None:
     flow = np.concatenate([np.full((6, 32, 32), 28), np.full((6, 32, 32), 228)], 1).astype(np.uint8)
     clip = ClipConfig(num_frames=2, crop=48, flow_std=1.0)
     decoder = DaliDecoder(("flow",), clip, 20.0, max_rows=1, threads=1)
-    row = ({"flow": encode_gray(flow, 25.0, VideoCodec())}, ClipPlan((0, 1), (0, 1), Box(0, 0, 32, 32), False), 32)
+    row = (
+        {"flow": encode_gray(flow, 25.0, VideoCodec())},
+        ClipPlan((0, 1), (0, 1), Box(0, 0, 32, 32), False),
+        (32, 32),
+    )
     found = decoder.decode([row])["flow"]
     decoder.close()
     codes = (found[0] + 20) * 255 / 40
@@ -119,7 +124,8 @@ def test_the_seam_of_a_flow_picture_does_not_leak() -> None:
 def test_fewer_rows_than_the_most_give_the_same_clips(textures) -> None:
     clip = ClipConfig(num_frames=3, crop=16)
     rows = [
-        (members, sample_plans("k", n, h, w, clip, train=True, seed=0, epoch=0)[0], h) for members, n, h, w in textures
+        (members, sample_plans("k", n, h, w, clip, train=True, seed=0, epoch=0)[0], (h, w))
+        for members, n, h, w in textures
     ]
     decoder = DaliDecoder(("rgb",), clip, 20.0, max_rows=3, threads=1)
     everything = decoder.decode(rows)["rgb"].clone()
@@ -147,7 +153,7 @@ def test_h264_on_the_cpu_is_refused_with_the_ways_out() -> None:
     with pytest.raises(
         ConfigError, match=r"data\.decoder = 'dali': rgb is stored as h264.*data\.decoder=reference, or a GPU"
     ):
-        decoder.decode([({"rgb": buffer.getvalue()}, plan, 32)])
+        decoder.decode([({"rgb": buffer.getvalue()}, plan, (32, 32))])
     decoder.close()
     frames = decode_frames(buffer.getvalue(), "rgb", plan.rgb_frames)  # the reference reads it
     assert prepare_frames("rgb", frames, plan, clip).shape == (2, 3, 16, 16)
@@ -158,9 +164,13 @@ def test_a_graph_that_failed_says_so(textures) -> None:
     members, n, h, w = textures[0]
     plan = sample_plans("k", n, h, w, clip, train=True, seed=0, epoch=0)[0]
     decoder = DaliDecoder(("rgb",), clip, 20.0, max_rows=2, threads=1)
-    decoder.decode([(members, plan, h)])
+    decoder.decode([(members, plan, (h, w))])
+    track = read_track(members["rgb"])
+    assert track is not None
+    start = int(track.offsets[0]) + 10  # behind the header
+    junk = members["rgb"][:start] + bytes(track.sizes[0] - 10) + members["rgb"][start + track.sizes[0] - 10 :]
     with pytest.raises(ReciprocalError, match="DALI failed"):
-        decoder.decode([(members, plan, h), ({"rgb": b"\0" * 3000}, plan, h)])
+        decoder.decode([(members, plan, (h, w)), ({"rgb": junk}, plan, (h, w))])
     decoder.close()
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.common.media import WrongPictureSize
 from pipeline.config.data import ClipConfig
 from pipeline.data.decoding import ffmpeg as ffmpeg_decoder
 from pipeline.data.decoding import reference
@@ -89,7 +90,7 @@ def rows_of(samples: list, clip: ClipConfig, crops: int) -> list:
             plans = sample_plans(
                 f"k{number}", n, h, w, clip, train=not crops, seed=8, epoch=epoch, num_views=2, num_crops=crops or 1
             )
-            rows += [(members, plan, h) for plan in plans]
+            rows += [(members, plan, (h, w)) for plan in plans]
     return rows
 
 
@@ -134,13 +135,13 @@ def test_clips_are_the_references(samples, backend: str, case: str) -> None:
 @pytest.mark.parametrize("backend", [*DEVICES, "reference"])
 def test_a_flip_mirrors_all_and_negates_u(samples, backend: str) -> None:
     clip = ClipConfig(num_frames=3, crop=32)
-    members, _, h, _ = samples[0]
+    members, _, h, w = samples[0]
     straight = ClipPlan((2, 3, 4), (2, 3, 4), Box(3, 5, 37, 41), False)
     decoder = make(backend, MODALITIES, clip, 2)
     out = {
         m: x.cpu()
         for m, x in decoder.decode(
-            [(members, straight, h), (members, dataclasses.replace(straight, flip=True), h)]
+            [(members, straight, (h, w)), (members, dataclasses.replace(straight, flip=True), (h, w))]
         ).items()
     }
     decoder.close()
@@ -212,23 +213,36 @@ def test_rgb_and_diff_online_decode_their_video_once(samples, monkeypatch: pytes
     monkeypatch.setattr(
         module,
         "read_frames",
-        lambda video, wanted, take, what: seen.append((what, tuple(wanted))) or read(video, wanted, take, what),
+        lambda video, wanted, take, what, size: (
+            seen.append((what, tuple(wanted))) or read(video, wanted, take, what, size)
+        ),
     )
     clip = ClipConfig(num_frames=3, stride=4, crop=16)
     members, n, h, w = samples[0]
     (plan,) = sample_plans("k", n, h, w, clip, train=True, seed=0, epoch=0)
-    kind(("rgb", "diff-online"), clip, 20.0).decode([({"rgb": members["rgb"]}, plan, h)])
+    kind(("rgb", "diff-online"), clip, 20.0).decode([({"rgb": members["rgb"]}, plan, (h, w))])
     start = plan.rgb_frames[0]
     assert seen == [("rgb", tuple(start + t for t in (0, 1, 4, 5, 8, 9)))]
 
 
-def test_a_picture_smaller_than_its_record_is_refused(samples) -> None:
-    """Compiled loops check nothing: a wrong record must not make them read beyond the picture."""
+@pytest.mark.parametrize("kind", [FFmpegDecoder, ReferenceDecoder])
+@pytest.mark.parametrize("modality", ["rgb", "flow", "diff"])
+def test_a_picture_that_is_not_of_its_records_size_is_refused(samples, modality: str, kind) -> None:
+    """Compiled loops check nothing: a wrong record must not make them read beyond the picture, nor crop it."""
+    clip, plan = ClipConfig(num_frames=2, crop=16), ClipPlan((0, 1), (0, 1), Box(0, 0, 20, 20), False)
+    members, _, height, width = samples[0]
+    for size in ((height + 2, width), (height, width + 2), (height - 2, width), (height // 2, width // 2)):
+        with pytest.raises(WrongPictureSize, match=f"{modality}: .*its record says {size[1]}x"):
+            kind((modality,), clip, 20.0).decode([(members, plan, size)])
+
+
+def test_a_box_outside_the_picture_is_refused(samples) -> None:
     clip = ClipConfig(num_frames=2, crop=16)
-    members, *_ = samples[0]
+    members, _, height, width = samples[0]
     for modality, box in (("rgb", Box(20, 0, 40, 40)), ("flow", Box(0, 40, 40, 40)), ("diff", Box(0, 0, 200, 20))):
-        with pytest.raises(ReciprocalError, match="smaller than its record says"):
-            FFmpegDecoder((modality,), clip, 20.0).decode([(members, ClipPlan((0, 1), (0, 1), box, False), 48)])
+        plan = ClipPlan((0, 1), (0, 1), box, False)
+        with pytest.raises(ReciprocalError, match="outside a stored picture"):
+            FFmpegDecoder((modality,), clip, 20.0).decode([(members, plan, (height, width))])
 
 
 def test_foreign_colours_go_the_long_way(pictures) -> None:
@@ -253,7 +267,7 @@ def test_foreign_colours_go_the_long_way(pictures) -> None:
             (
                 {"rgb": buffer.getvalue()},
                 ClipPlan((0, 1, 2), (0, 1, 2), Box(3, 5, 40, 50), True, Jitter(0.9, 1.1, 0.8, 0.05)),
-                48,
+                (48, 64),
             )
         ]
         found, wanted = (kind(("rgb",), clip, 20.0).decode(rows)["rgb"] for kind in (FFmpegDecoder, ReferenceDecoder))
