@@ -40,7 +40,7 @@ REASONS: dict[str, str] = {
     "too_short": "fewer than 2 frames, so there is no motion",
     "decode_error": "decoding failed before the end",
     "truncated": "the pictures end before the length that the container announces",
-    "too_large": "more pixels than a task may keep in memory",
+    "too_large": "more pixels than a task may keep in memory, or far more bytes than it has in its archive",
     "bad_shape": "one side is more than 10 times the other",
     "bad_clock": "a frame rate below 0.1 or above 1000, or gaps that only copies could fill",
     "crashed": "the decoder crashed its process",

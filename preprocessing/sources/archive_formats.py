@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import stat
 import struct
 import tarfile
@@ -15,6 +16,7 @@ from typing import BinaryIO
 from pipeline.errors import RejectedSource
 from preprocessing.sources.base import escapes, hidden
 from preprocessing.sources.catalogue import ArchiveMember
+from preprocessing.sources.limits import check_ratio
 
 DAMAGE = (
     tarfile.TarError,
@@ -72,16 +74,24 @@ class _Headers:
         return self._position
 
 
-def tar_members(file: BinaryIO, *, seekable: bool = True) -> Iterator[ArchiveMember]:
+def tar_members(file: BinaryIO, *, seekable: bool = True, packed: Callable[[], int] = int) -> Iterator[ArchiveMember]:
     """Files in a tar; links and devices come with the reason why they are not read.
+
+    Args:
+        packed: of a compressed stream, its bytes that were read so far; members then come with theirs.
 
     Raises:
         tarfile.TarError: it is damaged, or ends early.
     """
     headers = _Headers(file, seekable)
+    last: ArchiveMember | None = None
+    start = 0
     with tarfile.TarFile(fileobj=headers, mode="r", errors="surrogateescape") as tar:  # type: ignore[arg-type]
         while (info := tar.next()) is not None:
             tar.members = []  # it would otherwise keep them all
+            if last is not None:  # its data has been read by now
+                yield dataclasses.replace(last, packed_size=packed() - start)
+                last = None
             name = _plain(info.name)
             if info.isdir() or (hidden(name) and not escapes(name)):
                 continue
@@ -94,7 +104,9 @@ def tar_members(file: BinaryIO, *, seekable: bool = True) -> Iterator[ArchiveMem
                 problem = "unreadable: a sparse file inside a tar"
             elif not info.isreg():
                 problem = _ODD
-            yield ArchiveMember(name=name, size=info.size, offset=info.offset_data, problem=problem)
+            last, start = ArchiveMember(name=name, size=info.size, offset=info.offset_data, problem=problem), packed()
+        if last is not None:
+            yield dataclasses.replace(last, packed_size=packed() - start)
     if len(headers.last) != tarfile.BLOCKSIZE or headers.last.count(0) != tarfile.BLOCKSIZE:
         raise tarfile.ReadError(f"no end mark: it ends or is damaged at byte {tar.offset}")
 
@@ -150,7 +162,7 @@ def unzip(file: BinaryIO, member: ArchiveMember, take: Callable[[bytes], object]
     """Give ``take`` the unpacked bytes of a member; returns how many there were, never more than the directory says.
 
     Raises:
-        RejectedSource: ``unreadable``: the member is damaged.
+        RejectedSource: ``unreadable``: the member is damaged; ``too_large``: it unpacks to far more than it takes.
     """
     file.seek(member.offset)
     header = file.read(_LOCAL_HEADER.size)
@@ -159,8 +171,9 @@ def unzip(file: BinaryIO, member: ArchiveMember, take: Callable[[bytes], object]
     *_, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
     file.seek(name_bytes + extra_bytes, 1)
     done = crc32 = 0
-    for data in _unpacked(file, member):
+    for data, packed_bytes in _unpacked(file, member):
         done += len(data)
+        check_ratio(done, packed_bytes)
         if done > member.size:
             raise RejectedSource(
                 "unreadable", f"damaged inside its zip: more than the {member.size} bytes of the directory"
@@ -172,20 +185,26 @@ def unzip(file: BinaryIO, member: ArchiveMember, take: Callable[[bytes], object]
     return done
 
 
-def _unpacked(file: BinaryIO, member: ArchiveMember) -> Iterator[bytes]:
-    packed = chunks(file, member.packed_size)
+def _unpacked(file: BinaryIO, member: ArchiveMember) -> Iterator[tuple[bytes, int]]:
+    """Unpacked bytes piece by piece, each with the number of packed ones that were used up to then."""
+    packed, used = chunks(file, member.packed_size), 0
     if member.method == zipfile.ZIP_STORED:
-        yield from packed
+        for data in packed:
+            used += len(data)
+            yield data, used
         return
     unpacker = bz2.BZ2Decompressor() if member.method == zipfile.ZIP_BZIP2 else zlib.decompressobj(-zlib.MAX_WBITS)
     left = b""
     while not unpacker.eof:
         # Chunks of bounded length: a kilobyte may unpack to a megabyte.
-        if not left and getattr(unpacker, "needs_input", True) and not (left := next(packed, b"")):
-            return  # it ends early; the caller sees that by its length
+        if not left and getattr(unpacker, "needs_input", True):
+            left = next(packed, b"")
+            if not left:
+                return  # it ends early; the caller sees that by its length
+            used += len(left)
         try:
             data = unpacker.decompress(left, _CHUNK_BYTES)
         except (zlib.error, OSError) as error:
             raise RejectedSource("unreadable", f"damaged inside its zip: {error}") from error
         left = getattr(unpacker, "unconsumed_tail", b"")
-        yield data
+        yield data, used - len(left)

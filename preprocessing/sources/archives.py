@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import gzip
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import indexed_gzip
 
@@ -16,6 +16,7 @@ from preprocessing.sources.archive_formats import DAMAGE, chunks, tar_members, u
 from preprocessing.sources.base import PlainStore
 from preprocessing.sources.catalogue import ArchiveMember, cache_file, cached, write_catalogue
 from preprocessing.sources.gzip_access import index_gzip, read_gzip
+from preprocessing.sources.limits import check_number, check_ratio
 
 _KINDS = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".zip": "zip"}
 OTHER_ARCHIVES = (".rar", ".7z", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -62,14 +63,12 @@ class Archive:
         try:
             with store.open(self.path, buffer_bytes=_CHUNK_BYTES if kind == "tar.gz" else 1 << 16) as file:
                 if kind == "zip":
-                    found = list(zip_members(file))
+                    found = list(check_number(zip_members(file), where))
                 elif kind == "tar":
-                    found = list(tar_members(file))
+                    found = list(check_number(tar_members(file), where))
                 else:
                     with atomic_path(self._cache(store, "points"), mode=0o600) as points:
-                        found = index_gzip(
-                            file, self.size, points, lambda stream: list(tar_members(stream, seekable=False))
-                        )
+                        found = index_gzip(file, self.size, points, functools.partial(_members_of_stream, where))
         except (*DAMAGE, gzip.BadGzipFile, indexed_gzip.ZranError) as error:
             raise UserError(
                 f"{where} is damaged or not a {kind} file ({error}): copy or download it again, or remove it from the"
@@ -84,10 +83,12 @@ class Archive:
         """Write the bytes of one member to ``file``.
 
         Raises:
-            RejectedSource: ``unreadable``: the member is damaged.
+            RejectedSource: ``unreadable``: the member is damaged; ``too_large``: it unpacks to far more than it takes.
             StorageError: the archive cannot be read.
         """
         kind = archive_kind(self.path)
+        if kind != "tar":
+            check_ratio(member.size, member.packed_size)
         if kind == "tar.gz":
             points = self._cache(store, "points")
             try:
@@ -105,3 +106,8 @@ class Archive:
                     done = sum(file.write(chunk) for chunk in chunks(archive, member.size))
         if done != member.size:
             raise RejectedSource("unreadable", f"{self.path} holds {done} of its {member.size} bytes")
+
+
+def _members_of_stream(where: str, stream: Any) -> list[ArchiveMember]:
+    """Of an unpacked stream of gzip, whose ``fileobj`` is the packed one."""
+    return list(check_number(tar_members(stream, seekable=False, packed=stream.fileobj.tell), where))

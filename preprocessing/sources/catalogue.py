@@ -20,7 +20,7 @@ from pipeline.config.stack import home
 from pipeline.errors import StorageError
 
 _COLUMNS = "name, archive, size, offset, packed_size, method, crc32, problem"
-_FORMAT = 1  # increase it when the columns or their meaning change
+_FORMAT = 2  # increase it when the columns or their meaning change
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class ArchiveMember:
     size: int  # unpacked bytes
     offset: int  # tar: of the data (tar.gz: in the unpacked stream); zip: of the local header
     archive: int = 0  # which of several archives
-    packed_size: int = 0  # zip
+    packed_size: int = 0  # bytes in the archive; 0 in a tar
     method: int = 0  # zip: compression
     crc32: int = 0  # zip
     problem: str = ""  # why it is not read: "REASON: DETAIL"

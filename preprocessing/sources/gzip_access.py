@@ -58,7 +58,7 @@ class _Pull:
     """The other end: a file that reads from a queue until it gets an empty chunk."""
 
     def __init__(self, chunks: queue.Queue[bytes]) -> None:
-        self._pieces, self._left, self._ended = chunks, b"", False
+        self._pieces, self._left, self._ended, self._position = chunks, b"", False, 0
 
     def read(self, size: int = -1) -> bytes:
         if not self._left and not self._ended:
@@ -66,7 +66,11 @@ class _Pull:
             self._ended = not self._left
         data = self._left if size < 0 else self._left[:size]
         self._left = self._left[len(data) :]
+        self._position += len(data)
         return data
+
+    def tell(self) -> int:
+        return self._position
 
     def drain(self) -> None:
         while not self._ended:

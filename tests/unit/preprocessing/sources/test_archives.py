@@ -16,13 +16,25 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from pipeline.config.stack import home
 from pipeline.errors import RejectedSource, StorageError, UserError
 from pipeline.storage import LocalStorage
-from preprocessing.sources import BucketStore, PackedStore, SourceStore, gzip_access, open_sources
+from preprocessing.sources import (
+    BucketStore,
+    PackedStore,
+    SourceStore,
+    archive_formats,
+    gzip_access,
+    limits,
+    open_sources,
+)
+from preprocessing.sources.archives import Archive
+from preprocessing.sources.base import PlainStore
+from preprocessing.sources.catalogue import ArchiveMember
 
 RANDOM = os.urandom(3 << 20)
 FILES = {
@@ -253,6 +265,71 @@ def test_damage_inside_a_zip_member_is_that_members(tmp_path, method):
     assert (why(store, "data.mp4"), why(store, "header.mp4")) == ("unreadable", "unreadable")
     with store.local("good.mp4") as copy:
         assert copy.read_bytes() == RANDOM[:300_000]
+
+
+def written_bytes(store: SourceStore, path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> int:
+    """What reaches the folder for temporary files, of a member that is then rejected as too large."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    written: list[int] = []
+    extract = Archive.extract
+
+    def counted(self: Archive, base: PlainStore, member: ArchiveMember, file: BinaryIO) -> None:
+        try:
+            extract(self, base, member, file)
+        finally:
+            written.append(file.tell())
+
+    monkeypatch.setattr(Archive, "extract", counted)
+    match = "too_large: .* bytes or more unpack from .* in the archive"
+    with pytest.raises(RejectedSource, match=match), store.local(path):
+        pass
+    return sum(written)
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member may unpack to 100 KiB, or to a hundred times its bytes in the archive."""
+    monkeypatch.setattr(limits, "FREE_BYTES", 1 << 10)
+
+
+BOMB = {"clip.mp4": RANDOM[:300_000], "bomb.mp4": bytes(20_000_000), "flat.mp4": b"flat" * 20_000}
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
+def test_a_member_that_unfolds_is_a_reject_and_the_others_are_read(tmp_path, monkeypatch, small_limits, name):
+    store = open_sources(str(make(tmp_path / name, BOMB)))
+    assert dict(store.walk()) == {path: len(data) for path, data in BOMB.items()}, "listed, so that it is a reject"
+    for good in ("clip.mp4", "flat.mp4"):
+        with store.local(good) as copy:
+            assert copy.read_bytes() == BOMB[good]
+    assert written_bytes(store, "bomb.mp4", monkeypatch, tmp_path) == 0
+
+
+def test_a_plain_tar_holds_what_it_says(tmp_path, small_limits):
+    assert bytes_of(open_sources(str(make(tmp_path / "x.tar", BOMB)))) == BOMB
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_zip_that_lies_about_its_packed_bytes_is_stopped_on_the_way(tmp_path, monkeypatch, small_limits, method):
+    """The directory claims ten times the packed bytes that there are: what was used counts, not what is claimed."""
+    file = tmp_path / "x.zip"
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("bomb.mp4", bytes(50_000_000))
+        archive.writestr("clip.mp4", RANDOM[:1_500_000], zipfile.ZIP_STORED)
+    data = bytearray(file.read_bytes())
+    at = data.index(b"PK\x01\x02") + 20
+    data[at : at + 4] = (1_000_000).to_bytes(4, "little")
+    file.write_bytes(data)
+    monkeypatch.setattr(archive_formats, "_CHUNK_BYTES", 1 << 12)
+    assert written_bytes(open_sources(str(file)), "bomb.mp4", monkeypatch, tmp_path) < 6_000_000
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz"])
+def test_an_archive_of_too_many_members_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(limits, "MAX_MEMBERS", 5)
+    with pytest.raises(UserError, match=f"{name} has more than 5 members: split it"):
+        list(open_sources(str(make(tmp_path / name))).walk())
 
 
 def test_a_zip_member_larger_than_it_says_stops(tmp_path):
