@@ -72,6 +72,11 @@ def print_summary(
                 f"{first.source}: {first.detail}",
             )
         console.print(table)
+    if tally.num_maybe_cut:
+        console.print(
+            f"{tally.num_maybe_cut} samples come from files that do not say their length (MPEG-TS, live recordings):"
+            " whether one is cut off cannot be seen"
+        )
     if tally.times.clips:
         console.print(f"seconds of work by stage: {stage_line(tally.times)}")
     built = (

@@ -20,11 +20,14 @@ class Outcome:
     entry: ShardEntry
     rejects: tuple[Reject, ...]
     times: StageTimes
+    num_maybe_cut: int = 0
+    """Samples whose sources do not say their length."""
 
     @classmethod
     def of(cls, record: ShardRecord, times: StageTimes | None = None) -> Outcome:
         """The part of a record that a driver needs."""
-        return cls(entry_of(record), record.rejects, times or StageTimes())
+        maybe_cut = sum(sample.length_announced is False for sample in record.samples)
+        return cls(entry_of(record), record.rejects, times or StageTimes(), maybe_cut)
 
 
 class Tally:
@@ -36,6 +39,7 @@ class Tally:
         self.by_class: Counter[tuple[int, str]] = Counter()  # (label, reason)
         self.examples: dict[str, list[Reject]] = {}
         self.times = StageTimes()
+        self.num_maybe_cut = 0
 
     def add(self, outcome: Outcome) -> None:
         """Count one shard; each at most once."""
@@ -43,6 +47,7 @@ class Tally:
             raise ValueError(f"{outcome.entry.path} was counted twice")
         self.entries[outcome.entry.path] = outcome.entry
         self.times += outcome.times
+        self.num_maybe_cut += outcome.num_maybe_cut
         for reject in outcome.rejects:
             self.reasons[reject.reason] += 1
             self.by_class[reject.label, reject.reason] += 1

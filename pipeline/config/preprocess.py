@@ -31,6 +31,10 @@ class StoredConfig:
     """VP9 quality (0 best, 63 worst)."""
     max_frames: int = 0
     """Longest sample in frames; longer sources are cut. 0: no limit."""
+    square_pixels: bool = False
+    """Stretch pictures whose pixels are not square (anamorphic video) to the shape in which they are shown. Without it
+    they are stored as they are coded, and the record's sar says how wide a pixel is.
+    """
 
     def __post_init__(self) -> None:
         require(

@@ -55,6 +55,8 @@ class SampleRecord:
     decoded_frames: int | None = None  # pictures taken from the source, before its rate was made constant
     source_width: int | None = None  # of the source's pictures, upright
     source_height: int | None = None
+    sar: str | None = None  # width:height of a pixel of the source's pictures, upright; 1:1 is square
+    length_announced: bool | None = None  # False: the source's container does not say its length, it may be cut off
 
     def member(self, name: str) -> Member:
         """The member with that webdataset extension; ManifestError names what there is."""

@@ -123,7 +123,13 @@ class Predictor:
         """
         times, stored = Times(), self.stored
         with times.measure("decode_s"):
-            decoded = decode_video(video, short_side=stored.short_side, fps=stored.fps, max_frames=stored.max_frames)
+            decoded = decode_video(
+                video,
+                short_side=stored.short_side,
+                fps=stored.fps,
+                max_frames=stored.max_frames,
+                square_pixels=stored.square_pixels,
+            )
         clip = StoredClip(decoded.frames_rgb_THWC, decoded.fps, stored, times)
         num_frames, height, width = decoded.frames_rgb_THWC.shape[:3]
         plans = view_plans(num_frames, height, width, self.config.clip, self.num_views, self.num_crops)

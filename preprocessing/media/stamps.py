@@ -125,5 +125,5 @@ def spread(times_s: np.ndarray) -> np.ndarray:
         count = int(counts[i])
         step = min(max(before, after) / count, usual)
         steps = step * np.arange(count)
-        spaced[first[i] : first[i] + count] = values[i] + (steps if after >= before else steps - steps[-1])
+        spaced[first[i] : first[i] + count] = values[i] + (steps if after > 0.9 * before else steps - steps[-1])
     return spaced

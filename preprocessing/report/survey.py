@@ -86,6 +86,8 @@ class Survey:
     source_sizes: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
     rates: Counter[float] = dataclasses.field(default_factory=Counter)
     enlarged: int = 0  # samples whose source is smaller than what is stored
+    maybe_cut: int = 0  # samples whose source does not say its length
+    not_square: int = 0  # samples whose source has pixels that are not square
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
     examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # sources by reason
     flows: Counter[tuple[str, str, str]] = dataclasses.field(default_factory=Counter)
@@ -138,6 +140,8 @@ class Survey:
         if sample.source_width and sample.source_height:
             self.source_sizes[(sample.source_width, sample.source_height)] += 1
             self.enlarged += min(sample.source_width, sample.source_height) < min(sample.width, sample.height)
+        self.maybe_cut += sample.length_announced is False
+        self.not_square += sample.sar not in (None, "1:1")
         for name in ("flow_mean_px", "flow_saturation", "flow_error_px"):
             value = getattr(sample, name)
             if value is not None:

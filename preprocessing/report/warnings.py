@@ -54,6 +54,16 @@ def warnings(manifest: Manifest, found: Survey, damaged: Mapping[str, str], uri:
             f"{found.enlarged:,} of {num_samples:,} samples are larger than their sources: the short side that is"
             " stored adds no detail there."
         )
+    if found.maybe_cut > _SHARE * num_samples:
+        notes.append(
+            f"{found.maybe_cut:,} of {num_samples:,} samples come from files that do not say their length: whether one"
+            " is cut off cannot be seen."
+        )
+    if found.not_square > _SHARE * num_samples and not manifest.parameters.get("square_pixels"):
+        notes.append(
+            f"{found.not_square:,} of {num_samples:,} samples have pixels that are not square and look squeezed or"
+            " stretched: --stored.square-pixels stores the shape in which they are shown."
+        )
     if len(found.shard_bytes) > _FEW_SHARDS:
         mean = float(np.mean(found.shard_bytes))
         if not _SMALL_SHARD <= mean <= _LARGE_SHARD:

@@ -62,7 +62,10 @@ def parameter_hash(stored: StoredConfig, flow: Mapping | None) -> str:
     """sha256 (12 hex digits) of all parameters that change stored bytes, including version and parameters of the
     flow engine.
     """
-    return hashlib.sha256(json.dumps([as_dict(stored), flow], sort_keys=True).encode()).hexdigest()[:12]
+    fields = as_dict(stored)
+    if not stored.square_pixels:  # data sets from before this option keep their hash
+        del fields["square_pixels"]
+    return hashlib.sha256(json.dumps([fields, flow], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def build_shard(

@@ -6,6 +6,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
 
 import numpy as np
 
@@ -20,6 +21,8 @@ class ClipEnd:
 
     decoded_frames: int
     source_size: tuple[int, int]  # width, height
+    pixel_aspect: Fraction  # width over height of a pixel
+    length_announced: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +96,13 @@ def _finished(clip: ClipWriter, end: ClipEnd, flow_quality: dict[str, float]) ->
     sample = clip.finish()
     width, height = end.source_size
     record = dataclasses.replace(
-        sample.record, decoded_frames=end.decoded_frames, source_width=width, source_height=height, **flow_quality
+        sample.record,
+        decoded_frames=end.decoded_frames,
+        source_width=width,
+        source_height=height,
+        sar=f"{end.pixel_aspect.numerator}:{end.pixel_aspect.denominator}",
+        length_announced=end.length_announced,
+        **flow_quality,
     )
     clip.times.clips += 1
     return Sample(record=record, members=sample.members)

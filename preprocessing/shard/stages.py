@@ -139,6 +139,7 @@ def _decoded_one(
                     start_s=source.start_s,
                     end_s=source.end_s,
                     max_frames=stored.max_frames,
+                    square_pixels=stored.square_pixels,
                 )
             )
         yield _Begin(planned, video.fps)
@@ -153,4 +154,4 @@ def _decoded_one(
             size = max(2, min(size, _MAX_BLOCK_BYTES // stacked[0].nbytes))
             yield stacked
         assert video.source_size is not None
-        yield ClipEnd(video.decoded_frames, video.source_size)
+        yield ClipEnd(video.decoded_frames, video.source_size, video.pixel_aspect, video.length_announced)

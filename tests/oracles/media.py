@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+
+from tests.support.ffmpeg_program import ffmpeg_program, picture_times, pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ def read_independently(path: Path, size: tuple[int, int]) -> Reading:
     """Decode with the ffmpeg program, or with PyAV where ffmpeg is not installed: every frame, rotated upright and
     resized to ``size`` (width, height), with area interpolation where it shrinks.
     """
-    decoded = _ffmpeg_frames(path) if shutil.which("ffmpeg") and shutil.which("ffprobe") else _pyav_frames(path)
+    decoded = _ffmpeg_frames(path) if ffmpeg_program() else _pyav_frames(path)
     small, times = [], []
     for time_s, rgb in decoded:
         shrinks = size[0] < rgb.shape[1]
@@ -38,70 +38,7 @@ def read_independently(path: Path, size: tuple[int, int]) -> Reading:
 
 
 def _ffmpeg_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
-    url = f"file:{path.absolute()}"
-    probe = subprocess.run(
-        [
-            "ffprobe",
-            "-v",
-            "quiet",
-            "-select_streams",
-            "v:0",
-            "-show_entries",
-            "frame=best_effort_timestamp_time",
-            "-of",
-            "csv=p=0",
-            url,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    times = iter(
-        [
-            float(line.strip(",")) if line.strip(",") != "N/A" else float("nan")
-            for line in probe.stdout.split()
-            if line.strip(",")
-        ]
-    )
-    command = [
-        "ffmpeg",
-        "-v",
-        "quiet",
-        "-nostdin",
-        "-threads",
-        "1",
-        "-i",
-        url,
-        "-map",
-        "0:v:0",
-        "-fps_mode",
-        "passthrough",
-    ]
-    with subprocess.Popen(
-        [
-            *command,
-            "-sws_flags",
-            "bilinear+accurate_rnd+full_chroma_int",
-            "-pix_fmt",
-            "rgb24",
-            "-c:v",
-            "ppm",
-            "-f",
-            "image2pipe",
-            "-",
-        ],
-        stdout=subprocess.PIPE,
-    ) as child:
-        stream = child.stdout
-        assert stream is not None
-        while stream.readline() == b"P6\n":
-            width, height = map(int, stream.readline().split())
-            stream.readline()
-            yield (
-                next(times, float("nan")),
-                np.frombuffer(stream.read(width * height * 3), np.uint8).reshape(height, width, 3),
-            )
+    yield from zip(picture_times(path).tolist(), pictures(path), strict=True)
 
 
 def _pyav_frames(path: Path) -> Iterator[tuple[float, np.ndarray]]:
@@ -123,8 +60,8 @@ def stored_frames(video: bytes) -> np.ndarray:
 def disagreement(stored_THWC: np.ndarray, fps: float, reading: Reading) -> str:
     """What is wrong with a stored video, compared with an independent reading of its source; empty if nothing is.
 
-    Stored frame k must be the source's k-th, or, if the source's frame rate is not constant, the last one shown at or
-    before k / fps: no other frame of the source may be closer. Luma is compared per pixel, colour per block, because
+    Stored frame k must be the source's k-th, or, if the source's frame rate is not constant, the one nearest to k / fps
+    in time: no other frame of the source may be closer. Luma is compared per pixel, colour per block, because
     stored videos have chroma at half the resolution.
     """
     luma = np.array([0.299, 0.587, 0.114], np.float32)
@@ -155,7 +92,8 @@ def _expected_picks(count: int, fps: float, times_s: np.ndarray) -> np.ndarray |
         or np.abs(intervals - usual).max() <= max(0.0015, 0.05 * usual)
     ):
         return np.arange(len(times_s)) if count == len(times_s) else None
-    picks = np.searchsorted(times_s - times_s[0], np.arange(count) / fps + min(0.002, 0.1 / fps), side="right") - 1
+    changes_s = times_s[1:] - times_s[0] - np.minimum(intervals, usual) / 2
+    picks = np.searchsorted(changes_s, np.arange(count) / fps - min(0.002, 0.1 / fps))
     return picks if abs(count - (np.ptp(times_s) + usual) * fps) <= 1 else None
 
 

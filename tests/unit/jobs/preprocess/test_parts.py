@@ -13,7 +13,7 @@ from jobs.preprocess.config import PreprocessConfig, limit
 from jobs.preprocess.tally import Outcome, Tally, first_rejects
 from jobs.preprocess.tasks import resources_for
 from pipeline.config.preprocess import StoredConfig
-from pipeline.dataset.shards import Reject, ShardRecord
+from pipeline.dataset.shards import Reject, SampleRecord, ShardRecord
 from pipeline.errors import ConfigError
 from preprocessing.flow.factory import flow_engine
 from preprocessing.shard.build import ShardSpec, parameter_hash
@@ -82,6 +82,19 @@ def test_missing_videos_count_apart():
         tally.add(Outcome.of(record("shard-000001", [])))
 
 
+def test_samples_of_files_that_do_not_say_their_length_are_counted():
+    samples = [
+        SampleRecord(
+            key="k", label=0, source="s", num_frames=2, fps=25, width=2, height=2, offset=0, size=1, members=(), **fact
+        )
+        for fact in ({"length_announced": False}, {"length_announced": True}, {})  # older records do not know
+    ]
+    tally = Tally()
+    tally.add(Outcome.of(dataclasses.replace(record("shard-000000", []), samples=tuple(samples))))
+    tally.add(Outcome.of(record("shard-000001", [])))
+    assert tally.num_maybe_cut == 1
+
+
 def test_a_million_rejects_keep_a_few_examples():
     tally = Tally()
     for i in range(100):
@@ -100,6 +113,11 @@ def test_the_hash_covers_engine_version_and_numbers():
         parameter_hash(stored, None),
     }
     assert len(hashes) == 5
+
+
+def test_an_option_that_is_off_leaves_the_hash_of_data_sets_from_before_it():
+    assert parameter_hash(StoredConfig(), None) == "7d21dc4573fb"  # printed by the version before square_pixels
+    assert parameter_hash(StoredConfig(square_pixels=True), None) != "7d21dc4573fb"
 
 
 def test_auto_is_the_gpus_engine_where_there_is_one(monkeypatch):

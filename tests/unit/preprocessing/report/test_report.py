@@ -247,8 +247,8 @@ def test_warnings_name_what_is_unusual(tmp_path: Path) -> None:
     storage = LocalStorage(str(tmp_path / "set"))
     clips = clips_of({"train/shard-000000": 4})["train/shard-000000"]
     clips[0].quality["flow_saturation"] = 0.05
-    clips[1].quality.update(source_width=30, source_height=20)
-    clips[2].quality["flow_mean_px"] = 0.001
+    clips[1].quality.update(source_width=30, source_height=20, sar="12:11", length_announced=True)
+    clips[2].quality.update(flow_mean_px=0.001, sar="1:1", length_announced=False)
     clips[3].quality["flow_mean_px"] = None
     rejects = [Reject(source="sit/x.avi", label=2, reason="not_video", detail="HTML")]
     store_manifest(
@@ -263,6 +263,8 @@ def test_warnings_name_what_is_unusual(tmp_path: Path) -> None:
         "1 of 3 samples hardly move",
         "1 of 4 samples have no figure for the length of their flow",
         "1 of 4 samples are larger than their sources",
+        "1 of 4 samples come from files that do not say their length",
+        "1 of 4 samples have pixels that are not square",
     ):
         assert any(note.startswith(start) for note in notes), (start, notes)
 

@@ -339,6 +339,7 @@ def test_the_record_tells_where_a_sample_came_from(plan, videos, tmp_path):
                 stream.height,
                 sum(1 for _ in source.decode(stream)),
             )
+        assert (sample.sar, sample.length_announced) == ("1:1", True)
     assert record.flow == flow_engine("numba").describe()
     assert (
         record.parameter_hash != ShardSpec.of(CLASSES, StoredConfig(short_side=32, flow_engine="opencv")).parameter_hash
