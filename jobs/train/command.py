@@ -89,6 +89,8 @@ def train(config: TrainConfig) -> int:
         return 0
     for line in prepared.plan.summary():
         log.info("%s", line)
+    for line in prepared.plan.warnings:
+        log.warning("%s", line)
     if not resuming:
         if prepared.start:
             log.info("%s", prepared.start)
@@ -191,7 +193,7 @@ def _print_end(config: TrainConfig, run_uri: str, outcome: dict, word: str) -> N
     shown = {
         name: round(value, 4)
         for name, value in outcome["metrics"].items()
-        if name.startswith(("train/top1", "train/loss", "val/"))
+        if name.startswith(("train/top1", "train/loss", "stop/", f"{config.data.validation or 'val'}/"))
     }
     console.print(f"run {config.run.run_id} {word} took {outcome['seconds']:.0f} s: {shown}", markup=False)
     console.print(f"run      {run_uri}\npage     {run_page(outcome['tracking_run_id'])}", markup=False)

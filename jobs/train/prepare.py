@@ -42,6 +42,9 @@ def prepare(config: TrainConfig) -> Prepared:
         modalities=config.model.modalities,
         world_size=config.run.num_workers,
     )
+    name = config.data.validation
+    if config.stop.patience and not plan.samples[name]:
+        raise ConfigError("stop.patience", config.stop.patience, f"split {name!r} has no video to decide by: use 0")
     config, start = find_start(config, manifest.classes)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, manifest_digest=manifest.digest))
     output = config.run.output or default_output(config.data.uri)

@@ -16,10 +16,12 @@ import torch
 
 from pipeline.common.cli import one_line
 from pipeline.config.train import TrainConfig
+from pipeline.data.index import load_run_index
 from pipeline.data.loader import make_loader
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ManifestError, ReciprocalError
 from pipeline.evaluation.evaluate import join_parts, predict_part
+from pipeline.evaluation.metrics import log_loss
 from pipeline.models import ActionModel
 from pipeline.runs.start_weights import StartWeights, first_model
 from pipeline.storage import Storage, open_storage
@@ -27,6 +29,7 @@ from pipeline.tracking.runs import RunTracker
 from pipeline.training.checkpoint import RunFacts
 from pipeline.training.collective import gather_objects
 from pipeline.training.loop import train
+from pipeline.training.stopping import metric_name
 
 log = logging.getLogger("jobs.train")
 
@@ -142,21 +145,23 @@ def _set_up_logging() -> None:
 def _validation(
     config: TrainConfig, storage: Storage, manifest: Manifest, device: torch.device, common: dict[str, Any]
 ) -> Callable[[ActionModel, int], dict[str, float]] | None:
-    split = config.data.val_split
+    split = config.data.validation
     if not split:
         return None
+    index = load_run_index(storage, manifest, split, config.model.modalities, config.data)
 
     def validate(model: ActionModel, epoch: int) -> dict[str, float]:
         # One view a video: a curve to watch, named by its protocol so that it is not mistaken for the test result.
-        with make_loader(storage, manifest, split, train=False, num_views=1, **common) as loader:
+        with make_loader(storage, manifest, split, train=False, num_views=1, index=index, **common) as loader:
             part = predict_part(model, loader.iter_epoch(0), device=device, precision=config.run.precision)
             predictions = join_parts(
                 gather_objects(part),
                 {loader.index.key(i): int(loader.index.labels[i]) for i in range(len(loader.index))},
             )
         scores = predictions.scores()
+        scores["fused"]["loss"] = log_loss(predictions.streams["fused"], predictions.labels)
         return {
-            f"{split}/{name}_1x1" if stream == "fused" else f"{split}/{stream}/{name}_1x1": value
+            metric_name(split, name) if stream == "fused" else metric_name(f"{split}/{stream}", name): value
             for stream, values in scores.items()
             for name, value in values.items()
         }

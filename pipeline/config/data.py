@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Literal
 
 from pipeline.config.base import require
+
+HELD_OUT = "held-out"
+"""Name of what data.val_share holds out of the training split, in curves and summaries."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +22,10 @@ class ClipConfig:
     """Distance of two frames of the clip, in stored frames."""
     stack: int = 1
     """Motion frames joined along channels at each step: t, t+1, ... (edges repeated)."""
+    short_videos: Literal["repeat", "stretch"] = "repeat"
+    """Videos with fewer frames than a clip covers. repeat: their last frame is repeated. stretch: the frames of the
+    clip are spread over the whole video, closer together than ``stride``, in all modalities alike.
+    """
     crop: int = 224
     """Side of the square crop the model sees, in pixels."""
     train_crop: Literal["area", "corners", "fixed"] = "area"
@@ -78,6 +86,15 @@ class DataConfig:
     train_split: str = "train"
     val_split: str = "val"
     """Split of the validation during training; an empty split (or name) means none."""
+    val_share: float = 0.0
+    """Without a val_split: the share of each class of the training split that is held out for validation, whole
+    sources at a time, and never trained on. 0: none.
+    """
+    val_group: str = ""
+    """With val_share: a regular expression that finds the source in a sample's key, in its first group or its whole
+    match; samples of one source stay together. Empty: keys of UCF-101, HMDB-51 and Kinetics are known, any other file
+    is a source of its own.
+    """
     batch_size: int = 32
     """Global batch, over all ranks."""
     micro_batch: int = 0
@@ -113,6 +130,14 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "fetch_threads", "prefetch"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
+        require(0 <= self.val_share <= 0.5, "data.val_share", self.val_share, "must be in [0, 0.5]")
+        require(
+            not (self.val_share and self.val_split),
+            "data.val_share",
+            self.val_share,
+            f'validation is on split {self.val_split!r}: leave this at 0, or give data.val_split ""',
+        )
+        _require_pattern("data.val_group", self.val_group)
         require(self.micro_batch >= 0, "data.micro_batch", self.micro_batch, "must be 0 (a rank's whole part) or more")
         # The S3 client keeps that many connections.
         require(self.fetch_threads <= 64, "data.fetch_threads", self.fetch_threads, "must be at most 64")
@@ -138,3 +163,15 @@ class DataConfig:
             self.uri,
             "give s3://BUCKET/PREFIX or file:///FOLDER",
         )
+
+    @property
+    def validation(self) -> str:
+        """Name of what is validated on during training; empty: nothing."""
+        return HELD_OUT if self.val_share else self.val_split
+
+
+def _require_pattern(field: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        require(False, field, pattern, f"is not a regular expression ({error})")

@@ -9,6 +9,7 @@ from pipeline.config.base import as_dict, from_dict, require
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CRNConfig, MRSTConfig
 from pipeline.config.renamed import with_new_names, with_old_names
+from pipeline.config.stop import StopConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,14 @@ _FREE_ON_RESUME = {
     ),
 }
 
+# Fields that older code did not have, and the values that stand for what it did: a run has the identity, and the run
+# id, that it had before there were such fields.
+_ADDED_LATER: dict[str, dict[str, Any]] = {
+    "clip": {"short_videos": "repeat"},
+    "data": {"val_share": 0.0, "val_group": ""},
+    "stop": {"patience": 0, "metric": "loss", "min_delta": 0.0},
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -140,6 +149,7 @@ class TrainConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     clip: ClipConfig = dataclasses.field(default_factory=ClipConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    stop: StopConfig = dataclasses.field(default_factory=StopConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
     start_from: str = ""
     """A finished run (its run id, or the URI of its folder) whose weights this run starts from. The classifier comes
@@ -168,6 +178,12 @@ class TrainConfig:
                 self.clip.norm,
                 f"model.pretrained of {self.model.backbone} was trained on pixels as {norm} gives them: use {norm}",
             )
+        require(
+            not self.stop.patience or bool(self.data.validation),
+            "stop.patience",
+            self.stop.patience,
+            "early stopping needs a validation: name data.val_split or give data.val_share, or use 0",
+        )
         both = self.start_from and self.model.pretrained
         require(
             not both,
@@ -208,6 +224,12 @@ class TrainConfig:
         for section, names in _FREE_ON_RESUME.items():
             for name in names:
                 fields[section].pop(name, None)
+        for section, names in _ADDED_LATER.items():
+            for name, default in names.items():
+                if fields[section][name] == default:
+                    del fields[section][name]
+            if not fields[section]:
+                del fields[section]
         return fields
 
 
@@ -218,3 +240,9 @@ def config_from_dict(fields: dict[str, Any]) -> TrainConfig:
         ConfigError: a value breaks its rule, or this code does not know a field.
     """
     return from_dict(TrainConfig, with_new_names(fields))
+
+
+def added_default(field: str) -> Any:
+    """What the absence of a dotted field from a run's identity stands for; None for a field that is never absent."""
+    section, _, name = field.partition(".")
+    return _ADDED_LATER.get(section, {}).get(name)

@@ -11,10 +11,12 @@ from functools import partial
 
 import numpy as np
 
+from pipeline.config.data import HELD_OUT, DataConfig
+from pipeline.data.sampling.hold_out import held_out, source_group
 from pipeline.dataset.manifest import Manifest, ShardEntry, read_records
 from pipeline.dataset.sample import extension, stored_modalities
 from pipeline.dataset.shards import MemberRange, SampleRange
-from pipeline.errors import ManifestError
+from pipeline.errors import ConfigError, ManifestError
 from pipeline.storage import Storage
 
 _offset_of = operator.attrgetter("offset")
@@ -70,6 +72,11 @@ class SplitIndex:
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in vars(self).values() if isinstance(array, np.ndarray))
+
+    def part(self, wanted: np.ndarray, split: str) -> SplitIndex:
+        """The samples for which ``wanted``, (N,) bool, is true, in their order, as a split of that name."""
+        columns = {name: getattr(self, name)[wanted] for name in ("tar_of", "keys", "labels", "sizes", "members")}
+        return dataclasses.replace(self, split=split, **columns)
 
     def class_counts(self) -> np.ndarray:
         """Samples of each class: (classes,) int64."""
@@ -130,3 +137,26 @@ def load_index(storage: Storage, manifest: Manifest, split: str, modalities: Seq
         tar_of=np.repeat(np.arange(len(entries), dtype=np.int32), [len(part["labels"]) for part in parts]),
         **columns,
     )
+
+
+def load_run_index(
+    storage: Storage, manifest: Manifest, split: str, modalities: Sequence[str], data: DataConfig
+) -> SplitIndex:
+    """The index of what a run with these ``data`` reads: of its training split what it trains on; of ``HELD_OUT`` what
+    ``data.val_share`` keeps back of that; of any other split all.
+
+    Raises:
+        ConfigError: nothing can be held out; besides what ``load_index`` raises.
+    """
+    if not data.val_share or split not in (data.train_split, HELD_OUT):
+        return load_index(storage, manifest, split, modalities)
+    index = load_index(storage, manifest, data.train_split, modalities)
+    names = [key.decode().rpartition("-")[0] for key in index.keys.tolist()]
+    kept_back = held_out([source_group(name, data.val_group) for name in names], index.labels, data.val_share)
+    if not kept_back.any():
+        fix = (
+            f"no class of split {data.train_split!r} has a source to spare for that share: use a larger one, or name"
+            " sources by data.val_group, or give 0"
+        )
+        raise ConfigError("data.val_share", data.val_share, fix)
+    return index.part(kept_back, HELD_OUT) if split == HELD_OUT else index.part(~kept_back, split)

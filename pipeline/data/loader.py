@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from pipeline.common.read_ahead import ReadAhead
-from pipeline.config.data import ClipConfig, DataConfig
+from pipeline.config.data import HELD_OUT, ClipConfig, DataConfig
 from pipeline.data.assemble import Assembler
 from pipeline.data.batch import Batch
 from pipeline.data.decoding.base import Decoder, Device
@@ -26,7 +26,7 @@ from pipeline.data.fetch.cache import DiskCache
 from pipeline.data.fetch.damage import DamageLedger
 from pipeline.data.fetch.fetcher import Fetcher
 from pipeline.data.fetch.read import FetchMetrics
-from pipeline.data.index import SplitIndex, load_index
+from pipeline.data.index import SplitIndex, load_index, load_run_index
 from pipeline.data.producer import LoaderTimes, Producer
 from pipeline.data.sampling.order import num_steps, rank_batch_size
 from pipeline.dataset.manifest import Manifest
@@ -169,6 +169,7 @@ def make_loader(
     """Make one rank's loader.
 
     Args:
+        split: of the manifest, or ``HELD_OUT``. A training reads of ``data.train_split`` what is not held out.
         train: shuffled, random clips; otherwise in the manifest's order, ``num_views`` fixed clips a sample with
             ``num_crops`` crops each.
         num_views: fixed clips of a sample; ``num_crops``: 1 (centre) or 3 (along the long side). Their rows are
@@ -191,7 +192,10 @@ def make_loader(
     if num_crops not in (1, 3):
         raise ValueError(f"num_crops is {num_crops}: must be 1 or 3")
     if index is None:
-        index = load_index(storage, manifest, split, modalities)
+        if train or split == HELD_OUT:
+            index = load_run_index(storage, manifest, split, modalities, data)
+        else:
+            index = load_index(storage, manifest, split, modalities)
     elif (index.split, index.modalities) != (split, tuple(modalities)):
         raise ValueError(f"the index is of {index.split} {index.modalities}, asked for {split} {tuple(modalities)}")
     rows = min(rank_batch, data.micro_batch or rank_batch) * (1 if train else num_views * num_crops)

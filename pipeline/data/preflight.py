@@ -18,8 +18,9 @@ from pipeline.config.model import CHANNELS
 from pipeline.data.fetch.cache import stored_total
 from pipeline.data.fetch.damage import Damaged
 from pipeline.data.fetch.read import FetchMetrics, read_sample
-from pipeline.data.index import SplitIndex, check_modalities, load_index
+from pipeline.data.index import SplitIndex, check_modalities, load_run_index
 from pipeline.data.sampling.order import num_steps, rank_batch_size
+from pipeline.data.sampling.short import short_note
 from pipeline.dataset.manifest import Manifest
 from pipeline.errors import ConfigError, ManifestError, NotFoundError
 from pipeline.storage import Storage
@@ -38,7 +39,7 @@ class DataPlan:
     """
 
     samples: dict[str, int]
-    """By split: the training split, and the validation split where there is one."""
+    """By split: the training split, and the validation split where there is one, or what is held out for it."""
     requests: dict[str, int]
     """Ranged GETs of one epoch over the split, all ranks together."""
     bytes: dict[str, int]
@@ -53,6 +54,8 @@ class DataPlan:
     """Memory of the splits' indices on each rank."""
     cache_share: float
     """Share of all these bytes that data.cache_gb has room for; 0 without a cache."""
+    warnings: tuple[str, ...] = ()
+    """What works but is hardly meant, one line each: videos shorter than a clip."""
 
     def summary(self) -> tuple[str, str]:
         """Two lines for the log."""
@@ -102,10 +105,11 @@ def check_data(
         if split and split not in sizes:
             none = "" if field == "data.train_split" else ', or "" for no validation'
             raise ConfigError(field, split, f"use one of the manifest's splits: {', '.join(sizes)}{none}")
-    names = [split for split in (data.train_split, data.val_split) if split]
-    wanted = [split for split in names if sizes[split] or split == data.train_split]
+    names = [split for split in (data.train_split, data.validation) if split]
+    wanted = [split for split in names if sizes.get(split, 1) or split == data.train_split]
     with _missing_is_refused(storage):
-        indices = {split: load_index(storage, manifest, split, modalities) for split in wanted}
+        indices = {split: load_run_index(storage, manifest, split, modalities, data) for split in wanted}
+    counts = {split: len(indices[split]) if split in indices else 0 for split in names}
     index = indices[data.train_split]
     empty = [name for name, count in zip(manifest.classes, index.class_counts(), strict=True) if count == 0]
     if empty:
@@ -120,8 +124,8 @@ def check_data(
             _read_one(storage, found, min(_READ_S, data.fetch_deadline_s))
     channels = sum(CHANNELS[m] * (1 if m == "rgb" else clip.stack) for m in modalities)
     return DataPlan(
-        samples={split: sizes[split] for split in names},
-        requests={split: sizes[split] for split in names},
+        samples=counts,
+        requests=dict(counts),
         bytes=num_bytes,
         steps=num_steps(len(index), data.batch_size),
         rank_batch=rank_batch,
@@ -133,7 +137,13 @@ def check_data(
         * 4,
         index_bytes=sum(found.nbytes for found in indices.values()),
         cache_share=cache_share,
+        warnings=tuple(filter(None, (_short_videos(manifest, indices[split], clip) for split in indices))),
     )
+
+
+def _short_videos(manifest: Manifest, index: SplitIndex, clip: ClipConfig) -> str:
+    fps = float(manifest.parameters.get("fps") or 0)
+    return short_note(index.sizes[:, 0], clip, index.modalities, index.split, fps)
 
 
 def _check_crop(manifest: Manifest, clip: ClipConfig) -> None:

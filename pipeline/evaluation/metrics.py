@@ -19,6 +19,12 @@ def topk_accuracy(probabilities_VN: np.ndarray, labels_V: np.ndarray, k: int) ->
     return float(((at_least_as_likely <= k) & answered).mean())
 
 
+def log_loss(probabilities_VN: np.ndarray, labels_V: np.ndarray) -> float:
+    """Mean of -log of the probability of the right class, in nats; a probability below 1e-7 counts as that."""
+    own_V = probabilities_VN[np.arange(len(labels_V)), labels_V]
+    return float(-np.log(np.maximum(np.nan_to_num(own_V), 1e-7)).mean())
+
+
 def confusion_matrix(probabilities_VN: np.ndarray, labels_V: np.ndarray) -> np.ndarray:
     """(N, N) int64: row true class, column predicted class.
 

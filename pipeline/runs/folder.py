@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.renamed import new_name
-from pipeline.config.train import TrainConfig, config_from_dict
+from pipeline.config.train import TrainConfig, added_default, config_from_dict
 from pipeline.dataset.manifest import Manifest
 from pipeline.errors import ConfigError, NotFoundError, UserError
 from pipeline.storage import Storage, join, open_storage
@@ -78,14 +78,18 @@ def start_or_resume(run: Storage, record: RunRecord) -> bool:
             f" {record.manifest_digest[:12]}; give another --run.run-id",
         )
     for field, ours, theirs in _differences(record.identity, old["identity"]):
+        was = added_default(field) if theirs is None else theirs
         raise ConfigError(
-            new_name(field), ours, f"run {run.uri} was started with {theirs!r}; give another --run.run-id"
+            new_name(field),
+            added_default(field) if ours is None else ours,
+            f"run {run.uri} was started with {was!r}; give another --run.run-id",
         )
     return True
 
 
 def _differences(ours: Any, theirs: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
+    if isinstance(ours, dict) or isinstance(theirs, dict):
+        ours, theirs = ours or {}, theirs or {}  # a whole section may have been added later
         for key in sorted(ours.keys() | theirs.keys()):
             yield from _differences(ours.get(key), theirs.get(key), f"{prefix}{key}.")
     elif ours != theirs:

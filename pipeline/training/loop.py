@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +27,8 @@ from pipeline.training.checkpoint import (
 from pipeline.training.collective import average_buffers, gather_objects, world_size
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.step import Stepper
-from pipeline.training.timing import StepTimes, communication_s, find_bottleneck
+from pipeline.training.stopping import EarlyStopping
+from pipeline.training.timing import Lap, StepTimes, communication_s, find_bottleneck, timed
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def train(
     tracker: Tracker | None = None,
     validate: Validate | None = None,
 ) -> dict[str, float]:
-    """Train from the newest checkpoint, or from the start, to the last epoch.
+    """Train from the newest checkpoint, or from the start, to the last epoch or until ``config.stop`` ends the run.
 
     Args:
         facts: the run's config, and what else its checkpoints must carry.
@@ -79,7 +79,7 @@ def train(
         validate: called after every checkpointed epoch.
 
     Returns:
-        The last metrics (of the last epoch's curve and validation).
+        The last metrics (of the last epoch's curve and validation; with early stopping those of the best validation).
 
     Raises:
         UserError: the checkpoint belongs to another config or data set.
@@ -95,10 +95,12 @@ def train(
     optimizer = build_optimizer(model.parameter_groups(), config.optim)
     scheduler = build_scheduler(optimizer, config.optim, epochs * steps)
     position, metrics, seen = Position(), {}, []
+    stopping = EarlyStopping(config)
     with reporter.latest() as folder:
         if folder is not None:
             position = load_main(folder, model, optimizer, scheduler)
             metrics = read_state(folder)["metrics"]
+            stopping.restore(folder)
             seen = read_samples(folder) if rank == 0 and config.run.log_samples else []
             log.info("resuming at epoch %d, step %d of %d", position.epoch, position.step, steps)
     wrapped = _distribute(model, device)
@@ -110,6 +112,7 @@ def train(
         def write(folder: Path) -> None:
             if rank == 0:
                 save_main(folder, model, optimizer, scheduler, position, facts, metrics)
+                stopping.save(folder)
             if config.run.log_samples:
                 save_samples(folder, rank, seen)
 
@@ -117,9 +120,11 @@ def train(
 
     times, keys = StepTimes(), []
     for epoch in range(position.epoch, epochs):
+        if stopping.stopped:
+            break
         _train_mode(model, config)
-        lap = _Lap(times)
-        for batch in _timed(loader.iter_epoch(epoch, position.step), times):
+        lap = Lap(times)
+        for batch in timed(loader.iter_epoch(epoch, position.step), times):
             with times.measure("copy_s"):
                 batch = batch.to(device, non_blocking=True)
             with times.measure("step_s"):
@@ -156,7 +161,7 @@ def train(
                 and position.step < steps
             ):
                 save()
-                lap = _Lap(times)  # the time of a checkpoint counts in no rate
+                lap = Lap(times)  # the time of a checkpoint counts in no rate
         position.epoch, position.step = epoch + 1, 0
         if position.epoch % config.run.checkpoint_epochs == 0 or position.epoch == epochs:
             if validate:
@@ -164,6 +169,9 @@ def train(
                 metrics = metrics | validate(model, epoch)
                 if tracker:
                     tracker.log_metrics(metrics, position.global_step)
+                stopping.add(metrics, position.epoch, model)
+            if stopping.stopped or position.epoch == epochs:
+                metrics = metrics | stopping.finish(model)
             save()
     if times.steps:
         _report_times(times, loader, wrapped, rank, tracker, position.global_step)
@@ -206,34 +214,6 @@ def _train_mode(model: ActionModel, config: TrainConfig) -> None:
     model.train()
     if config.run.freeze_batchnorm:
         freeze_batchnorm(model)
-
-
-class _Lap:
-    """A stretch of the run: its length, and what the trainer did in it."""
-
-    def __init__(self, times: StepTimes) -> None:
-        self._times, self._start_s, self._before = times, time.perf_counter(), dataclasses.replace(times)
-
-    def end(self) -> tuple[float, StepTimes]:
-        """Seconds and times since the last end; the next lap begins."""
-        now = time.perf_counter()
-        lap = now - self._start_s, self._times - self._before
-        self._start_s, self._before = now, dataclasses.replace(self._times)
-        return lap
-
-
-def _timed(batches: Iterator[Batch], times: StepTimes) -> Iterator[Batch]:
-    try:
-        while True:
-            with times.measure("wait_s"):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
-    finally:
-        close = getattr(batches, "close", None)
-        if close is not None:
-            close()  # ends the loader's threads even when a step raised
 
 
 def _curve(stepper: Stepper, lap: tuple[float, StepTimes], batch_size: int) -> dict[str, float]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 
 import torch
 
 from pipeline.common.timer import StageTimer
+from pipeline.data.batch import Batch
 
 # Share of a run's time in which a trainer may wait for data before data is the bottleneck: removing it gains no more.
 _MAX_WAIT_SHARE = 0.10
@@ -124,3 +126,32 @@ def find_bottleneck(
     else:
         bound = "compute"
     return Bottleneck(bound, shares, _ADVICE[bound])
+
+
+class Lap:
+    """A stretch of the run: its length, and what the trainer did in it."""
+
+    def __init__(self, times: StepTimes) -> None:
+        self._times, self._start_s, self._before = times, time.perf_counter(), dataclasses.replace(times)
+
+    def end(self) -> tuple[float, StepTimes]:
+        """Seconds and times since the last end; the next lap begins."""
+        now = time.perf_counter()
+        lap = now - self._start_s, self._times - self._before
+        self._start_s, self._before = now, dataclasses.replace(self._times)
+        return lap
+
+
+def timed(batches: Iterator[Batch], times: StepTimes) -> Iterator[Batch]:
+    """The batches; waiting for each counts in ``times``."""
+    try:
+        while True:
+            with times.measure("wait_s"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()  # ends the loader's threads even when a step raised

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pipeline.models import build_model
 from pipeline.storage import Storage, open_storage
 from pipeline.training.checkpoint import RunFacts
 from pipeline.training.local import LocalReporter
-from pipeline.training.loop import train
+from pipeline.training.loop import Validate, train
 
 
 class Stop(Exception):
@@ -40,7 +41,13 @@ def reporter_in(folder: Path, stop_after: int = 0) -> StoppingReporter:
     return StoppingReporter(open_storage(f"file://{folder}"), stop_after)
 
 
-def train_here(config: TrainConfig, reporter: LocalReporter, rank: int = 0, world_size: int = 1) -> dict[str, float]:
+def train_here(
+    config: TrainConfig,
+    reporter: LocalReporter,
+    rank: int = 0,
+    world_size: int = 1,
+    validate: Validate | None = None,
+) -> dict[str, float]:
     """Train one rank on the CPU with one thread, weights and data from seed 0; returns the last metrics."""
     torch.set_num_threads(1)
     storage = open_storage(config.data.uri)
@@ -68,4 +75,11 @@ def train_here(config: TrainConfig, reporter: LocalReporter, rank: int = 0, worl
         rank=rank,
         world_size=world_size,
     ) as loader:
-        return train(facts, model, loader, reporter, device=torch.device("cpu"), rank=rank)
+        return train(facts, model, loader, reporter, device=torch.device("cpu"), rank=rank, validate=validate)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody had a moment ago, for the process group of a test."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -77,6 +77,16 @@ def span(clip: ClipConfig) -> int:
     return (clip.num_frames - 1) * clip.stride + 1 + clip.stack
 
 
+def _fitted(offsets: np.ndarray, num_frames: int, clip: ClipConfig) -> np.ndarray:
+    """Distances from the clip's start, as they are or, in a video that is too short and to be stretched, scaled to the
+    nearest frame such that the clip's last motion frame is the video's.
+    """
+    last, wanted = max(0, num_frames - 2), span(clip) - 2
+    if clip.short_videos == "repeat" or wanted <= last:
+        return offsets
+    return (2 * offsets * last + wanted) // (2 * wanted)  # in whole numbers: equal on every machine
+
+
 def view_starts(num_frames: int, num_views: int, clip: ClipConfig) -> np.ndarray:
     """First frames of ``num_views`` uniformly spaced test clips; one view takes the middle. Views of short videos
     coincide.
@@ -90,15 +100,16 @@ def view_starts(num_frames: int, num_views: int, clip: ClipConfig) -> np.ndarray
 def _plan(
     start: int, num_frames: int, clip: ClipConfig, box: Box, flip: bool, jitter: Jitter | None = None
 ) -> ClipPlan:
-    rgb = np.minimum(start + np.arange(clip.num_frames) * clip.stride, num_frames - 1)
-    motion = np.clip(start + motion_offsets(clip), 0, max(0, num_frames - 2))
+    steps = _fitted(np.arange(clip.num_frames) * clip.stride, num_frames, clip)
+    rgb = np.minimum(start + steps, num_frames - 1)
+    motion = np.clip(start + _fitted(motion_offsets(clip), num_frames, clip), 0, max(0, num_frames - 2))
     return ClipPlan(tuple(rgb.tolist()), tuple(motion.tolist()), box, flip, jitter)
 
 
 def train_plan(num_frames: int, height: int, width: int, clip: ClipConfig, rng: np.random.Generator) -> ClipPlan:
     """A random clip: start among those where the clip and its motion fit, box, flip, colour jitter.
 
-    In videos that are too short the last frame is repeated.
+    What a video that is too short gives is ``clip.short_videos``.
 
     Args:
         num_frames: RGB frames N of the stored video (its motion videos have N - 1).

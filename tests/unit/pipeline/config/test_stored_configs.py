@@ -128,6 +128,30 @@ def test_fields_that_older_code_lacked_have_their_defaults() -> None:
     assert config_from_dict(fields) == config_from_dict(OLD)
 
 
+def record_of(config: TrainConfig) -> RunRecord:
+    return RunRecord(config=as_dict(config), identity=config.identity(), manifest_digest="d", code_version="v")
+
+
+def test_fields_added_since_then_count_as_soon_as_they_are_set(tmp_path: Path) -> None:
+    old = config_from_dict(OLD)
+    assert old.identity().keys() == OLD.keys() - {"start_from", "start_digest"}
+    assert old.identity()["clip"] == OLD["clip"]
+    changes = (
+        ("clip", {"short_videos": "stretch"}, r"clip\.short_videos = 'stretch': .* started with 'repeat'"),
+        ("stop", {"patience": 3}, r"stop\.patience = 3: .* started with 0;"),
+        ("data", {"val_split": "", "val_share": 0.2}, r"data\.val_share = 0\.2: .* started with 0\.0;"),
+    )
+    for section, fields, message in changes:
+        changed = dataclasses.replace(old, **{section: dataclasses.replace(getattr(old, section), **fields)})
+        for first, second, expected in ((old, changed, message), (changed, old, rf"{section}\.")):
+            run = open_storage(f"file://{tmp_path}/{section}-{first is old}")
+            for config in (first, first):
+                start_or_resume(run, record_of(config))
+            with pytest.raises(ConfigError, match=expected):
+                start_or_resume(run, record_of(second))
+        assert config_from_dict(as_dict(changed)) == changed
+
+
 @pytest.mark.parametrize(
     ("section", "name", "value", "message"),
     [

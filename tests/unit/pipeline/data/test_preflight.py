@@ -84,6 +84,25 @@ def test_the_summary_is_two_lines_for_a_person(counter_set, tmp_path: Path) -> N
     assert not (tmp_path / "new").exists(), "looking changes nothing"
 
 
+def test_videos_shorter_than_a_clip_are_counted_for_each_split(counter_set) -> None:
+    clip = ClipConfig(num_frames=10, stride=2, crop=32)  # covers 20 frames; the set's videos have 18 to 22
+    plan = preflight(counter_set, DataConfig(batch_size=4), clip)
+    short = {
+        split: sum(
+            s.num_frames < 20 for r in read_records(counter_set.storage, counter_set.manifest, split) for s in r.samples
+        )
+        for split in ("train", "val")
+    }
+    assert [line.split(" are shorter than the 20 frames that")[0] for line in plan.warnings] == [
+        f"{short['train']} of 13 videos in split 'train'",
+        f"{short['val']} of 5 videos in split 'val'",
+    ]
+    assert 0 < short["train"] < 13
+    assert preflight(counter_set, DataConfig(batch_size=4), ClipConfig(num_frames=4, crop=32)).warnings == ()
+    faster = preflight(counter_set, DataConfig(batch_size=4), clip, parameters={"fps": 10.0}).warnings
+    assert "the 20 frames at 10 fps that" in faster[0]
+
+
 def test_preflight_refuses_what_cannot_work_and_names_the_fix(counter_set, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cases = [

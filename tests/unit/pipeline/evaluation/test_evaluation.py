@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix as sk_confusion
+from sklearn.metrics import log_loss as sk_log_loss
 from sklearn.metrics import top_k_accuracy_score
 
 from pipeline.data.batch import Batch
 from pipeline.errors import ReciprocalError, UserError
 from pipeline.evaluation.evaluate import join_parts, predict_part
-from pipeline.evaluation.metrics import confusion_matrix, per_class_recall, topk_accuracy
+from pipeline.evaluation.metrics import confusion_matrix, log_loss, per_class_recall, topk_accuracy
 from pipeline.evaluation.plots import plot_confusion
 from pipeline.evaluation.report import STREAM_NAMES, EvalReport, compare, protocol_name
 
@@ -22,11 +23,17 @@ def test_metrics_agree_with_scikit_learn() -> None:
     p, y = rng.dirichlet(np.ones(7), 200), rng.integers(0, 7, 200)
     for k in (1, 3, 5):
         assert topk_accuracy(p, y, k) == pytest.approx(top_k_accuracy_score(y, p, k=k, labels=np.arange(7)))
+    assert log_loss(p, y) == pytest.approx(sk_log_loss(y, p, labels=np.arange(7)))
     assert (confusion_matrix(p, y) == sk_confusion(y, p.argmax(1), labels=np.arange(7))).all()
 
 
 def test_a_constant_prediction_earns_nothing() -> None:
     assert topk_accuracy(np.full((4, 3), 1 / 3), np.array([0, 0, 0, 0]), 1) == 0
+
+
+def test_the_loss_of_a_video_without_an_answer_is_finite() -> None:
+    p = np.array([[0.0, 0.0], [np.nan, np.nan], [1.0, 0.0]])
+    assert log_loss(p, np.array([0, 0, 0])) == pytest.approx(2 / 3 * np.log(1e7))
 
 
 def test_a_class_without_videos_has_no_recall() -> None:

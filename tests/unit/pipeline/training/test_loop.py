@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from pipeline.models import ActionModel, build_model
 from pipeline.training.checkpoint import load_weights, read_samples, read_state
 from pipeline.training.collective import average_buffers
 from pipeline.training.local import LocalReporter
-from tests.support.training_runs import Stop, reporter_in, train_here
+from tests.support.training_runs import Stop, free_port, reporter_in, train_here
 
 
 def tiny_config(uri: str, **run: object) -> TrainConfig:
@@ -92,12 +91,6 @@ def _rank(rank: int, world_size: int, port: int, config: TrainConfig, folder: st
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     train_here(config, reporter_in(Path(folder) / f"rank{rank}"), rank, world_size)
     dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _averages(rank: int, port: int, folder: str) -> None:

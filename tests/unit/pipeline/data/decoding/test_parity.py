@@ -46,6 +46,7 @@ GAIN = 1.3 * 1.3 * 1.4
 CASES: dict[str, tuple[ClipConfig, int]] = {  # and crops of a test view, 0 for training
     "area": (ClipConfig(num_frames=4, crop=32), 0),
     "area, stack 5, strided": (ClipConfig(num_frames=3, stride=2, stack=5, crop=24, norm="caffe"), 0),
+    "stretched, stack 3": (ClipConfig(num_frames=9, stride=3, stack=3, crop=24, short_videos="stretch"), 0),
     "corners": (ClipConfig(num_frames=3, crop=32, train_crop="corners", norm="inception"), 0),
     "fixed": (ClipConfig(num_frames=3, crop=64, train_crop="fixed", norm="caffe"), 0),
     "jitter": (ClipConfig(num_frames=3, crop=32, **JITTER), 0),

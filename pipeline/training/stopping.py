@@ -1,0 +1,108 @@
+"""Early stopping: the score of every validation, the weights of the best one, and when that is enough.
+
+A checkpoint keeps both, so that a resumed run decides as one that was never stopped:
+
+    stopping.json       scores so far, and the metrics of the best validation
+    best.safetensors    weights of the best validation
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from pipeline.config.stop import StopConfig
+from pipeline.config.train import TrainConfig
+from pipeline.training.collective import gather_objects
+
+log = logging.getLogger(__name__)
+
+_STATE, _BEST = "stopping.json", "best.safetensors"
+
+
+def metric_name(split: str, metric: str) -> str:
+    """Name of a metric of the validation during training: one view of every video."""
+    return f"{split}/{metric}_1x1"
+
+
+def best_of(scores: Sequence[float], config: StopConfig) -> int:
+    """Position of the best score: the last that was better than all before it by more than ``min_delta``. A score that
+    is not a number never is; -1 where there is no score yet, or none that is a number.
+    """
+    sign, best = 1 if config.metric == "top1" else -1, -1
+    for i, score in enumerate(scores):
+        if score == score and (best < 0 or sign * (score - scores[best]) > config.min_delta):
+            best = i
+    return best
+
+
+def is_over(scores: Sequence[float], config: StopConfig) -> bool:
+    """Whether the last ``patience`` scores brought no improvement."""
+    return bool(config.patience) and len(scores) - 1 - best_of(scores, config) >= config.patience
+
+
+class EarlyStopping:
+    """Follows the validations of one run, on every rank; without ``stop.patience`` it does nothing.
+
+    All methods but ``stopped`` are called by every rank at the same place. Rank 0's scores decide for all.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config, self._name = config.stop, metric_name(config.data.validation, config.stop.metric)
+        self._epochs: list[int] = []
+        self._scores: list[float] = []
+        self._best_metrics: dict[str, float] = {}
+        self._best_weights: dict[str, torch.Tensor] = {}
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run is over."""
+        return is_over(self._scores, self._config)
+
+    def add(self, metrics: Mapping[str, float], epoch: int, model: torch.nn.Module) -> None:
+        """Take the validation after ``epoch`` epochs, and the weights with it where they are the best."""
+        if not self._config.patience:
+            return
+        self._scores.append(gather_objects(metrics[self._name])[0])
+        self._epochs.append(epoch)
+        best = best_of(self._scores, self._config)
+        if best == len(self._scores) - 1:
+            self._best_metrics = dict(metrics)
+            self._best_weights = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
+        elif self.stopped:
+            waited = len(self._scores) - 1 - best
+            log.info("epoch %d: %s has not improved in %d validations; the run ends", epoch, self._name, waited)
+
+    def finish(self, model: torch.nn.Module) -> dict[str, float]:
+        """Give the model the weights of the best validation; returns its metrics, nothing where there is none."""
+        if not self._best_weights:
+            return {}
+        model.load_state_dict(self._best_weights)
+        best = best_of(self._scores, self._config)
+        log.info(
+            "the weights kept are those after epoch %d (%s %.4f)", self._epochs[best], self._name, self._scores[best]
+        )
+        return {**self._best_metrics, "stop/best_epoch": float(self._epochs[best])}
+
+    def save(self, folder: Path) -> None:
+        """Write rank 0's files of a checkpoint."""
+        if not self._config.patience:
+            return
+        state = {"epochs": self._epochs, "scores": self._scores, "best_metrics": self._best_metrics}
+        (folder / _STATE).write_text(json.dumps(state))
+        if self._best_weights:
+            safetensors.torch.save_file({k: t.contiguous() for k, t in self._best_weights.items()}, folder / _BEST)
+
+    def restore(self, folder: Path) -> None:
+        """Read what ``save`` wrote."""
+        if not self._config.patience:
+            return
+        state = json.loads((folder / _STATE).read_text())
+        self._epochs, self._scores, self._best_metrics = state["epochs"], state["scores"], state["best_metrics"]
+        if (folder / _BEST).exists():
+            self._best_weights = safetensors.torch.load_file(folder / _BEST)

@@ -1,0 +1,41 @@
+"""What jobs.train says before any worker starts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from jobs.train import command
+
+
+class Reached(Exception):
+    """The command would start workers now."""
+
+
+def test_short_videos_are_announced_before_any_worker(
+    tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def connect() -> None:
+        raise Reached
+
+    monkeypatch.setattr(command, "connect", connect)
+    monkeypatch.setattr(command, "check_server", lambda: None)
+    common = ["crn_demo", "--data.uri", tiny_set, "--clip.stride", "2", "--clip.crop", "24", "--clip.resize", "28"]
+    for number, (args, end) in enumerate(
+        (
+            (
+                [],
+                "repeated; use --clip.short-videos stretch, or --clip.stride 1 (9 frames, 0 too short)",
+            ),
+            (["--clip.short-videos", "stretch"], "their clips take frames that are closer together"),
+        )
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING), pytest.raises(Reached):
+            command.main([*common, *args, "--run.output", f"file://{tmp_path}/{number}"])
+        (train, val) = [r.getMessage() for r in caplog.records if "shorter" in r.getMessage()]
+        assert train.startswith("20 of 20 videos in split 'train' are shorter than the 16 frames that a clip covers")
+        assert val.startswith("8 of 8 videos in split 'val' ")
+        assert train.endswith(end)
