@@ -1,11 +1,11 @@
 """Recipes: named trainings, each a function that returns a whole TrainConfig.
 
 Recipes for the demo and for small data sets are in ``demo``; those of every row of the papers' tables are generated in
-``crn`` and ``mrst`` and named FAMILY_TABLE_DATA_VARIANT, such as crn_t1_ucf_bni_rib_flow. ``python -m jobs.train
---list`` shows all of them with the papers' numbers.
+``crn_parts``, ``crn_whole`` and ``mrst`` and named FAMILY_TABLE_DATA_VARIANT, such as crn_t1_ucf_bni_rib_flow.
+``python -m jobs.train --list`` shows all of them with the papers' numbers.
 """
 
-from jobs.recipes import crn, demo, mrst  # imported for their registrations
+from jobs.recipes import crn, crn_parts, crn_whole, demo, mrst  # imported for their registrations
 from jobs.recipes.registry import (
     ENSEMBLES,
     RECIPES,
@@ -27,6 +27,8 @@ __all__ = [
     "PrintedNumber",
     "Recipe",
     "crn",
+    "crn_parts",
+    "crn_whole",
     "default_views",
     "demo",
     "find_recipe",

@@ -20,8 +20,7 @@ from jobs.ablations.command import AblationsArgs, ablations, plan, run_all
 from jobs.ablations.report import as_json, compare, comparisons, mean_and_sd, plot
 from jobs.ablations.training import result_path, train_and_test
 from jobs.ablations.variants import GROUPS, VARIANTS, tiny_config
-from jobs.recipes import RECIPES, Recipe
-from jobs.recipes import crn as crn_rows
+from jobs.recipes import RECIPES, Recipe, crn_paper
 from jobs.recipes import mrst as mrst_rows
 from pipeline.config.base import as_dict
 from pipeline.dataset.manifest import Manifest, read_manifest
@@ -73,15 +72,15 @@ def test_one_budget_for_a_family(family: str) -> None:
 
 def test_orders_are_those_of_the_printed_numbers() -> None:
     """The numbers stand in the recipes; HMDB-51 with BN-Inception, means over what a row prints."""
-    by_rib = {rib: np.mean(row) for rib, row in crn_rows.TABLE1["hmdb", "bni"].items()}
+    by_rib = {rib: np.mean(row) for rib, row in crn_paper.TABLE1["hmdb", "bni"].items()}
     assert [{"no-rib": "none", "crn": "rib"}.get(v, v) for v in RIB.variants] == sorted(by_rib, key=by_rib.__getitem__)
-    by_strategy = {name: np.mean(row) for name, row in crn_rows.TABLE2.items()}
+    by_strategy = {name: np.mean(row) for name, row in crn_paper.TABLE2.items()}
     assert [v.removeprefix("strategy-").replace("crn", "c") for v in GROUPS["strategy"].variants] == sorted(
         by_strategy, key=by_strategy.__getitem__
     )
-    own, coupled, _ = crn_rows.TABLE3["hmdb", "bni"]
+    own, coupled, _ = crn_paper.TABLE3["hmdb", "bni"]
     assert np.mean(own) < np.mean(coupled)
-    late, early, _, crn, _ = np.mean(list(crn_rows.TABLE4.values()), axis=0)
+    late, early, _, crn, _ = np.mean(list(crn_paper.TABLE4.values()), axis=0)
     assert dict(zip(GROUPS["fusion"].variants, sorted((late, early, crn)), strict=True))["crn"] == crn
     by_unit = {unit: row[1] for unit, row in mrst_rows.TABLE2.items() if unit != "c3d"}
     assert [v.removeprefix("mrst-") for v in GROUPS["mrst"].variants] == sorted(by_unit, key=by_unit.__getitem__)

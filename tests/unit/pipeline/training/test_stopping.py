@@ -170,4 +170,4 @@ def test_early_stopping_needs_a_validation(tiny_set: str) -> None:
         dataclasses.replace(config, data=dataclasses.replace(config.data, val_split=""))
     for change in ({"patience": -1}, {"min_delta": -0.1}):
         with pytest.raises(ConfigError, match=r"stop\."):
-            StopConfig(**change)
+            StopConfig(**change)  # type: ignore[arg-type]
