@@ -126,13 +126,15 @@ def test_without_patience_the_last_weights_are_kept(tiny_set: str, tmp_path: Pat
         assert not list(folder.glob("best*")) + list(folder.glob("stopping*"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_anywhere_ends_as_one_that_never_was(tiny_set: str, tmp_path: Path) -> None:
     config = config_for(tiny_set, checkpoint_steps=3)
     whole = Scripted(LOSSES)
     train_here(config, reporter_in(tmp_path / "whole"), validate=whole)
     weights, state = last(reporter_in(tmp_path / "whole"))
     broken, deaths = Scripted(LOSSES), 0
-    for stop in (3, 4, 1, 4):  # two checkpoints an epoch: within one, at its end, right after the last of the run
+    # Checkpoints after steps 3, 6, 9, ... and at the end of each epoch of five: 14, the last of which ends the run.
+    for stop in (3, 4, 1, 6):
         with pytest.raises(Stop):
             train_here(config, reporter_in(tmp_path / "broken", stop), validate=broken)
         deaths += 1
