@@ -22,6 +22,7 @@ import sys
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from infra.control import PARTS, ServerState, add_node, down, status, up
 from infra.ray_head import authentication
@@ -49,10 +50,11 @@ class Up:
         after = {record.name: record.process for record in load_servers().records.values()}
         changed = [name for name in PARTS if before.get(name) != after.get(name)]
         console.print(f"started {', '.join(changed)}" if changed else "all servers were healthy already")
-        console.print(f"S3 {stack.s3_endpoint} (bucket {stack.bucket})\nMLflow {stack.mlflow_uri}")
+        console.print(f"S3 {stack.s3_endpoint} (bucket {stack.bucket})", f"MLflow {stack.mlflow_uri}", sep="\n")
         console.print(
-            f"Ray {stack.ray_address}, dashboard and jobs {stack.ray_dashboard} (token: {ray_token_file()})\nrecord"
-            f" {stack_file()}"
+            f"Ray {stack.ray_address}, dashboard and jobs {stack.ray_dashboard} (token: {ray_token_file()})",
+            f"record {stack_file()}",
+            sep="\n",
         )
         return 0
 
@@ -89,7 +91,7 @@ class Status:
         table = Table("server", "address", "pid", "state", "log")
         for state in states:
             colour = "green" if state.healthy else "red"
-            table.add_row(state.name, state.address, str(state.pid or ""), f"[{colour}]{state.state}[/]", state.log)
+            table.add_row(state.name, state.address, str(state.pid or ""), Text(state.state, style=colour), state.log)
         console.print(table)
         return 0 if all(state.healthy for state in states) and stack_file().exists() else 1
 

@@ -198,8 +198,9 @@ def _print_end(rows: list[Row], stack: Stack | None, base: str) -> None:
     console.print(f"MLflow         {address()}", markup=False)
     if stack:
         console.print(
-            f"Ray dashboard  {stack.ray_dashboard}\nS3 server      {stack.s3_endpoint} (bucket {stack.bucket})",
-            markup=False,
+            f"Ray dashboard  {stack.ray_dashboard}",
+            f"S3 server      {stack.s3_endpoint} (bucket {stack.bucket})",
+            sep="\n",
         )
     else:
         console.print(f"files          {base}", markup=False)

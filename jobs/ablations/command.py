@@ -232,7 +232,8 @@ def _publish(
     )
     tracker.finish()
     console.print(
-        f"result   {join(out.uri, 'ablations.json')}\npicture  {join(out.uri, 'ablations.png')}\npage    "
-        f" {run_page(tracking_id)}",
-        markup=False,
+        f"result   {join(out.uri, 'ablations.json')}",
+        f"picture  {join(out.uri, 'ablations.png')}",
+        f"page     {run_page(tracking_id)}",
+        sep="\n",
     )

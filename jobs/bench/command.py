@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Hand the rest of the command line to a subcommand."""
     args = list(sys.argv[1:] if argv is None else argv)
     if args and args[0] in ("-h", "--help"):
-        console.print(__doc__, markup=False)
+        console.print(*(__doc__ or "").splitlines(), sep="\n")
         return 0
     if not args or args[0] not in BENCHES:
         raise ConfigError(

@@ -32,7 +32,7 @@ from jobs.evaluate.publish import publish
 from jobs.recipes import Ensemble
 from pipeline.common.cli import console, parse
 from pipeline.config.version import code_version
-from pipeline.errors import ConfigError, NotFoundError
+from pipeline.errors import ConfigError, NotFoundError, UserError
 from pipeline.evaluation.ensemble import average, check_comparable
 from pipeline.evaluation.report import EnsembleInput, EvalReport, report_path
 from pipeline.storage import Storage, join, open_storage
@@ -71,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.recipe:
         print_paper(find_ensemble(args.recipe), report)
     console.print(
-        f"report   {folder}/{report_path(report.split, report.protocol)}\npage     {run_page(tracking_id)}",
-        markup=False,
+        f"report   {folder}/{report_path(report.split, report.protocol)}",
+        f"page     {run_page(tracking_id)}",
+        sep="\n",
     )
     return 0
 
@@ -124,11 +125,15 @@ def _name(recipe: str, members: tuple[EnsembleInput, ...]) -> str:
 
 def _find(folder: Storage, like: EvalReport, members: tuple[EnsembleInput, ...]) -> EvalReport | None:
     """The report of the same members and the same predictions of theirs, if it is there."""
+    path = report_path(like.split, like.protocol)
     try:
-        old = EvalReport.from_json(folder.read(report_path(like.split, like.protocol)).decode())
+        old = EvalReport.from_json(folder.read(path), f"{folder.uri}/{path}")
     except NotFoundError:
         return None
-    return old if old.members == members else None
+    except UserError as error:
+        log.warning("%s: it is written again", error)
+        return None
+    return old if old.members == members and {m.name for m in members} <= old.scores.keys() else None
 
 
 def _average(

@@ -14,7 +14,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.errors import ConfigError, NotFoundError, UserError
 from pipeline.evaluation.ensemble import Net
 from pipeline.evaluation.predictions import Predictions, read_predictions
-from pipeline.evaluation.report import EnsembleInput, EvalReport, protocol_name, report_path
+from pipeline.evaluation.report import EnsembleInput, EvalReport, protocol_name, read_report, report_path
 from pipeline.runs.folder import open_run, read_result, read_run
 from pipeline.storage import Storage
 
@@ -84,7 +84,7 @@ def open_member(text: str, protocol: Protocol, wanted: Ensemble | None) -> Evalu
     views = protocol.num_views or default_views(config)
     path = report_path(protocol.split, protocol_name(views, protocol.num_crops))
     try:
-        report = EvalReport.from_json(run.read(path).decode())
+        report = read_report(run, protocol.split, protocol_name(views, protocol.num_crops), again)
     except NotFoundError as error:
         raise ConfigError("runs", name, f"it has no {path}: run `{first}`") from error
     if report.checkpoint != result["checkpoint"]:

@@ -24,7 +24,7 @@ import tyro
 from rich.table import Table
 
 from jobs.cluster.connect import check_resources, connect, wants_gpu
-from jobs.evaluate.publish import publish
+from jobs.evaluate.publish import evaluate_command, publish
 from jobs.evaluate.worker import evaluate_rank
 from jobs.recipes import default_views
 from pipeline.common.cli import console, parse
@@ -34,7 +34,7 @@ from pipeline.dataset.manifest import read_manifest, read_records
 from pipeline.errors import ConfigError
 from pipeline.evaluation.evaluate import Part, join_parts
 from pipeline.evaluation.predictions import write_predictions
-from pipeline.evaluation.report import STREAM_NAMES, EvalReport, protocol_name, report_path
+from pipeline.evaluation.report import STREAM_NAMES, EvalReport, protocol_name, read_report, report_path
 from pipeline.runs.folder import check_same_data, open_run, read_result, read_run
 from pipeline.storage import open_storage
 from pipeline.tracking.runs import RunTracker, check_server, run_page
@@ -74,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     report, run_uri, tracking_id = evaluate(parse(EvaluateArgs, args=argv, description=__doc__))
     print_report(report)
     console.print(
-        f"report   {run_uri}/{report_path(report.split, report.protocol)}\npage     {run_page(tracking_id)}",
-        markup=False,
+        f"report   {run_uri}/{report_path(report.split, report.protocol)}",
+        f"page     {run_page(tracking_id)}",
+        sep="\n",
     )
     return 0
 
@@ -93,8 +94,9 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
     views = args.num_views or default_views(config)
     protocol, rows = protocol_name(views, args.num_crops), views * args.num_crops
     path = report_path(args.split, protocol)
+    asked = {"num_views": args.num_views, "num_crops": args.num_crops}
     if run.exists(path) and not args.again:
-        report = EvalReport.from_json(run.read(path).decode())
+        report = read_report(run, args.split, protocol, evaluate_command(args.run, args.split, again=True, **asked))
         if report.checkpoint == result["checkpoint"]:
             log.info("%s was evaluated before", path)
             return report, run.uri, result["tracking_run_id"]

@@ -28,7 +28,7 @@ from jobs.evaluate.publish import evaluate_command
 from jobs.recipes import default_views
 from pipeline.common.cli import console, parse
 from pipeline.errors import ConfigError, NotFoundError, UserError
-from pipeline.evaluation.report import EvalReport, compare, protocol_name, report_path
+from pipeline.evaluation.report import EvalReport, compare, protocol_name, read_report, report_path
 from pipeline.runs.folder import fetched_checkpoint, open_run, read_result, read_run
 from pipeline.serving.predictor import REQUIREMENTS, WEIGHTS, pack
 from pipeline.storage import Storage, open_storage
@@ -102,21 +102,20 @@ def promote(args: PromoteArgs) -> int:
 
 def _report(run: Storage, args: PromoteArgs) -> EvalReport:
     views = args.num_views or default_views(read_run(run).train_config())
-    path = report_path(args.split, protocol_name(views, args.num_crops))
+    command = (args.run, args.split, args.num_views, args.num_crops)
     try:
-        return EvalReport.from_json(run.read(path).decode())
+        return read_report(
+            run, args.split, protocol_name(views, args.num_crops), evaluate_command(*command, again=True)
+        )
     except NotFoundError as error:
-        raise UserError(
-            f"{run.uri}/{path} does not exist: run"
-            f" `{evaluate_command(args.run, args.split, args.num_views, args.num_crops)}` first"
-        ) from error
+        raise UserError(f"{error}: run `{evaluate_command(*command)}` first") from error
 
 
 def _report_of(version: Version) -> EvalReport:
     """The report that a version's promotion was based on. Its run's folder keeps it."""
     try:
-        return EvalReport.from_json(open_storage(version.tags["run_uri"]).read(version.tags["report"]).decode())
-    except (KeyError, NotFoundError) as error:
+        return EvalReport.from_json(open_storage(version.tags["run_uri"]).read(version.tags["report"]))
+    except (KeyError, NotFoundError, UserError) as error:
         raise UserError(
             f"the current version {version.uri} has no readable report ({error}); evaluate it again, or use --force"
         ) from error
@@ -129,7 +128,7 @@ def _registered(run: Storage, result: dict, report: EvalReport, args: PromoteArg
             log.info("%s was registered before", version.uri)
             return version
     with fetched_checkpoint(run, result["checkpoint"]) as checkpoint, tempfile.TemporaryDirectory() as folder:
-        state = read_state(checkpoint)
+        state = read_state(checkpoint, ("config", "stored", "manifest_digest", "run_id"))
         views, crops = map(int, report.protocol.split("x"))
         pack(Path(folder), checkpoint / WEIGHTS, state, views, crops)
         tags = {

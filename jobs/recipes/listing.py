@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.recipes.registry import ENSEMBLES, RECIPES, Ensemble, PrintedNumber, Recipe, nearest
+from pipeline.common.cli import PrintableConsole
 from pipeline.config.base import as_dict
 from pipeline.config.data import ClipConfig
 from pipeline.config.model import CRNConfig, ModelConfig
@@ -135,9 +136,7 @@ def _show_ensemble(console: Console, entry: Ensemble) -> None:
 def print_wide(console: Console, table: Table) -> None:
     """Print a table: wrapped to the window on a terminal, one line per row of any length in a pipe."""
     target = (
-        console
-        if console.is_terminal
-        else Console(file=console.file, width=_PIPE_WIDTH, highlight=False, color_system=None)
+        console if console.is_terminal else PrintableConsole(file=console.file, width=_PIPE_WIDTH, color_system=None)
     )
     target.print(table, soft_wrap=False)
 

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         show_recipes(console, "".join(argv[1:]))
         return 0
     if not argv or argv[0].startswith("-"):
-        console.print(__doc__, markup=False)
+        console.print(*(__doc__ or "").splitlines(), sep="\n")
         return 0 if argv[:1] in (["-h"], ["--help"]) else 2
     base = find_recipe(argv[0])
     config = parse(
@@ -196,4 +196,4 @@ def _print_end(config: TrainConfig, run_uri: str, outcome: dict, word: str) -> N
         if name.startswith(("train/top1", "train/loss", "stop/", f"{config.data.validation or 'val'}/"))
     }
     console.print(f"run {config.run.run_id} {word} took {outcome['seconds']:.0f} s: {shown}", markup=False)
-    console.print(f"run      {run_uri}\npage     {run_page(outcome['tracking_run_id'])}", markup=False)
+    console.print(f"run      {run_uri}", f"page     {run_page(outcome['tracking_run_id'])}", sep="\n")

@@ -15,6 +15,7 @@ import ray.train
 import torch
 
 from pipeline.common.cli import one_line
+from pipeline.common.printable import PrintableFormatter
 from pipeline.config.train import TrainConfig
 from pipeline.data.index import load_run_index
 from pipeline.data.loader import make_loader
@@ -136,7 +137,7 @@ def _set_up_logging() -> None:
         logger.setLevel(logging.INFO)
         if not logger.handlers:
             handler = logging.StreamHandler()
-            handler.setFormatter(logging.Formatter("%(message)s"))
+            handler.setFormatter(PrintableFormatter("%(message)s"))
             logger.addHandler(handler)
             logger.propagate = False
     logging.getLogger("pipeline.models").setLevel(logging.WARNING)  # the driver has logged what was loaded

@@ -19,13 +19,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.text import Text
 
 from pipeline.common.atomic import write_atomically
+from pipeline.common.printable import PrintableFormatter, printable
+from pipeline.config.base import check_numbers
 from pipeline.config.stack import home
 from pipeline.errors import ReciprocalError, UserError
 
@@ -33,8 +36,23 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm  # a class, or a union of classes
 
 log = logging.getLogger("jobs")
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class PrintableConsole(Console):
+    """Prints strings as they are, each on one line: what is printed holds names that come from outside, which must
+    neither style nor forge anything (``pipeline.common.printable``). ``[bold]`` is no style here; give ``style=`` or a
+    ``rich.text.Text`` of your own words. Several lines are several strings, with ``sep="\\n"``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+console = PrintableConsole(soft_wrap=True)
+errors = PrintableConsole(stderr=True, soft_wrap=True)
 
 T = TypeVar("T")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -51,16 +69,18 @@ def parse(
     """Arguments of a command line as a config; ``--help`` prints and exits.
 
     Raises:
-        UserError: an unknown field, or a value that is not of its type: one line in place of tyro's panel.
+        UserError: an unknown field, or a value that is not of its type or no number that a field can mean: one line in
+            place of tyro's panel.
     """
     panel = io.StringIO()
     prog = prog or f"python -m {_command()}"
-    description = description and _paragraphs(description)
+    help_text = _HelpText(sys.stdout, description or "")
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    if description:
+        options["description"] = _HelpText.MARK
     try:
-        with contextlib.redirect_stderr(panel):
-            if default is None:
-                return tyro.cli(kind, args=args, prog=prog, description=description)
-            return tyro.cli(kind, args=args, default=default, prog=prog, description=description)
+        with contextlib.redirect_stderr(panel), contextlib.redirect_stdout(help_text):
+            parsed = tyro.cli(kind, args=args, prog=prog, **options)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -72,11 +92,29 @@ def parse(
             message,
         )
         raise UserError(f"{message[title.end() :] if title else message}; --help lists all fields") from None
+    check_numbers(parsed)
+    return parsed
 
 
-def _paragraphs(description: str) -> str:
-    """A module's docstring for ``--help``, which joins the lines of a paragraph: each "LABEL  text" is made one."""
-    return re.sub(r"(?<!\n)\n(?=\S+(?: \S+)? {2,}\S)", "\n\n", description)
+class _HelpText:
+    """Standard output for ``--help``, with a description in the place of ``MARK``: its lines and paragraphs stay as
+    they were written, where tyro would join them.
+    """
+
+    MARK = "<description>"
+
+    def __init__(self, out: TextIO, description: str) -> None:
+        self._out, self._description = out, description.strip("\n")
+
+    def write(self, text: str) -> int:
+        self._out.write(text.replace(self.MARK, self._description))
+        return len(text)
+
+    def flush(self) -> None:
+        self._out.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
 
 
 def _command() -> str:
@@ -92,10 +130,10 @@ def set_up_logging(level: int = logging.INFO) -> None:
     handler: logging.Handler
     if errors.is_terminal:
         handler = RichHandler(console=errors, show_path=False, omit_repeated_times=False)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(PrintableFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+        handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("jobs", "pipeline", "preprocessing", "infra"):
         logging.getLogger(name).setLevel(level)
@@ -130,7 +168,7 @@ def _report(error: Exception, explain: Callable[[BaseException], ReciprocalError
     # Our own error that nothing else caused, or that refuses what the user gave, says all in its text.
     if from_elsewhere or not (refused or (isinstance(error, ReciprocalError) and error.__cause__ is None)):
         text = f"{text}; whole traceback: {_write_traceback(error)}"
-    errors.print(f"{'error' if refused else 'failed'}: {text}", markup=False, style="bold red")
+    errors.print(f"{'error' if refused else 'failed'}: {text}", style="bold red")
     return 2 if refused else 1
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, TypeVar, get_args, get_type_hints
+import math
+from typing import Any, TypeVar
 
+from pipeline.common.typed import MAX_INT, Mismatch, from_plain, shown
 from pipeline.errors import ConfigError
 
 T = TypeVar("T")
@@ -22,31 +24,43 @@ def as_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(kind: type[T], fields: dict[str, Any], prefix: str = "") -> T:
+def from_dict(kind: type[T], fields: dict[str, Any]) -> T:
     """Inverse of ``as_dict``: nested configs by their type (of several types, the one whose ``kind`` the value has),
     lists back to the tuples they were. A field that is missing has its default: runs of older code lack some.
 
-    Args:
-        prefix: of field names in messages, such as ``model.``.
+    Raises:
+        ConfigError: a value is not of its field's type or breaks its rule, or this code does not know a field.
+    """
+    try:
+        return from_plain(kind, fields)
+    except Mismatch as error:
+        _, value, problem = error.args
+        plain = isinstance(value, str | float | bool | None) or (isinstance(value, int) and abs(value) <= MAX_INT)
+        raise ConfigError(error.field, value if plain else _Shown(value), problem) from error
+
+
+class _Shown(str):
+    """A value too large for a message: its ``repr`` is its description."""
+
+    def __new__(cls, value: object) -> _Shown:
+        return super().__new__(cls, shown(value))
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def check_numbers(config: Any, prefix: str = "") -> None:
+    """Refuse numbers that no field of a config can mean: infinite ones, NaN, and what 64 bits do not hold.
 
     Raises:
-        ConfigError: a value breaks its rule, or this code does not know a field.
+        ConfigError: names the first such field.
     """
-    hints = get_type_hints(kind)
-    types = {field.name: hints[field.name] for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name in fields.keys() - types.keys():
-        raise ConfigError(prefix + name, fields[name], f"there is no such field; use one of {', '.join(types)}")
-    return kind(**{name: _from_plain(types[name], value, prefix + name) for name, value in fields.items()})
-
-
-def _from_plain(hint: Any, value: Any, field: str) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    kinds: list[Any] = [kind for kind in (get_args(hint) or (hint,)) if dataclasses.is_dataclass(kind)]
-    if not kinds or not isinstance(value, dict):
-        return value
-    if len(kinds) > 1:
-        by_kind = {kind.kind: kind for kind in kinds}
-        require(value.get("kind") in by_kind, f"{field}.kind", value.get("kind"), f"use {' or '.join(by_kind)}")
-        return from_dict(by_kind[value["kind"]], value, f"{field}.")
-    return from_dict(kinds[0], value, f"{field}.")
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_numbers(value, f"{name}.")
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, float):
+                require(math.isfinite(number), name, number, "must be a finite number")
+            elif isinstance(number, int):
+                require(abs(number) <= MAX_INT, name, shown(number), f"must be at most {MAX_INT}")

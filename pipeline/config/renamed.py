@@ -48,6 +48,7 @@ def _renamed(fields: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     fields = copy.deepcopy(fields)
     for name, other in names.items():
         (section, before), (_, after) = name.split("."), other.split(".")
-        if before in fields.get(section, {}):
-            fields[section][after] = fields[section].pop(before)
+        found = fields.get(section)
+        if isinstance(found, dict) and before in found:  # what is no section is refused by who reads the config
+            found[after] = found.pop(before)
     return fields

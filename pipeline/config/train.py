@@ -239,7 +239,7 @@ def config_from_dict(fields: dict[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: a value breaks its rule, or this code does not know a field.
     """
-    return from_dict(TrainConfig, with_new_names(fields))
+    return from_dict(TrainConfig, with_new_names(fields) if isinstance(fields, dict) else fields)
 
 
 def added_default(field: str) -> Any:

@@ -13,7 +13,8 @@ import numpy as np
 
 from pipeline.config.data import HELD_OUT, DataConfig
 from pipeline.data.sampling.hold_out import held_out, source_group
-from pipeline.dataset.manifest import Manifest, ShardEntry, read_records
+from pipeline.dataset.manifest import Manifest, ShardEntry, read_record
+from pipeline.dataset.rules import stored_parameters
 from pipeline.dataset.sample import extension, stored_modalities
 from pipeline.dataset.shards import MemberRange, SampleRange
 from pipeline.errors import ConfigError, ManifestError
@@ -87,8 +88,7 @@ def _shard_columns(
     storage: Storage, manifest: Manifest, modalities: Sequence[str], entry: ShardEntry
 ) -> dict[str, np.ndarray]:
     # One shard at a time: parsed records are ten times as large as the arrays that are kept of them.
-    (record,) = read_records(storage, dataclasses.replace(manifest, shards=(entry,)), entry.split)
-    samples = record.samples
+    samples = read_record(storage, manifest, entry).samples
     members = [[s.member(extension(m)) for m in stored_modalities(modalities)] for s in samples]
     return {
         "keys": np.array([s.key.encode() for s in samples]),
@@ -113,8 +113,7 @@ def load_index(storage: Storage, manifest: Manifest, split: str, modalities: Seq
     """Read the records of a split into an index.
 
     Raises:
-        ManifestError: the split is missing or empty, a modality is not stored, a record is not the manifest's, or a
-            label is out of range.
+        ManifestError: the split is missing or empty, a modality is not stored, or a record cannot be trusted.
         StorageError: a record cannot be read.
     """
     check_modalities(manifest, modalities)
@@ -124,15 +123,11 @@ def load_index(storage: Storage, manifest: Manifest, split: str, modalities: Seq
     with ThreadPoolExecutor(min(_READ_THREADS, len(entries))) as pool:
         parts = list(pool.map(partial(_shard_columns, storage, manifest, modalities), entries))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    labels = columns["labels"]
-    if labels.min() < 0 or labels.max() >= len(manifest.classes):
-        found = f"labels {labels.min()}..{labels.max()}"
-        raise ManifestError(f"split {split!r} has {found}, but the manifest names {len(manifest.classes)} classes")
     return SplitIndex(
         split=split,
         classes=manifest.classes,
         modalities=tuple(modalities),
-        flow_bound_px=float(manifest.parameters.get("flow_bound", 20.0)),
+        flow_bound_px=stored_parameters(manifest.parameters).flow_bound,
         tars=tuple(f"{e.path}.tar" for e in entries),
         tar_of=np.repeat(np.arange(len(entries), dtype=np.int32), [len(part["labels"]) for part in parts]),
         **columns,

@@ -22,6 +22,7 @@ from pipeline.data.index import SplitIndex, check_modalities, load_run_index
 from pipeline.data.sampling.order import num_steps, rank_batch_size
 from pipeline.data.sampling.short import short_note
 from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.rules import stored_parameters
 from pipeline.errors import ConfigError, ManifestError, NotFoundError
 from pipeline.storage import Storage
 
@@ -147,7 +148,7 @@ def _short_videos(manifest: Manifest, index: SplitIndex, clip: ClipConfig) -> st
 
 
 def _check_crop(manifest: Manifest, clip: ClipConfig) -> None:
-    short_side = manifest.parameters.get("short_side")
+    short_side = stored_parameters(manifest.parameters).short_side if "short_side" in manifest.parameters else 0
     if short_side and clip.test_resize > _MAX_UPSCALING * short_side:
         largest = int(_MAX_UPSCALING * short_side * clip.crop / clip.test_resize)
         fix = (

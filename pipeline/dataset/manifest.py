@@ -9,12 +9,18 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.common.printable import printable
+from pipeline.common.strict_json import MAX_BYTES, JsonError, as_object, checked, parse_json
+from pipeline.common.typed import Count, shown
+from pipeline.dataset.rules import record_problems, stored_parameters
+from pipeline.dataset.sample import MODALITIES
 from pipeline.dataset.shards import ShardRecord
-from pipeline.errors import ManifestError, NotFoundError
+from pipeline.errors import ConfigError, ManifestError, NotFoundError
 from pipeline.storage import Storage
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
+SPLITS = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,12 +29,12 @@ class ShardEntry:
 
     split: str
     name: str
-    num_samples: int
-    num_rejects: int
-    size: int
+    num_samples: Count
+    num_rejects: Count
+    size: Count
     sha256: str  # of the tar
     record_sha256: str  # of the record, which holds offsets and checksums of every member
-    reasons: dict[str, int] = dataclasses.field(default_factory=dict)  # of its rejects
+    reasons: dict[str, Count] = dataclasses.field(default_factory=dict)  # of its rejects
 
     @property
     def path(self) -> str:
@@ -103,26 +109,22 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Manifest:
-        """Parse and check a manifest; ManifestError names ``where`` and what is wrong."""
+        """Parse a manifest; ManifestError names ``where`` and what is wrong. ``manifest_problems`` has what is wrong in
+        spite of the right types.
+        """
         try:
-            fields: dict[str, Any] = json.loads(data)
+            fields = as_object(parse_json(data, where), where)
             if fields.get("version") != MANIFEST_VERSION:
                 raise ManifestError(
-                    f"{where}: manifest version {fields.get('version')!r}, this code reads {MANIFEST_VERSION}"
+                    f"{where}: manifest version {shown(fields.get('version'))}, this code reads {MANIFEST_VERSION}"
                 )
-            totals = fields.pop("totals")
-            shards = tuple(ShardEntry(**s) for s in fields.pop("shards"))
-            manifest = cls(
-                shards=shards,
-                classes=tuple(fields.pop("classes")),
-                modalities=tuple(fields.pop("modalities")),
-                **fields,
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ManifestError(f"{where} is not a manifest: {error!r}") from error
-        if totals["inputs"] != manifest.num_inputs or totals["samples"] != manifest.num_samples:
+            totals = as_object(fields.pop("totals", None), f"{where}: totals")
+            manifest = checked(cls, fields, where)
+        except JsonError as error:
+            raise ManifestError(f"this is not a manifest: {error}") from error
+        if (totals.get("inputs"), totals.get("samples")) != (manifest.num_inputs, manifest.num_samples):
             raise ManifestError(
-                f"{where}: totals {totals} do not add up to its shards' {manifest.num_samples} samples and"
+                f"{where}: totals {shown(totals)} do not add up to its shards' {manifest.num_samples} samples and"
                 f" {manifest.num_rejects} rejects"
             )
         return manifest
@@ -132,41 +134,98 @@ def read_manifest(storage: Storage) -> Manifest:
     """Read a data set's manifest.
 
     Raises:
-        ManifestError: there is none (preprocessing has not finished), or it cannot be read.
+        ManifestError: there is none (preprocessing has not finished), or it cannot be read or trusted.
         StorageSetupError: the storage cannot be reached.
     """
     where = f"{storage.uri}/{MANIFEST}"
+    fix = f"python -m jobs.verify {storage.uri} reports every fault; restore it, or run jobs.preprocess again"
+    data = manifest_bytes(storage)
     try:
-        data = storage.read(MANIFEST)
-    except NotFoundError as error:
-        raise ManifestError(
-            f"{where} does not exist: no data set is finished there; run jobs.preprocess with --out {storage.uri}"
-        ) from error
-    manifest = Manifest.from_json(data, where)
+        manifest = Manifest.from_json(data, where)
+    except ManifestError as error:
+        raise ManifestError(f"{error}; {fix}") from error
     if hashlib.sha256(data).hexdigest() != manifest.digest:
-        raise ManifestError(f"{where} is not in canonical form: it was edited after it was written")
+        raise ManifestError(f"{where} is not in canonical form: it was edited after it was written; {fix}")
+    if problems := manifest_problems(manifest):
+        raise ManifestError(f"{where}: {problems[0]}; {fix}")
     return manifest
 
 
-def read_records(storage: Storage, manifest: Manifest, split: str) -> list[ShardRecord]:
-    """Records of all shards of a split, in the manifest's order, each checked against its sha256 in the manifest.
+def manifest_problems(manifest: Manifest) -> list[str]:
+    """What is wrong with a manifest whose fields have the right types."""
+    found = []
+    for what, names in (
+        ("shard", [s.path for s in manifest.shards]),
+        ("class", manifest.classes),
+        ("modality", manifest.modalities),
+    ):
+        found += [f"{what} {name!r} is listed {count} times" for name, count in Counter(names).items() if count > 1]
+    unknown = [name for name in manifest.modalities if name not in MODALITIES]
+    if unknown or "rgb" not in manifest.modalities:
+        found.append(
+            f"modalities: expected rgb and others of {', '.join(MODALITIES)}, found {', '.join(manifest.modalities)}"
+        )
+    found += [
+        f"shard {s.path!r}: expected train, val or test and a name without '/'"
+        for s in manifest.shards
+        if s.split not in SPLITS or not s.name or "/" in s.name or s.name.startswith(".")
+    ]
+    try:
+        stored_parameters(manifest.parameters)
+    except ConfigError as error:
+        field, value, fix = error.args
+        found.append(f"parameters.{field.removeprefix('stored.')} = {value!r}: {fix}")
+    return found
+
+
+def manifest_bytes(storage: Storage) -> bytes:
+    """The manifest as it is stored.
 
     Raises:
-        ManifestError: the split does not exist or is empty, or a record is not the one the manifest lists.
+        ManifestError: there is none: preprocessing has not finished.
+    """
+    try:
+        return storage.read(MANIFEST, MAX_BYTES)
+    except NotFoundError as error:
+        raise ManifestError(
+            f"{error}: no data set is finished there; run jobs.preprocess with --out {storage.uri}, or check the URI"
+        ) from error
+
+
+def read_record(storage: Storage, manifest: Manifest, entry: ShardEntry) -> ShardRecord:
+    """The record of a shard, checked against its sha256 in the manifest and against the rules of records.
+
+    Raises:
+        ManifestError: it is gone, is not the one that the manifest lists, or cannot be trusted.
+    """
+    where = f"{storage.uri}/{entry.path}.json"
+    fix = f"python -m jobs.verify {storage.uri} reports every fault; restore it, or run jobs.preprocess again"
+    try:
+        data = storage.read(f"{entry.path}.json", MAX_BYTES)
+    except NotFoundError as error:
+        raise ManifestError(f"{error}: {storage.uri} is not complete; {fix}") from error
+    if hashlib.sha256(data).hexdigest() != entry.record_sha256:
+        raise ManifestError(f"{where} is not the record that the manifest lists; {fix}")
+    try:
+        record = ShardRecord.from_json(data, where)
+    except ManifestError as error:
+        raise ManifestError(f"{error}; {fix}") from error
+    if problem := next(record_problems(record, len(manifest.classes), manifest.modalities), None):
+        sample = f" sample {printable(problem.key)}:" if problem.key else ""
+        raise ManifestError(f"{where}:{sample} {problem.kind}: {problem.detail}; {fix}")
+    return record
+
+
+def read_records(storage: Storage, manifest: Manifest, split: str) -> list[ShardRecord]:
+    """Records of all shards of a split, in the manifest's order, each as ``read_record`` gives it.
+
+    Raises:
+        ManifestError: the split does not exist or is empty, or a record cannot be trusted.
     """
     entries: Sequence[ShardEntry] = [s for s in manifest.shards if s.split == split]
     if not sum(e.num_samples for e in entries):
         raise ManifestError(f"{storage.uri} has no samples in split {split!r}, only {manifest.split_sizes()}")
-    records = []
-    for entry in entries:
-        where = f"{entry.path}.json"
-        data = storage.read(where)
-        if hashlib.sha256(data).hexdigest() != entry.record_sha256:
-            raise ManifestError(
-                f"{storage.uri}/{where} is not the record that the manifest lists; run jobs.preprocess again"
-            )
-        records.append(ShardRecord.from_json(data, where))
-    return records
+    return [read_record(storage, manifest, entry) for entry in entries]
 
 
 def entry_of(record: ShardRecord) -> ShardEntry:

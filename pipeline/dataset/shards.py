@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.common.strict_json import JsonError, as_object, checked, parse_json
+from pipeline.common.typed import shown
 from pipeline.dataset.sample import check_key, extension
 from pipeline.errors import ManifestError
 
@@ -125,19 +127,14 @@ class ShardRecord:
     def from_json(cls, data: bytes, where: str) -> ShardRecord:
         """Parse a record; ManifestError names ``where`` and what is wrong."""
         try:
-            fields: dict[str, Any] = json.loads(data)
+            fields = as_object(parse_json(data, where), where)
             if fields.get("version") != RECORD_VERSION:
                 raise ManifestError(
-                    f"{where}: record version {fields.get('version')!r}, this code reads {RECORD_VERSION}"
+                    f"{where}: record version {shown(fields.get('version'))}, this code reads {RECORD_VERSION}"
                 )
-            samples = tuple(
-                SampleRecord(**{**s, "members": tuple(Member(**m) for m in s["members"])})
-                for s in fields.pop("samples")
-            )
-            rejects = tuple(Reject(**r) for r in fields.pop("rejects"))
-            return cls(samples=samples, rejects=rejects, **fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ManifestError(f"{where} is not a shard record: {error!r}") from error
+            return checked(cls, fields, where)
+        except JsonError as error:
+            raise ManifestError(f"not a shard record: {error}") from error
 
 
 class TarBuilder:

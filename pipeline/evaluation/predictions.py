@@ -15,6 +15,7 @@ import functools
 import hashlib
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,20 @@ def read_predictions(data: bytes, sha256: str) -> Predictions:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             branches = {name.removeprefix(_PREFIX): arrays[name] for name in arrays.files if name.startswith(_PREFIX)}
-            return Predictions(tuple(arrays["keys"].tolist()), arrays["labels"], branches)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            found = Predictions(tuple(arrays["keys"].tolist()), arrays["labels"], branches)
+    except (ValueError, KeyError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"not a file of predictions: {error!r}") from error
+    _check_shapes(found)
+    return found
+
+
+def _check_shapes(found: Predictions) -> None:
+    """Arrays that belong together, with labels that are classes."""
+    videos, labels = len(found.keys), found.labels
+    shapes = {p.shape for p in found.branches.values()}
+    classes = next((shape[1] for shape in shapes if len(shape) == 2), 0)
+    numbers = labels.dtype.kind == "i" and all(p.dtype.kind == "f" for p in found.branches.values())
+    if shapes != {(videos, classes)} or labels.shape != (videos,) or not numbers:
+        raise UserError(f"not a file of predictions: {videos} keys, labels {labels.shape}, probabilities {shapes}")
+    if len(set(found.keys)) < videos or (videos and not 0 <= labels.min() <= labels.max() < classes):
+        raise UserError("not a file of predictions: a key occurs twice, or a label has no class")

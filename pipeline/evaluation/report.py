@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
 
+from pipeline.common.strict_json import MAX_BYTES, JsonError, read_json
+from pipeline.common.typed import Count
 from pipeline.errors import UserError
+from pipeline.storage import Storage
 
 STREAM_NAMES = {
     "rgb": "S-Net (rgb)",
@@ -58,8 +60,8 @@ class EvalReport:
     manifest_digest: str
     split: str
     protocol: str
-    num_videos: int
-    num_damaged: int
+    num_videos: Count
+    num_damaged: Count
     classes: tuple[str, ...]
     scores: dict[str, dict[str, float]]
     per_class: tuple[float | None, ...]  # recall of the fused prediction
@@ -98,17 +100,37 @@ class EvalReport:
         return json.dumps(fields, sort_keys=True, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> EvalReport:
-        """Parse a report. Raises UserError if it is not one."""
+    def from_json(cls, data: bytes | str, where: str = "the report") -> EvalReport:
+        """Parse a report. Raises UserError, which names ``where``, if it is not one."""
         try:
-            fields: dict[str, Any] = json.loads(text)
-            for name in ("classes", "modalities", "per_class"):
-                fields[name] = tuple(fields[name])
-            fields["confusion"] = tuple(tuple(row) for row in fields["confusion"])
-            fields["members"] = tuple(EnsembleInput(**member) for member in fields.get("members", ()))
-            return cls(**fields)
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"not an evaluation report: {error!r}") from error
+            report = read_json(cls, data, where)
+        except JsonError as error:
+            raise UserError(f"not an evaluation report: {error}") from error
+        size = len(report.classes)
+        if len(report.confusion) != size or any(len(row) != size for row in report.confusion):
+            raise UserError(f"not an evaluation report: {where}: confusion is not {size}x{size}, as it has classes")
+        for stream in {"fused": {}, **report.scores}:
+            if not {"top1", "top5"} <= report.scores.get(stream, {}).keys():
+                raise UserError(f"not an evaluation report: {where}: scores lack top1 or top5 of {stream!r}")
+        return report
+
+
+def read_report(folder: Storage, split: str, protocol: str, again: str) -> EvalReport:
+    """The report in the folder of a run or an ensemble.
+
+    Args:
+        again: the command that writes it again.
+
+    Raises:
+        NotFoundError: there is none.
+        UserError: it is damaged; says ``again``.
+    """
+    path = report_path(split, protocol)
+    data = folder.read(path, MAX_BYTES)
+    try:
+        return EvalReport.from_json(data, f"{folder.uri}/{path}")
+    except UserError as error:
+        raise UserError(f"{error}; run `{again}`") from error
 
 
 @dataclasses.dataclass(frozen=True)

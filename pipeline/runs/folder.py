@@ -15,8 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pipeline.common.strict_json import MAX_BYTES, JsonError, checked, parse_json, read_json
+from pipeline.common.typed import Range
 from pipeline.config.renamed import new_name
 from pipeline.config.train import TrainConfig, added_default, config_from_dict
 from pipeline.dataset.manifest import Manifest
@@ -64,20 +66,21 @@ def start_or_resume(run: Storage, record: RunRecord) -> bool:
 
     Raises:
         ConfigError: the run exists with another config or data set; names the first field that differs.
+        UserError: its ``run.json`` is damaged.
     """
     try:
-        old = json.loads(run.read(RUN))
+        old = read_run(run)
     except NotFoundError:
         run.write(RUN, json.dumps(dataclasses.asdict(record), sort_keys=True, indent=1).encode())
         return False
-    if old["manifest_digest"] != record.manifest_digest:
+    if old.manifest_digest != record.manifest_digest:
         raise ConfigError(
             "data.uri",
             record.config["data"]["uri"],
-            f"run {run.uri} was trained on manifest {old['manifest_digest'][:12]}, this one is"
+            f"run {run.uri} was trained on manifest {old.manifest_digest[:12]}, this one is"
             f" {record.manifest_digest[:12]}; give another --run.run-id",
         )
-    for field, ours, theirs in _differences(record.identity, old["identity"]):
+    for field, ours, theirs in _differences(record.identity, old.identity):
         was = added_default(field) if theirs is None else theirs
         raise ConfigError(
             new_name(field),
@@ -122,26 +125,60 @@ def _find(run_id: str) -> str:
 
 
 def read_run(run: Storage) -> RunRecord:
-    """``run.json`` of a run."""
-    return RunRecord(**json.loads(run.read(RUN)))
+    """``run.json`` of a run. Raises NotFoundError where there is none, and UserError where it is damaged."""
+    data = run.read(RUN, MAX_BYTES)
+    try:
+        return read_json(RunRecord, data, f"{run.uri}/{RUN}", extra=True)
+    except JsonError as error:
+        raise UserError(f"{error}; restore it, or train again with another --run.run-id") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Result:
+    """What must be in ``result.json``."""
+
+    checkpoint: str
+    metrics: dict[str, Any]
+    seconds: Annotated[float, Range(0)]
+    tracking_run_id: str
 
 
 def read_result(run: Storage) -> dict[str, Any]:
-    """``result.json``: {"checkpoint": folder, "metrics": {...}, ...}. Raises UserError if the run has not finished."""
+    """``result.json``: {"checkpoint": folder, "metrics": {...}, "seconds": s, "tracking_run_id": id}.
+
+    Raises:
+        UserError: the run has not finished, or the file is damaged.
+    """
+    where, again = f"{run.uri}/{RESULT}", "run the same jobs.train command again"
     try:
-        return json.loads(run.read(RESULT))
+        data = run.read(RESULT, MAX_BYTES)
     except NotFoundError as error:
-        raise UserError(f"{run.uri} has not finished: run the same jobs.train command again to resume it") from error
+        raise UserError(f"{run.uri} has not finished: {again} to resume it") from error
+    try:
+        result = parse_json(data, where)
+        name = checked(_Result, result, where, extra=True).checkpoint
+    except JsonError as error:
+        raise UserError(f"{error}; remove it, and {again}, which writes it") from error
+    if not name or set(name) & set("/\\\0") or name in (".", ".."):
+        raise UserError(f"{where}: checkpoint = {name!r}: must be the name of a folder; remove it, and {again}")
+    return result
 
 
 @contextmanager
 def fetched_checkpoint(
     run: Storage, name: str, only: tuple[str, ...] = ("model.safetensors", "state.json")
 ) -> Iterator[Path]:
-    """A temporary local folder with the named files of a checkpoint."""
+    """A temporary local folder with the named files of a checkpoint.
+
+    Raises:
+        UserError: one of them is not there.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for file in only:
-            (Path(folder) / file).write_bytes(run.read(f"{name}/{file}"))
+            try:
+                (Path(folder) / file).write_bytes(run.read(f"{name}/{file}"))
+            except NotFoundError as error:
+                raise UserError(f"{error}: the checkpoint is incomplete; restore it, or train again") from error
         yield Path(folder)
 
 

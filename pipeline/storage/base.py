@@ -19,8 +19,16 @@ class Storage(abc.ABC):
     uri: str  # of the root, without a trailing slash
 
     @abc.abstractmethod
-    def read(self, path: str) -> bytes:
-        """Return a whole object. Raises NotFoundError, StorageError."""
+    def read(self, path: str, most: int | None = None) -> bytes:
+        """Return a whole object. Raises NotFoundError, StorageError.
+
+        Args:
+            most: bytes; an object with more is refused (StorageSetupError) before it is read.
+        """
+
+    def _check_size(self, path: str, size: int, most: int) -> None:
+        if size > most:
+            raise StorageSetupError(f"{self.uri}/{path} has {size} bytes, too many for what it should be: look at it")
 
     @abc.abstractmethod
     def read_range(self, path: str, offset: int, length: int) -> bytes:

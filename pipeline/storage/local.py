@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.common.atomic import PREFIX, atomic_file
-from pipeline.errors import NotFoundError, StorageError
+from pipeline.errors import NotFoundError, StorageError, StorageSetupError
 from pipeline.storage.base import Storage
+
+# No file can have a name that is too long; ENXIO: a socket.
+_NO_SUCH_FILE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
 
 
 class LocalStorage(Storage):
@@ -30,8 +37,10 @@ class LocalStorage(Storage):
             raise StorageError(f"{path!r} would leave {self.root}")
         return target
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most: int | None = None) -> bytes:
         with self._open(path) as file:
+            if most is not None:
+                self._check_size(path, os.fstat(file.fileno()).st_size, most)
             return file.read()
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
@@ -39,11 +48,28 @@ class LocalStorage(Storage):
             file.seek(offset)
             return file.read(length)
 
-    def _open(self, path: str):
+    def _open(self, path: str) -> BinaryIO:
+        """A regular file, for reading. A pipe or a device is not read: it may never end."""
+        with self._named(path) as target:
+            file = os.open(target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if not stat.S_ISREG(mode := os.fstat(file).st_mode):
+            os.close(file)
+            problem = "does not exist" if stat.S_ISDIR(mode) else "is not a file, but a pipe, a socket or a device"
+            raise NotFoundError(f"{self.uri}/{path} {problem}")
+        return os.fdopen(file, "rb")
+
+    @contextlib.contextmanager
+    def _named(self, path: str) -> Iterator[Path]:
+        """The file's path, for one call of the operating system whose errors become ours."""
+        target = self._path(path)
         try:
-            return self._path(path).open("rb")
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise NotFoundError(f"{self.uri}/{path} does not exist") from error
+            yield target
+        except PermissionError as error:
+            raise StorageSetupError(f"{self.uri}/{path} cannot be read: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # ValueError: a null byte
+            if isinstance(error, ValueError) or error.errno in _NO_SUCH_FILE:
+                raise NotFoundError(f"{self.uri}/{path} does not exist") from error
+            raise StorageError(f"{self.uri}/{path} cannot be read: {error.strerror}") from error
 
     def write(self, path: str, data: bytes) -> None:
         self._replace(path, lambda file: file.write(data))
@@ -62,10 +88,11 @@ class LocalStorage(Storage):
             raise StorageError(f"cannot write {self.uri}/{path}: {error}") from error
 
     def size(self, path: str) -> int:
-        target = self._path(path)
-        if not target.is_file():
+        with self._named(path) as target:
+            found = target.stat()
+        if not stat.S_ISREG(found.st_mode):
             raise NotFoundError(f"{self.uri}/{path} does not exist")
-        return target.stat().st_size
+        return found.st_size
 
     def list(self, prefix: str = "") -> Iterator[str]:
         folder, _, start = prefix.rpartition("/")  # nothing beside them is looked at: a data set has many files

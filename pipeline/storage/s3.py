@@ -70,8 +70,8 @@ class S3Storage(Storage):
         timed._within_s, timed._on_retry = deadline_s, on_retry
         return timed
 
-    def read(self, path: str) -> bytes:
-        return self._read(path, {})
+    def read(self, path: str, most: int | None = None) -> bytes:
+        return self._read(path, {}, most)
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         if length == 0:
@@ -88,6 +88,8 @@ class S3Storage(Storage):
                 raise
             if most is not None and answer["ContentLength"] > most:  # the whole object, gigabytes of it perhaps
                 answer["Body"].close()
+                if not arguments:
+                    self._check_size(path, answer["ContentLength"], most)
                 raise StorageError(
                     f"{self.uri}/{path}: the server ignores Range: it sends {answer['ContentLength']} bytes where"
                     f" {most} were asked for"

@@ -14,12 +14,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 
+from pipeline.common.strict_json import JsonError, as_object, checked, parse_json
+from pipeline.common.typed import Count, shown
 from pipeline.config.base import as_dict
 from pipeline.config.train import TrainConfig
 from pipeline.errors import UserError
@@ -32,9 +37,9 @@ WEIGHTS = "model.safetensors"
 class Position:
     """The next step: ``step`` of ``epoch``, and how many steps have been taken in all."""
 
-    epoch: int = 0
-    step: int = 0
-    global_step: int = 0
+    epoch: Count = 0
+    step: Count = 0
+    global_step: Count = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,22 +93,51 @@ def read_samples(folder: Path) -> list[str]:
     return [line for path in sorted(folder.glob("samples-*.jsonl")) for line in path.read_text().splitlines()]
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """state.json of a checkpoint. Raises UserError where there is none of this version."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _State:
+    """Types of what ``state.json`` holds."""
+
+    classes: tuple[str, ...]
+    position: Position = dataclasses.field(default_factory=Position)
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stored: dict[str, Any] = dataclasses.field(default_factory=dict)
+    manifest_digest: str = ""
+    dataset: str = ""
+    code_version: str = ""
+    run_id: str = ""
+
+
+def read_state(folder: Path, need: Sequence[str] = ()) -> dict[str, Any]:
+    """state.json of a checkpoint.
+
+    Args:
+        need: fields that must be there, besides the classes.
+
+    Raises:
+        UserError: there is none of this version, or it is damaged.
+    """
+    where = f"{folder}/state.json"
     try:
-        state = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is not a checkpoint: {error}") from error
-    if state.get("version") != CHECKPOINT_VERSION:
-        raise UserError(
-            f"checkpoint version {state.get('version')!r} of {folder}: this code reads {CHECKPOINT_VERSION}"
-        )
+        state = as_object(parse_json((folder / "state.json").read_bytes(), where), where)
+        if state.get("version") != CHECKPOINT_VERSION:
+            raise UserError(
+                f"checkpoint version {shown(state.get('version'))} of {folder}: this code reads {CHECKPOINT_VERSION}"
+            )
+        checked(_State, state, where, extra=True)
+        if missing := [name for name in need if name not in state]:
+            raise JsonError(f"{where}: {', '.join(missing)} is missing")
+    except (OSError, JsonError) as error:
+        raise UserError(f"{folder} is not a checkpoint: {error}; restore it, or train again") from error
     return state
 
 
 def load_weights(folder: Path, model: torch.nn.Module) -> None:
     """Load ``model.safetensors`` strictly. Raises UserError naming the first keys that do not fit."""
-    weights = safetensors.torch.load_file(folder / WEIGHTS)
+    try:
+        weights = safetensors.torch.load_file(folder / WEIGHTS)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{folder / WEIGHTS} is not a file of weights: {error}; restore it, or train again") from error
     expected = model.state_dict()
     wrong = [name for name in expected if name not in weights or weights[name].shape != expected[name].shape]
     extra = [name for name in weights if name not in expected]
@@ -116,9 +150,17 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
 
 def load_main(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> Position:
     """Restore everything ``save_main`` wrote; returns the position to resume from."""
-    state = read_state(folder)
+    state = read_state(folder, ("position", "metrics"))
     load_weights(folder, model)
-    saved = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-    optimizer.load_state_dict(saved["optimizer"])
-    scheduler.load_state_dict(saved["scheduler"])
+    try:
+        saved = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+        optimizer.load_state_dict(saved["optimizer"])
+        scheduler.load_state_dict(saved["scheduler"])
+    # What torch and pickle raise for a file that is cut off or is another's.
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        detail = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{folder / 'optimizer.pt'} is not this model's optimiser ({type(error).__name__}: {detail}); restore it,"
+            " or train again with another --run.run-id"
+        ) from error
     return Position(**state["position"])

@@ -21,6 +21,7 @@ from rich import filesize
 
 from pipeline.common.media import WrongPictureSize
 from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.rules import stored_parameters
 from pipeline.errors import NotFoundError
 from pipeline.storage import Storage
 from preprocessing.media.decode import REASONS
@@ -85,7 +86,7 @@ def make_report(
         [labels[i * len(labels) // max_classes] for i in range(max_classes)] if len(labels) > max_classes else labels
     )
     sheets, damaged = _read_sheets(storage, manifest, found, shown, progress)
-    bound_px = float(manifest.parameters.get("flow_bound", 20.0))
+    bound_px = stored_parameters(manifest.parameters).flow_bound
     strips = [s for sheet in sheets for s in sheet.strips if s.flow_codes is not None]
     full_px = _full_scale(np.concatenate([s.flow_lengths_px(bound_px)[::7] for s in strips])) if strips else 1.0
     notes = warnings(manifest, found, damaged, storage.uri)

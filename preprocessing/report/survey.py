@@ -12,10 +12,10 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from pipeline.dataset.manifest import Manifest, ShardEntry
+from pipeline.dataset.manifest import Manifest, read_record
 from pipeline.dataset.shards import SampleRecord, ShardRecord
-from pipeline.errors import ManifestError
 from pipeline.storage import Storage
 
 MAX_SHOWN_BYTES = 64 << 20  # larger samples are not fetched for pictures
@@ -120,7 +120,7 @@ class Survey:
         for reject in record.rejects:
             split.rejects += 1
             self.reasons[reject.reason] += 1
-            self._class(reject.label, record.path).rejects[reject.reason] += 1
+            self.classes[reject.label].rejects[reject.reason] += 1
             examples = self.examples.setdefault(reject.reason, [])
             if len(examples) < _EXAMPLES:
                 examples.append(f"{reject.source}: {reject.detail}")
@@ -130,7 +130,7 @@ class Survey:
         split.samples += 1
         split.frames += sample.num_frames
         split.seconds += seconds
-        totals = self._class(sample.label, record.path)
+        totals = self.classes[sample.label]
         totals.samples[record.split] += 1
         totals.seconds += seconds
         self.frames.append(sample.num_frames)
@@ -155,14 +155,6 @@ class Survey:
             elif item[0] > heap[0][0]:
                 heapq.heapreplace(heap, item)
 
-    def _class(self, label: int, where: str) -> ClassTotals:
-        if not 0 <= label < len(self.classes):
-            raise ManifestError(
-                f"{where}: label {label} is not one of the manifest's {len(self.classes)} classes; python -m"
-                " jobs.verify reports every fault"
-            )
-        return self.classes[label]
-
 
 def survey(storage: Storage, manifest: Manifest, per_class: int) -> Survey:
     """Read all records of a data set.
@@ -181,16 +173,6 @@ def survey(storage: Storage, manifest: Manifest, per_class: int) -> Survey:
 
 
 def _records(storage: Storage, manifest: Manifest) -> Iterator[ShardRecord]:
-    def read(entry: ShardEntry) -> ShardRecord:
-        where = f"{entry.path}.json"
-        data = storage.read(where)
-        if hashlib.sha256(data).hexdigest() != entry.record_sha256:
-            raise ManifestError(
-                f"{storage.uri}/{where} is not the record that the manifest lists; python -m jobs.verify {storage.uri}"
-                " reports every fault"
-            )
-        return ShardRecord.from_json(data, where)
-
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for start in range(0, len(manifest.shards), _AT_ONCE):  # pool.map over all of them would read ahead without end
-            yield from pool.map(read, manifest.shards[start : start + _AT_ONCE])
+            yield from pool.map(partial(read_record, storage, manifest), manifest.shards[start : start + _AT_ONCE])

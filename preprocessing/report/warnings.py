@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.rules import stored_parameters
 from preprocessing.report.survey import Survey
 
 _FEW_SAMPLES = 5
@@ -83,7 +84,7 @@ def warnings(manifest: Manifest, found: Survey, damaged: Mapping[str, str], uri:
 def _flow_notes(manifest: Manifest, found: Survey) -> list[str]:
     if "flow" not in manifest.modalities or not manifest.num_samples:
         return []
-    notes, bound = [], manifest.parameters.get("flow_bound", 20.0)
+    notes, bound = [], stored_parameters(manifest.parameters).flow_bound
     saturation = np.asarray(found.flow_saturation)
     above = int(np.sum(saturation > _SATURATED))
     if above > _SHARE * len(saturation):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable
 
-from pipeline.dataset.manifest import MANIFEST, Manifest
-from pipeline.dataset.sample import MODALITIES
-from pipeline.errors import ManifestError, NotFoundError
+from pipeline.dataset.manifest import MANIFEST, SPLITS, Manifest, manifest_bytes, manifest_problems
+from pipeline.errors import ManifestError
 from pipeline.storage import Storage
 from preprocessing.verify.faults import Fault
 from preprocessing.verify.shard import ShardCheck
 
-_PREFIXES = ("train/", "val/", "test/")
+_PREFIXES = tuple(f"{split}/" for split in SPLITS)
 
 
 def open_manifest(storage: Storage) -> tuple[Manifest | None, list[Fault]]:
@@ -23,15 +21,9 @@ def open_manifest(storage: Storage) -> tuple[Manifest | None, list[Fault]]:
         ManifestError: there is none, so there is no finished data set.
         StorageError: the storage failed.
     """
-    where = f"{storage.uri}/{MANIFEST}"
+    data = manifest_bytes(storage)
     try:
-        data = storage.read(MANIFEST)
-    except NotFoundError as error:
-        raise ManifestError(
-            f"{where} does not exist: no data set is finished there; check the URI, or run jobs.preprocess again"
-        ) from error
-    try:
-        manifest = Manifest.from_json(data, where)
+        manifest = Manifest.from_json(data, f"{storage.uri}/{MANIFEST}")
     except ManifestError as error:
         return None, [Fault(kind="manifest", detail=str(error))]
     details = []
@@ -40,27 +32,8 @@ def open_manifest(storage: Storage) -> tuple[Manifest | None, list[Fault]]:
             f"not in canonical form, so it was edited: expected sha256 {manifest.digest}, found"
             f" {hashlib.sha256(data).hexdigest()}"
         )
-    for what, names in (
-        ("shard", [s.path for s in manifest.shards]),
-        ("class", manifest.classes),
-        ("modality", manifest.modalities),
-    ):
-        details += [f"{what} {name!r} is listed {count} times" for name, count in Counter(names).items() if count > 1]
-    unknown = [name for name in manifest.modalities if name not in MODALITIES]
-    if unknown or "rgb" not in manifest.modalities:
-        details.append(
-            f"modalities: expected rgb and others of {', '.join(MODALITIES)}, found {', '.join(manifest.modalities)}"
-        )
-    details += [
-        f"shard {s.path!r}: expected train, val or test and a name without '/'"
-        for s in manifest.shards
-        if not _has_place(s.split, s.name)
-    ]
+    details += manifest_problems(manifest)
     return manifest, [Fault(kind="manifest", detail=detail) for detail in details]
-
-
-def _has_place(split: str, name: str) -> bool:
-    return f"{split}/" in _PREFIXES and bool(name) and "/" not in name and not name.startswith(".")
 
 
 def find_strays(storage: Storage, manifest: Manifest) -> list[Fault]:

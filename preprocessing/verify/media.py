@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 
 from pipeline.common.media import WrongPictureSize
+from pipeline.config.preprocess import StoredConfig
 from pipeline.dataset.sample import DIFF_ZERO, extension
 from pipeline.dataset.shards import Member, SampleRecord
 from preprocessing.verify.video import Video, decode_member
@@ -31,7 +31,7 @@ def check_videos(
     path: Path,
     sample: SampleRecord,
     modalities: Sequence[str],
-    parameters: Mapping[str, Any],
+    stored: StoredConfig,
     intact: Mapping[str, Member],
     report: Report,
 ) -> int:
@@ -39,21 +39,20 @@ def check_videos(
 
     Args:
         path: the shard's tar, local.
-        parameters: of preprocessing, from the manifest: the bound of flow and the quality are used.
+        stored: parameters of preprocessing: the bound of flow and the quality are used.
         intact: members whose bytes are the record's, by webdataset extension; only these are decoded.
 
     Returns:
         Number of frames decoded.
     """
     videos: dict[str, Video] = {}
-    flow_bound_px, crf = float(parameters.get("flow_bound", 20.0)), int(parameters.get("crf", 20))
     for modality in modalities:
         name = extension(modality)
         if name not in intact:
             continue
         size = (sample.width, sample.height * (2 if modality == "flow" else 1))  # u above v
         try:
-            video = decode_member(path, intact[name], size, flow_bound_px if modality == "flow" else None)
+            video = decode_member(path, intact[name], size, stored.flow_bound if modality == "flow" else None)
         except WrongPictureSize as error:
             report(name, "size", str(error))
             continue
@@ -89,7 +88,7 @@ def check_videos(
             )
     if rgb is not None and "diff" in videos:
         check_difference(
-            rgb, videos["diff"], crf <= _COARSE_CRF, lambda detail: report(extension("diff"), "content", detail)
+            rgb, videos["diff"], stored.crf <= _COARSE_CRF, lambda detail: report(extension("diff"), "content", detail)
         )
     if "flow" in videos:
         check_flow(videos["flow"], sample, lambda detail: report(extension("flow"), "content", detail))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 
+from pipeline.common.strict_json import JsonError, as_object, parse_json
 from pipeline.dataset.manifest import Manifest, ShardEntry
-from pipeline.dataset.sample import check_key
-from pipeline.dataset.shards import SampleRecord, ShardRecord, member_extensions
+from pipeline.dataset.rules import record_problems
+from pipeline.dataset.shards import SampleRecord, ShardRecord
 from preprocessing.verify.faults import FaultList
 
 
@@ -30,39 +29,16 @@ def check_record(record: ShardRecord, entry: ShardEntry, manifest: Manifest, fau
     faults.differ("record", "parameter_hash", manifest.parameter_hash, record.parameter_hash, member="json")
     if manifest.flow is not None:  # manifests from before the engine was in them have none
         faults.differ("flow", "engine and parameters", manifest.flow, record.flow, member="json")
-    expected = member_extensions(manifest.modalities)
-    for sample in record.samples:
-        try:
-            check_key(sample.key)
-        except ValueError as error:
-            faults.add("key", str(error), sample.key)
-        if not 0 <= sample.label < len(manifest.classes):
-            faults.add("label", f"expected 0 to {len(manifest.classes) - 1}, found {sample.label}", sample.key)
-        faults.differ("record", "members", ", ".join(expected), ", ".join(m.name for m in sample.members), sample.key)
-        if not (sample.num_frames >= 2 and sample.width > 0 and sample.height > 0 and 0 < sample.fps < math.inf):
-            faults.add(
-                "record",
-                f"{sample.num_frames} frames of {sample.width}x{sample.height} at {sample.fps} frames/s are no video"
-                " with motion",
-                sample.key,
-            )
-    for reject in record.rejects:
-        if not 0 <= reject.label < len(manifest.classes):
-            faults.add(
-                "label",
-                f"reject {reject.source!r}: expected 0 to {len(manifest.classes) - 1}, found {reject.label}",
-                member="json",
-            )
+    for kind, detail, key in record_problems(record, len(manifest.classes), manifest.modalities, places=False):
+        faults.add(kind, detail, key, "" if key else "json")
 
 
 def check_description(data: bytes, sample: SampleRecord, classes: tuple[str, ...], faults: FaultList) -> None:
     """``KEY.json`` agrees with the record, and its class with its label."""
     try:
-        found = json.loads(data)
-        if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__}")
-    except ValueError as error:
-        faults.add("json", f"expected a JSON object, found {error}", sample.key, "json")
+        found = as_object(parse_json(data, "it"), "it")
+    except JsonError as error:
+        faults.add("json", f"expected a JSON object, but {error}", sample.key, "json")
         return
     names = ("key", "label", "source", "num_frames", "fps", "width", "height")
     expected = {name: getattr(sample, name) for name in names}

@@ -17,9 +17,12 @@ from typing import Literal
 
 import cv2
 
+from pipeline.common.strict_json import MAX_BYTES
+from pipeline.config.preprocess import StoredConfig
 from pipeline.dataset.manifest import Manifest, ShardEntry
+from pipeline.dataset.rules import stored_parameters
 from pipeline.dataset.shards import Member, SampleRecord, ShardRecord, dali_index
-from pipeline.errors import ManifestError, NotFoundError
+from pipeline.errors import ConfigError, ManifestError, NotFoundError
 from pipeline.storage import Storage
 from pipeline.storage.scratch import scratch_folder
 from preprocessing.verify.faults import Fault, FaultList
@@ -100,7 +103,7 @@ def verify_shard_at(storage: Storage, entry: ShardEntry, manifest: Manifest, dec
 def _read_record(storage: Storage, entry: ShardEntry, faults: FaultList) -> ShardRecord | None:
     where = f"{entry.path}.json"
     try:
-        data = storage.read(where)
+        data = storage.read(where, MAX_BYTES)
     except NotFoundError:
         faults.add("missing", "the record is not there", member="json")
         return None
@@ -124,6 +127,10 @@ def _check_samples(
     decoded.
     """
     chosen = _chosen(record.samples, decode)
+    try:
+        stored = stored_parameters(manifest.parameters)
+    except ConfigError:  # a fault of the manifest, reported with it
+        stored = StoredConfig()
     num_decoded = num_frames = 0
     for number, sample in enumerate(record.samples):
         members = intact.get(sample.key, {})
@@ -135,7 +142,7 @@ def _check_samples(
                 tar,
                 sample,
                 manifest.modalities,
-                manifest.parameters,
+                stored,
                 members,
                 lambda member, kind, detail, key=sample.key: faults.add(kind, detail, key, member),
             )
