@@ -210,6 +210,9 @@ def read_record(storage: Storage, manifest: Manifest, entry: ShardEntry) -> Shar
         record = ShardRecord.from_json(data, where)
     except ManifestError as error:
         raise ManifestError(f"{error}; {fix}") from error
+    held = (record.split, record.name, len(record.samples), len(record.rejects), record.size)
+    if held != (entry.split, entry.name, entry.num_samples, entry.num_rejects, entry.size):
+        raise ManifestError(f"{where} has not the name, size and numbers of samples that the manifest lists; {fix}")
     if problem := next(record_problems(record, len(manifest.classes), manifest.modalities), None):
         sample = f" sample {printable(problem.key)}:" if problem.key else ""
         raise ManifestError(f"{where}:{sample} {problem.kind}: {problem.detail}; {fix}")

@@ -176,4 +176,5 @@ _RECORD: dict[str, Callable[[dict[str, Any]], object]] = {
     "flow that is text": _sets("flow", value="tvl1"),
     "flow_mean_px that is NaN": _sets(*_SAMPLE, "flow_mean_px", value=float("nan")),
     "no rejects": _removes("rejects"),
+    "no samples, which the manifest counts": _sets("samples", value=[]),
 }
