@@ -20,15 +20,14 @@ from types import TracebackType
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
 
 from pipeline.errors import RejectedSource
 from preprocessing.media.clock import Clock, Resampler
 from preprocessing.media.packets import check_file
 from preprocessing.media.pictures import Damage, decoded_pictures
+from preprocessing.media.resize import Resizer
 from preprocessing.media.scan import scan
 from preprocessing.media.streams import choose_stream, open_stream
-from preprocessing.media.upright import Orientation
 
 REASONS: dict[str, str] = {
     "missing": "there is no such file",
@@ -48,13 +47,7 @@ REASONS: dict[str, str] = {
 """The closed list of reasons a source is rejected for, counted in records and manifest."""
 
 MAX_KEPT_BYTES = 2 << 30  # of small frames held by decode_video
-MAX_ASPECT = 10.0
 _TRUNCATED_BELOW = 0.9  # share of the announced length
-# FFmpeg's fast conversion repeats chroma samples and rounds down: up to 40 levels off at coloured edges.
-# Bit-exact: the same picture on every machine, whatever vector instructions it has.
-_EXACT = Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-_ENLARGE = Interpolation.BILINEAR | _EXACT
-_SHRINK = Interpolation.AREA | Interpolation.FULL_CHR_H_INP | _EXACT
 _MAX_DAMAGE = 0.05  # share of damaged packets: a clip that lost a picture is still a clip
 
 
@@ -64,16 +57,6 @@ class Decoded:
 
     frames_rgb_THWC: np.ndarray
     fps: float
-
-
-def stored_size(width: float | Fraction, height: float | Fraction, short_side: int) -> tuple[int, int]:
-    """(width, height) after scaling the short side to ``short_side``; the long side is rounded to even."""
-    scale = short_side / min(width, height)
-    fit = [
-        short_side if side == min(width, height) else max(short_side, 2 * round(side * scale / 2))
-        for side in (width, height)
-    ]
-    return fit[0], fit[1]
 
 
 class VideoReader:
@@ -111,7 +94,7 @@ class VideoReader:
             check_file(Path(source))
         elif not source:
             raise RejectedSource("empty", "0 bytes")
-        self._source, self._short_side, self._max_frames = source, short_side, max_frames
+        self._max_frames = max_frames
         self._start_s, self._end_s = start_s or 0.0, end_s
         self._part = (
             ""
@@ -119,15 +102,13 @@ class VideoReader:
             else f" from {self._start_s:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
         )
         self.decoded_frames = 0  # pictures taken from the source so far
-        self.source_size: tuple[int, int] | None = None  # (width, height), upright; None before the first picture
-        self._size: tuple[int, int] | None = None
         self._scan = scan(source, choose_stream(source), self._start_s, end_s)
-        self._check_part()
+        self._check_packets()
         self._clock = Clock.of_times(self._scan.part_s, self._scan.announced_fps, fps)
         self._container, self._stream = open_stream(source, self._scan.index)
-        self._pixel = self._stream.sample_aspect_ratio or Fraction(1)
-        self._square_pixels = square_pixels
-        self._orientation = Orientation()
+        self._resizer = Resizer(
+            short_side, self._stream.sample_aspect_ratio or Fraction(1), square_pixels=square_pixels
+        )
 
     @property
     def fps(self) -> float:
@@ -141,8 +122,13 @@ class VideoReader:
 
     @property
     def pixel_aspect(self) -> Fraction:
-        """Width over height of a pixel of the source's pictures, upright; 1 before the first picture."""
-        return 1 / self._pixel if self._orientation.transposed else self._pixel
+        """Width over height of a pixel of the source's pictures, upright once the first picture was taken."""
+        return self._resizer.pixel_aspect
+
+    @property
+    def source_size(self) -> tuple[int, int] | None:
+        """(width, height) of the source's pictures, upright; None before the first picture."""
+        return self._resizer.source_size
 
     def __enter__(self) -> VideoReader:
         return self
@@ -172,7 +158,7 @@ class VideoReader:
         )
         try:
             for last_s, frame in pictures:
-                small = self._small_upright(frame)
+                small = self._resizer(frame)
                 for _ in range(resampler.push(last_s)):
                     yield last  # type: ignore[misc]  # push gives 0 for the first picture
                 last = small
@@ -189,54 +175,32 @@ class VideoReader:
             raise RejectedSource(
                 "no_frames", f"no picture{self._part}" if self._part else "the video stream has no picture"
             )
-        self._check_end(last_s)
+        if not self._scan.trusted:
+            self._check_end(last_s + 1 / self._clock.source_fps)
         for _ in range(resampler.finish()):
             yield last
 
-    def _check_part(self) -> None:
-        """Refuse a part without pictures before anything is decoded."""
+    def _check_packets(self) -> None:
+        """Refuse a file that was cut off, or a part without pictures, before anything is decoded."""
+        if self._scan.trusted:
+            self._check_end(self._scan.last_s)
         if not len(self._scan.part_s):
-            self._check_end(self._scan.last_s - self._scan.times.usual_s)
             raise RejectedSource("no_frames", f"no picture{self._part}")
 
-    def _check_end(self, last_s: float) -> None:
-        """Refuse a file, or part, whose last picture comes at ``last_s`` where more of it is announced."""
+    def _check_end(self, ends_s: float) -> None:
+        """Refuse a file, or part, that ends here where more of it is announced."""
         found = self._scan
         if found.announced_end_s is None or found.passed:
             return
-        usual_s = found.times.usual_s
-        ends_s = last_s + usual_s
-        if found.trusted and last_s >= found.times.times_s[-1] - usual_s / 2:
-            ends_s = max(ends_s, found.last_s, found.others_end_s)
         start_s = self._start_s if self._start_s > 0 or not found.trusted else float(found.times.times_s[0])
         whole_s = min(found.announced_end_s, self._end_s if self._end_s is not None else math.inf) - start_s
-        if whole_s > 0 and ends_s - start_s + usual_s < _TRUNCATED_BELOW * whole_s:
-            share = max(0.0, ends_s - start_s) / whole_s
+        is_s = max(ends_s, found.others_end_s) - start_s
+        if whole_s > 0 and is_s + found.times.usual_s < _TRUNCATED_BELOW * whole_s:
+            num_pictures = self.decoded_frames or len(found.part_s)
             raise RejectedSource(
                 "truncated",
-                f"{share:.0%} of the announced {whole_s:.2f} s{self._part}: {self.decoded_frames} pictures",
+                f"{max(0.0, is_s) / whole_s:.0%} of the announced {whole_s:.2f} s{self._part}: {num_pictures} pictures",
             )
-
-    def _small_upright(self, frame: av.VideoFrame) -> np.ndarray:
-        width, height = frame.width, frame.height
-        shown = (width * self._pixel, height) if self._square_pixels else (width, height)
-        if max(shown) > MAX_ASPECT * min(shown):
-            raise RejectedSource("bad_shape", f"pictures of {width}x{height}")
-        if self._size is None:
-            self._size = stored_size(*shown, self._short_side)
-            self._orientation = Orientation.of_frame(frame)
-            self.source_size = (height, width) if self._orientation.transposed else (width, height)
-        # A stream may change its size; the sample keeps that of its first picture. Shrinking averages all
-        # source pixels under a target pixel (area). Bilinear or cubic sampling would skip pixels, and what they skip
-        # flickers from frame to frame: the flow would follow the flicker. Enlarging is bilinear.
-        shrinks = self._size[0] < width or (self._square_pixels and self._size[1] < height)
-        small = frame.to_ndarray(
-            format="rgb24",
-            width=self._size[0],
-            height=self._size[1],
-            interpolation=_SHRINK if shrinks else _ENLARGE,
-        )
-        return self._orientation.apply(small)
 
 
 def decode_video(
