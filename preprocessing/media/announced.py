@@ -45,7 +45,7 @@ def announced_end(container: InputContainer, stream: VideoStream, source: str | 
     elif kind == "avi" and stream.time_base:  # of a cut file FFmpeg shortens the duration, but not this
         found = Announced(stream.frames * float(stream.time_base))
     elif kind == "matroska":
-        found = _of_matroska(container, stream)
+        found = _of_matroska(container, stream, _matroska_header_s(_part_of(source, 0, _HEAD)))
     elif kind == "flv":
         head = _part_of(source, 0, _HEAD)
         at = head.find(_FLV_DURATION) + len(_FLV_DURATION)
@@ -69,25 +69,38 @@ def _of_mov(stream: VideoStream, source: str | Path | bytes) -> Announced:
     length = stream.duration
     if stream.frames:
         entries = stream.index_entries
-        first = next((e.timestamp for e in entries if not e.is_discard), 0)
-        if len(entries) > 1:
-            usual = (entries[-1].timestamp - first) / max(1, len(entries) - 1)
-            length = min(length, entries[-1].timestamp - first + 2 * usual)
+        shown = [number for number, entry in enumerate(entries) if not entry.is_discard]
+        if len(shown) > 1:
+            # The track's duration may count an empty edit that its pictures do not have.
+            spans = entries[shown[-1]].timestamp - entries[shown[0]].timestamp
+            length = min(length, spans + 2 * spans / (shown[-1] - shown[0]))
     ends = _part_of(source, 0, _HEAD) + _part_of(source, -_TAIL, _TAIL)
     whole = stream.frames > 0 or re.search(rb"sidx|mfra", ends) is not None
     return Announced(((stream.start_time or 0) + length) * tick_s, whole=whole)
 
 
-def _of_matroska(container: InputContainer, stream: VideoStream) -> Announced:
-    # FFmpeg gives streams a duration here only where it guesses from the bit rate.
-    if not container.duration or stream.duration is not None:
+def _of_matroska(container: InputContainer, stream: VideoStream, header_s: float) -> Announced:
+    # FFmpeg gives streams a duration here only where it guesses from the bit rate, or found too few time stamps.
+    end_s = container.duration / av.time_base if container.duration and stream.duration is None else header_s
+    if not end_s:
         return Announced(None)
-    end_s = container.duration / av.time_base
     tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "").strip())
     if tag is None:
         return Announced(end_s, of_video=False)
     hours, minutes, seconds = (float(part) for part in tag.groups())
     return Announced(min(end_s, 3600 * hours + 60 * minutes + seconds))  # copied tags may be those of a longer file
+
+
+def _matroska_header_s(head: bytes) -> float:
+    """The duration that the header's segment information gives (RFC 9559, 5.1.2); 0 where there is none."""
+    info = head[max(0, head.find(b"\x15\x49\xa9\x66")) :][:512]
+    found = re.search(rb"\x44\x89(?:\x88(.{8})|\x84(.{4}))", info, re.DOTALL)
+    if found is None or b"\x15\x49\xa9\x66" not in head:
+        return 0.0
+    scale = re.search(rb"\x2a\xd7\xb1([\x81-\x84])(.{1,4})", info, re.DOTALL)
+    tick_ns = int.from_bytes(scale[2][: scale[1][0] & 15], "big") if scale else 1_000_000
+    (ticks,) = struct.unpack(">d" if found[1] else ">f", found[1] or found[2])
+    return ticks * tick_ns / 1e9
 
 
 def _of_asf(head: bytes) -> Announced:

@@ -167,7 +167,7 @@ class VideoReader:
             raise RejectedSource(
                 "decode_error", f"after {self.decoded_frames} pictures: {error.strerror or error}"
             ) from error
-        if damage.bad > _MAX_DAMAGE * damage.packets or (damage.bad and last is None):
+        if damage.inside > _MAX_DAMAGE * damage.packets or (damage.bad and last is None):
             raise RejectedSource(
                 "decode_error", f"{damage.bad} of {damage.packets} packets are damaged; first: {damage.first}"
             )

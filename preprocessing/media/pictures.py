@@ -23,8 +23,17 @@ class Damage:
     packets: int = 0
     bad: int = 0
     first: str = ""
+    _last_at: int = 0
+    _bad_at_last: int = 0
+
+    @property
+    def inside(self) -> int:
+        """Those that are bad before the last packet: a file that was cut off ends in the middle of one."""
+        return self.bad - (self._bad_at_last if self._last_at == self.packets else 0)
 
     def add(self, what: str) -> None:
+        self._bad_at_last = 1 + (self._bad_at_last if self._last_at == self.packets else 0)
+        self._last_at = self.packets
         self.bad += 1
         self.first = self.first or what
 

@@ -26,7 +26,8 @@ class RunningOn:
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         tick_s = float(stream.time_base or 1)
-        self._back = round(_BACK_S / tick_s)
+        # Of an MP4's edits FFmpeg has made one timeline, in which only decoding times go back.
+        self._back = None if container.format.name.startswith("mov") else round(_BACK_S / tick_s)
         may_leap = container.format.flags & Flags.ts_discont.value
         self._ahead = round(_AHEAD_S / tick_s) if may_leap else None
         self._offset = 0
@@ -39,7 +40,7 @@ class RunningOn:
             dts = packet.dts + self._offset
             if self._last is not None and not packet.is_discard:
                 step = dts - self._last
-                if step < -self._back or (self._ahead is not None and step > self._ahead):
+                if (self._back is not None and step < -self._back) or (self._ahead is not None and step > self._ahead):
                     self._offset += self._last + (packet.duration or self._step) - dts
                     dts = packet.dts + self._offset
                 elif step > 0:
