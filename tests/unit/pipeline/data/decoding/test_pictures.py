@@ -129,6 +129,14 @@ def test_a_member_that_names_other_files_is_no_video(text: str) -> None:
         check_member(text.encode(), "rgb", (64, 96))
 
 
+def test_a_table_that_claims_more_samples_than_bytes_takes_no_memory() -> None:
+    """One size for all, and a count: 4 billion samples would be 32 GB of sizes."""
+    video = bytearray(vp9(moving(3), OPTIONS["usual"]))
+    at = video.index(b"stsz") + 8  # behind version and flags
+    video[at : at + 8] = (1).to_bytes(4, "big") + b"\xff" * 4
+    assert read_track(bytes(video)) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["ffmpeg.FFmpegDecoder", "reference_decoder.ReferenceDecoder"])
 def test_a_huge_picture_takes_no_memory(decoder: str, tmp_path) -> None:
@@ -154,7 +162,8 @@ decoder = {name}(("rgb",), ClipConfig(num_frames=2, crop=16), 20.0)
     assert more_mb < 16
 
 
-def test_a_sample_of_another_size_is_damage(loader, stored_set_of, pictures, tmp_path, backend) -> None:
+@pytest.mark.parametrize("on_the_way", [False, True])
+def test_a_sample_of_another_size_is_damage(loader, stored_set_of, pictures, tmp_path, backend, on_the_way) -> None:
     """Black, weight 0, counted and named, like any other damaged sample; the rest of its batch is as it should be."""
     wrong: list[str] = []
 
@@ -162,7 +171,8 @@ def test_a_sample_of_another_size_is_damage(loader, stored_set_of, pictures, tmp
         if wrong:
             return members
         wrong.append(key)
-        return {**members, "rgb.mp4": vp9(moving(40, 128, 96), OPTIONS["usual"])}
+        other = vp9(moving(30, 128, 96), OPTIONS["usual"])
+        return {**members, "rgb.mp4": joined(members["rgb.mp4"], other) if on_the_way else other}
 
     data = stored_set_of(tmp_path, {"train": [4]}, pictures["counter"], modalities=("rgb",), alter=alter)
     with loader(data, batch=2, backend=backend, modalities=("rgb",), data={"damaged_budget": 1}) as part:
