@@ -231,13 +231,17 @@ def test_damaged_samples_and_records(made: tuple[LocalStorage, bytes], tmp_path:
         make_report(storage)
 
 
-def test_samples_with_huge_pictures_or_other_files_in_their_place_are_not_shown(tmp_path: Path) -> None:
+def test_samples_with_huge_pictures_or_other_files_in_their_place_are_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = LocalStorage(str(tmp_path / "set"))
     shards = clips_of({"train/shard-000000": 4})
-    huge, playlist, *rest = shards["train/shard-000000"]
+    huge, script, *rest = shards["train/shard-000000"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.mp4").write_bytes(script.members["flow.mp4"])
     huge.members["rgb.mp4"] = with_vp9_size(huge.members["rgb.mp4"], 8192, 8192)
-    playlist.members["flow.mp4"] = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n"
-    store_manifest(storage, [store_shard(storage, tmp_path, "train", "shard-000000", [huge, playlist, *rest])])
+    script.members["flow.mp4"] = b"ffconcat version 1.0\nfile other.mp4\n"  # which FFmpeg would show
+    store_manifest(storage, [store_shard(storage, tmp_path, "train", "shard-000000", [huge, script, *rest])])
     page = make_report(storage)
     assert page.num_samples_shown == 2
     assert page.warnings[0].startswith("2 of the samples to show do not read back")

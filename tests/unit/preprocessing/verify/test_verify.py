@@ -326,13 +326,6 @@ def huge_pictures(clip: Clip) -> set[tuple[str, str]]:
     return {("size", "rgb.mp4"), ("size", "flow.mp4")}
 
 
-def files_that_name_others(clip: Clip) -> set[tuple[str, str]]:
-    clip.members["rgb.mp4"] = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nt=0 0\nm=video 5004 RTP/AVP 26\n"
-    clip.members["flow.mp4"] = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n"
-    clip.members["diff.mp4"] = b"ffconcat version 1.0\nfile other.mp4\n"
-    return {("undecodable", f"{m}.mp4") for m in ("rgb", "flow", "diff")}
-
-
 def another_rate(clip: Clip) -> set[tuple[str, str]]:
     clip.members["diff.mp4"] = encode_rgb(quantise_diff(pictures(0)), 2 * FPS, CODEC)
     return {("clock", "diff.mp4"), ("misaligned", "diff.mp4")}
@@ -422,7 +415,6 @@ def rate_in_record_wrong(clip: Clip) -> set[tuple[str, str]]:
         flow_of_another_size,
         rgb_of_another_size,
         huge_pictures,
-        files_that_name_others,
         another_rate,
         late_start,
         uneven,
@@ -448,6 +440,19 @@ def test_wrong_samples_are_named(
     expected = {(kind, f"{A}/{clip.facts['key']}" + (f".{member}" if member else "")) for kind, member in damage(clip)}
     store(storage, tmp_path, shards)
     assert named(faults_of(storage)) == expected
+
+
+def test_a_script_that_names_the_right_video_is_no_video(
+    storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg would follow it to a file of this machine."""
+    shards = clips()
+    clip = shards[A][0]
+    (tmp_path / "other.mp4").write_bytes(clip.members["rgb.mp4"])
+    monkeypatch.chdir(tmp_path)
+    clip.members["rgb.mp4"] = b"ffconcat version 1.0\nfile other.mp4\n"
+    store(storage, tmp_path, shards)
+    assert named(faults_of(storage)) == {("undecodable", f"{A}/{clip.facts['key']}.rgb.mp4")}
 
 
 def test_a_wrong_sample_is_not_seen_where_nothing_is_decoded(storage: LocalStorage, tmp_path: Path) -> None:

@@ -181,3 +181,26 @@ def test_a_sample_of_another_size_is_damage(loader, stored_set_of, pictures, tmp
                 assert batch.weights[row] == (key not in wrong)
                 assert torch.any(batch.inputs["rgb"][row] != 0) == (key not in wrong)
         assert part.metrics()["damaged"] == 1
+
+
+def test_a_member_that_names_a_file_of_this_machine_is_not_followed(
+    loader, stored_set_of, pictures, tmp_path, backend, monkeypatch
+) -> None:
+    (tmp_path / "other.mp4").write_bytes(vp9(moving(40, 56, 48), OPTIONS["usual"]))
+    monkeypatch.chdir(tmp_path)
+    script = b"ffconcat version 1.0\nfile other.mp4\n"
+    with av.open(io.BytesIO(script)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 40, "FFmpeg follows it"
+    data = stored_set_of(
+        tmp_path / "set",
+        {"train": [2]},
+        pictures["counter"],
+        modalities=("rgb",),
+        alter=lambda key, members: {**members, "rgb.mp4": script},
+    )
+    match = "FFmpeg cannot decode this rgb video"
+    with (
+        loader(data, batch=2, backend=backend, modalities=("rgb",)) as part,
+        pytest.raises(ReciprocalError, match=match),
+    ):
+        list(part.iter_epoch(0))
