@@ -26,7 +26,7 @@ from rich.table import Table
 from infra.local import up
 from jobs.cluster.errors import explain
 from jobs.evaluate.command import EvaluateArgs, evaluate
-from jobs.predict import PredictArgs, predict
+from jobs.predict.command import PredictArgs, predict
 from jobs.preprocess.command import PreprocessConfig, preprocess
 from jobs.promote.command import PromoteArgs, promote
 from jobs.recipes import find_recipe

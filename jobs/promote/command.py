@@ -4,7 +4,8 @@
     python -m jobs.promote RUN --name synthetic-crn --alias candidate --force
 
 Reads    RUN's final checkpoint and its report of --split (written by jobs.evaluate).
-Writes   a version of the registered model, once per checkpoint and report; the alias, if it is earned.
+Writes   a version of the registered model, once per checkpoint and report, and the digests of its files into RUN's
+         folder; the alias, if it is earned.
 Exit     0 registered and promoted (or it has the alias already); 3 registered, promotion refused, and why; 1 failed
          while running; 2 refused before any work.
 """
@@ -27,10 +28,13 @@ import preprocessing
 from jobs.evaluate.publish import evaluate_command
 from jobs.recipes import default_views
 from pipeline.common.cli import console, parse
+from pipeline.common.digest import file_sha256
 from pipeline.errors import ConfigError, NotFoundError, UserError
 from pipeline.evaluation.report import EvalReport, compare, protocol_name, read_report, report_path
 from pipeline.runs.folder import fetched_checkpoint, open_run, read_result, read_run
-from pipeline.serving.predictor import REQUIREMENTS, WEIGHTS, pack
+from pipeline.runs.registered import Registration, write_registration
+from pipeline.serving.card import CARD, WEIGHTS
+from pipeline.serving.predictor import REQUIREMENTS, pack
 from pipeline.storage import Storage, open_storage
 from pipeline.tracking.registry import Version, aliased_version, register, set_alias, versions
 from pipeline.tracking.runs import check_server
@@ -130,7 +134,9 @@ def _registered(run: Storage, result: dict, report: EvalReport, args: PromoteArg
     with fetched_checkpoint(run, result["checkpoint"]) as checkpoint, tempfile.TemporaryDirectory() as folder:
         state = read_state(checkpoint, ("config", "stored", "manifest_digest", "run_id"))
         views, crops = map(int, report.protocol.split("x"))
-        pack(Path(folder), checkpoint / WEIGHTS, state, views, crops)
+        packed = Path(folder) / "predictor"  # its name is kept in the registry
+        packed.mkdir()
+        pack(packed, checkpoint / WEIGHTS, state, views, crops)
         tags = {
             "identity": identity,
             "run_uri": run.uri,
@@ -142,15 +148,18 @@ def _registered(run: Storage, result: dict, report: EvalReport, args: PromoteArg
             f"{report.split}_top1": f"{report.top1:.4f}",
             "modalities": ",".join(report.modalities),
         }
-        return register(
+        version, code = register(
             args.name,
             tracking_run_id=result["tracking_run_id"],
-            folder=Path(folder),
+            folder=packed,
             model_code=Path(__file__).with_name("model_code.py"),
             code=[Path(str(package.__file__)).parent for package in (pipeline, preprocessing)],
             requirements=[_pinned(name) for name in REQUIREMENTS],
             tags=tags,
         )
+        digests = Registration(weights=file_sha256(packed / WEIGHTS), card=file_sha256(packed / CARD), code=code)
+    write_registration(run, version.name, version.version, digests)
+    return version
 
 
 def _pinned(distribution: str) -> str:

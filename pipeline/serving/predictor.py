@@ -17,24 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
-from pipeline.config.base import from_dict
-from pipeline.config.preprocess import StoredConfig
-from pipeline.config.train import TrainConfig, config_from_dict
 from pipeline.data.batch import Batch
 from pipeline.data.decoding.reference import prepare_clip
 from pipeline.data.sampling.clips import ClipPlan, view_plans
 from pipeline.dataset.sample import stored_modalities
 from pipeline.errors import RejectedSource, UserError
 from pipeline.evaluation.evaluate import predict_part
-from pipeline.models import build_model
+from pipeline.serving.card import CARD, WEIGHTS, card_fields, load_model, read_card
 from pipeline.serving.stored_clip import StoredClip, Times
 from preprocessing.media.decode import decode_video
 
-CARD = "predictor.json"
-WEIGHTS = "model.safetensors"
 _KEY = "video"
 REQUIREMENTS = ("torch", "numpy", "pandas", "av", "opencv-contrib-python-headless", "safetensors")
 """Distributions that prediction imports; the versions are those installed where the model is registered."""
@@ -49,15 +43,7 @@ def pack(folder: Path, weights: Path, state: dict[str, Any], num_views: int, num
         state: the checkpoint's state.json.
         num_views, num_crops: of the evaluation that the predictor repeats.
     """
-    card = {
-        "config": state["config"],
-        "classes": state["classes"],
-        "stored": state["stored"],
-        "num_views": num_views,
-        "num_crops": num_crops,
-        "manifest_digest": state["manifest_digest"],
-        "run_id": state["run_id"],
-    }
+    card = card_fields(state, num_views, num_crops)
     (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True))
     (folder / WEIGHTS).write_bytes(weights.read_bytes())
 
@@ -87,19 +73,21 @@ class Answer:
 
 
 class Predictor:
-    """Classify raw videos. ``folder``: as written by ``pack``."""
+    """Classify raw videos.
+
+    Args:
+        folder: as written by ``pack``; both files are read as data and checked.
+
+    Raises:
+        UserError: a file is not what it should be, or the two do not belong together.
+    """
 
     def __init__(self, folder: Path) -> None:
-        card = json.loads((folder / CARD).read_text())
-        self.config: TrainConfig = config_from_dict(card["config"])
-        self.classes: tuple[str, ...] = tuple(card["classes"])
-        self.stored = from_dict(StoredConfig, card["stored"])
-        self.num_views: int = card["num_views"]
-        self.num_crops: int = card.get("num_crops", 1)  # absent in models of older code
+        card = read_card(folder / CARD)
+        self.config, self.classes, self.stored = card.config, card.classes, card.stored
+        self.num_views, self.num_crops = card.num_views, card.num_crops
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = build_model(self.config.model, num_classes=len(self.classes), crop=self.config.clip.crop)
-        self.model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
-        self.model.to(self.device).eval()
+        self.model = load_model(folder / WEIGHTS, card).to(self.device).eval()
 
     def __call__(self, videos: Sequence[bytes]) -> list[tuple[list[str], list[float]]]:
         """Per video: all class names and their probabilities, most probable first.

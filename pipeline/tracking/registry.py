@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any, Protocol
 
 import mlflow
 import pandas as pd
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
-from pipeline.errors import UserError
+from pipeline.tracking.model_files import code_digest
 from pipeline.tracking.runs import address, client
 
 SIGNATURE = ModelSignature(
@@ -86,8 +89,8 @@ def register(
     code: Sequence[Path],
     requirements: Sequence[str],
     tags: Mapping[str, str],
-) -> Version:
-    """Log ``folder`` as a pyfunc model of a run and register it as the next version of ``name``.
+) -> tuple[Version, str]:
+    """Store ``folder`` as a pyfunc model of a run and register it as the next version of ``name``.
 
     Args:
         folder: the artifact folder that the model reads.
@@ -95,34 +98,50 @@ def register(
         code: package folders stored with the model, so that it loads without this project installed.
         requirements: pip requirements of prediction.
         tags: of the version (evaluation, digest, ...).
+
+    Returns:
+        The version, and ``code_digest`` of what was uploaded, taken before it left this machine.
     """
     mlflow_client = client()
-    # Only the fluent API packs code and requirements; it logs into the active run.
     mlflow.set_tracking_uri(address())
-    with mlflow.start_run(run_id=tracking_run_id, log_system_metrics=False), warnings.catch_warnings():
+    experiment_id = mlflow_client.get_run(tracking_run_id).info.experiment_id
+    logged = mlflow_client.create_logged_model(experiment_id, name="model", source_run_id=tracking_run_id)
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example.*")
         # Warnings would ask for an input example, which would be a whole video; the rest is progress.
         logging.getLogger("mlflow").setLevel(logging.ERROR)
-        info = mlflow.pyfunc.log_model(
-            name="model",
+        local = Path(temporary) / "model"
+        mlflow.pyfunc.save_model(
+            path=str(local),
             python_model=str(model_code),
             artifacts={"model": str(folder)},
             code_paths=[str(path) for path in code],
             pip_requirements=list(requirements),
             signature=SIGNATURE,
             metadata=dict(tags),
+            mlflow_model=mlflow.models.Model(
+                artifact_path=logged.artifact_location,
+                model_uuid=logged.model_id,
+                run_id=tracking_run_id,
+                model_id=logged.model_id,
+                metadata=dict(tags),
+            ),
         )
+        for cache in [*local.rglob("__pycache__")]:  # save_model imports the code that it copied
+            shutil.rmtree(cache)
+        digest = code_digest(local)
+        mlflow_client.log_model_artifacts(logged.model_id, str(local))
+    mlflow_client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    mlflow_client.log_outputs(tracking_run_id, [LoggedModelOutput(logged.model_id, step=0)])
     try:
         mlflow_client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     created = mlflow_client.create_model_version(
-        name, info.model_uri, tracking_run_id, tags=dict(tags), model_id=info.model_id
+        name, f"models:/{logged.model_id}", tracking_run_id, tags=dict(tags), model_id=logged.model_id
     )
-    return Version(
-        name=name, version=str(created.version), tracking_run_id=tracking_run_id, tags=dict(tags), aliases=()
-    )
+    return _version(created), digest
 
 
 def aliased_version(name: str, alias: str) -> Version | None:
@@ -134,6 +153,11 @@ def aliased_version(name: str, alias: str) -> Version | None:
             return None
         raise
     return _version(found)
+
+
+def version_tags(name: str, number: str) -> dict[str, str]:
+    """Tags of a version. Whoever may write to the registry decides what they say."""
+    return dict(client().get_model_version(name, number).tags)
 
 
 def set_alias(version: Version, alias: str) -> None:
@@ -167,21 +191,3 @@ def _version(found: Any, aliases: tuple[str, ...] = ()) -> Version:
         tags=dict(found.tags),
         aliases=aliases,
     )
-
-
-def load_model(uri: str) -> Any:
-    """A registered or logged model, ready to predict.
-
-    MLflow puts the model's own copy of the packages first on ``sys.path``; packages that this process has imported
-    already are used instead.
-
-    Raises:
-        UserError: the model, version or alias does not exist, or cannot be loaded.
-    """
-    mlflow.set_tracking_uri(address())
-    try:
-        return mlflow.pyfunc.load_model(uri)
-    except MlflowException as error:
-        raise UserError(
-            f"cannot load {uri}: {str(error).splitlines()[0]}; use models:/NAME@ALIAS or models:/NAME/VERSION"
-        ) from error

@@ -1,0 +1,1 @@
+"""``python -m jobs.predict``: video files to classes, with a registered model."""
