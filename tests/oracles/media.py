@@ -86,11 +86,11 @@ def _expected_picks(count: int, fps: float, times_s: np.ndarray) -> np.ndarray |
     """
     intervals = np.diff(times_s)
     usual = float(np.median(intervals))
-    if (
-        np.isnan(times_s).any()
-        or (intervals <= 0).any()
-        or np.abs(intervals - usual).max() <= max(0.0015, 0.05 * usual)
-    ):
+    # The program guesses the last two times of AVI with pictures out of order.
+    constant = np.abs(intervals[:-2] - usual).max(initial=0) <= max(0.0015, 0.05 * usual)
+    if constant and count == len(times_s):
+        return np.arange(count)
+    if np.isnan(times_s).any() or (intervals <= 0).any():
         return np.arange(len(times_s)) if count == len(times_s) else None
     changes_s = times_s[1:] - times_s[0] - np.minimum(intervals, usual) / 2
     picks = np.searchsorted(changes_s, np.arange(count) / fps - min(0.002, 0.1 / fps))

@@ -38,6 +38,8 @@ SHARED_REJECTS = {
     "truncated_no_moov.mp4": "not_video",  # the index is behind the cut: there is nothing to start from
     "zero_bytes.mp4": "empty",
     "zero_frames_init_segment_only.mp4": "no_frames",
+    "cut50.flv": "truncated",
+    "cut50_duration_known.mkv": "truncated",
     "mmaction2_test.wav": "not_video",
     "mp4parse_bbb_sunflower_QCIF_30fps_h263_noaudio_1f.3gp": "too_short",
     "mp4parse_hevc_white_frame.mp4": "too_short",

@@ -55,6 +55,13 @@ def test_a_made_file_gives_its_right_number_of_pictures(real_data: Path, name: s
         assert video.fps == pytest.approx(FPS.get(name, video.fps))
 
 
+@pytest.mark.parametrize("part", [{}, {"start_s": 1.0, "end_s": 4.0}], ids=["whole", "part"])
+def test_prediction_which_has_only_bytes_sees_the_same_pictures(real_data: Path, part: dict[str, float]):
+    path = real_data / "odd/made/kinetics_style_ss13_t10_copy.mp4"
+    read = [np.stack(list(VideoReader(source, short_side=32, **part))) for source in (path, path.read_bytes())]
+    assert np.array_equal(*read)
+
+
 def test_every_made_file_is_tested(real_data: Path):
     files = {path.name for path in (real_data / "odd/made").iterdir()} - {"README.md"}
     assert files == {name.partition("#")[0] for name in PICTURES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import RejectedSource
 from preprocessing.media.decode import VideoReader, decode_video
 from preprocessing.media.stamps import PictureTimes, spread
 
@@ -88,3 +90,37 @@ def test_a_transport_stream_whose_clock_is_set_anew_runs_on(tmp_path, make_video
         assert video.fps == pytest.approx(25)
     assert [round((float(f.mean()) - 3) / LEVEL) for f in frames] == list(range(50))
     assert shown(path, start_s=1.0, end_s=1.6) == list(range(25, 40))
+
+
+@pytest.mark.parametrize(("num_b_frames", "dropped"), [(0, {11}), (0, {7, 8, 21}), (2, set())])
+def test_empty_packets_of_avi_are_dropped_frames_whose_predecessor_stays(tmp_path, num_b_frames, dropped):
+    """AVI has no time stamps: a frame that was dropped is a packet without bytes, and B-frames have only an order."""
+    path = tmp_path / "v.avi"
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream("mpeg4", rate=25, options={"bf": str(num_b_frames), "threads": "1", "qscale": "2"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(25):
+            bar = np.full((48, 64, 3), 20, np.uint8)
+            bar[:, 2 * number : 2 * number + 4] = 220
+            frame = av.VideoFrame.from_ndarray(bar, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            if number not in dropped:
+                target.mux(stream.encode(frame))
+        target.mux(stream.encode())
+    with av.open(str(path)) as container:
+        assert bool(container.streams.video[0].codec_context.has_b_frames) is (num_b_frames > 0)
+    stays = [max(k for k in range(number + 1) if k not in dropped) for number in range(25)]
+
+    def bars(**part: float) -> list[int]:
+        frames = decode_video(path, short_side=48, **part).frames_rgb_THWC  # type: ignore[arg-type]
+        columns = frames.mean(axis=(1, 3)) > 100
+        return [round((float(np.flatnonzero(row).mean()) - 1.5) / 2) for row in columns]
+
+    assert bars() == stays
+    assert bars(start_s=0.2, end_s=0.8) == stays[5:20]
+
+
+def test_a_part_that_starts_after_any_clock_has_no_picture(make_video, gray_levels):
+    for start_s in (1e6, 1e18, 1e300):
+        with pytest.raises(RejectedSource, match="no_frames: no picture from"):
+            shown(make_video("v.mp4", gray_levels(10)), start_s=start_s, end_s=2 * start_s)
