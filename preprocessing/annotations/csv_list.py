@@ -10,9 +10,11 @@ A label is a class name, or an index where classes.txt (one name per line) is ne
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from pipeline.common.typed import shown
 from pipeline.errors import UserError
 from preprocessing.annotations.lists import Lists, clean_path
 from preprocessing.annotations.locate import composed, located
@@ -22,6 +24,7 @@ from preprocessing.annotations.types import Annotations, Source
 from preprocessing.sources import SourceStore
 
 _CLASSES = "classes.txt"
+_INDEX = re.compile(r"[0-9]{1,9}")
 
 
 def read_csv(lists: Lists, store: SourceStore) -> Annotations:
@@ -70,9 +73,9 @@ def _rows(lists: Lists, name: str, classes: list[str]) -> Iterator[Row[Source]]:
         if not path or not label:
             raise UserError(f"{where}: {'path' if not path else 'label'} is empty: every row has a path and a label")
         if classes and label not in known:
-            if not (label.isascii() and label.isdigit()) or int(label) >= len(classes):
+            if not _INDEX.fullmatch(label) or int(label) >= len(classes):
                 raise UserError(
-                    f"{where}: label {label!r} is neither a class in {_CLASSES} nor an index from 0 to"
+                    f"{where}: label {shown(label)} is neither a class in {_CLASSES} nor an index from 0 to"
                     f" {len(classes) - 1}"
                 )
             label = classes[int(label)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
+from pipeline.common.typed import shown
 from pipeline.errors import UserError
 from preprocessing.annotations.lists import Lists, clean_path
 from preprocessing.annotations.locate import composed, located
@@ -45,7 +46,7 @@ def read_hmdb51(lists: Lists, store: SourceStore, split_index: int = 1) -> Annot
             name, _, number = line.rpartition(" ")
             name = name.strip()
             if not name or number not in _SPLITS:
-                raise UserError(f"{where}: expected 'FILE NUMBER' with 0, 1 or 2, got {line!r}")
+                raise UserError(f"{where}: expected 'FILE NUMBER' with 0, 1 or 2, got {shown(line)}")
             path = clean_path(name if escapes(name) else f"{class_name}/{name}")
             if path in seen:
                 raise UserError(f"{where}: {path} is already in {seen[path]}; a video belongs to one split, once")

@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Iterator
 
+from pipeline.common.typed import shown
 from pipeline.errors import UserError
 from preprocessing.annotations.lists import Lists
 from preprocessing.annotations.locate import composed
@@ -87,7 +88,7 @@ def _rows(lists: Lists) -> Iterator[Row[tuple[int, int]]]:
             split = row.get("split") or (found[1] if found else "")
             if not _ID.match(row["youtube_id"]):
                 raise UserError(
-                    f"{where}: youtube_id {row['youtube_id']!r}: give the video's id: letters, digits, - and _"
+                    f"{where}: youtube_id {shown(row['youtube_id'])}: give the video's id: letters, digits, - and _"
                 )
             start_s, end_s = (_whole_seconds(row[column], where, column) for column in ("time_start", "time_end"))
             ordered(start_s, end_s, where)
@@ -100,7 +101,9 @@ def _rows(lists: Lists) -> Iterator[Row[tuple[int, int]]]:
 def _whole_seconds(text: str, where: str, column: str) -> int:
     value_s = seconds(text, where, column)
     if not value_s.is_integer():
-        raise UserError(f"{where}: {column} {text!r}: Kinetics counts whole seconds; for other parts use --format csv")
+        raise UserError(
+            f"{where}: {column} {shown(text)}: Kinetics counts whole seconds; for other parts use --format csv"
+        )
     return int(value_s)
 
 

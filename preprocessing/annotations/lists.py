@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
+from pipeline.common.typed import shown
 from pipeline.errors import RejectedSource, StorageError, UserError
 from preprocessing.annotations.locate import top_folder
 from preprocessing.sources import PackedStore, SourceStore, open_sources
@@ -89,8 +90,11 @@ class Lists:
         if absent := [column for column in required if column not in columns]:
             raise UserError(
                 f"{where}: the header has no column {', '.join(absent)}; it must start with a header line like"
-                f" {','.join([*required, *optional])}, got {','.join(header)!r}"
+                f" {','.join([*required, *optional])}, got {shown(','.join(header))}"
             )
+        twice = [column for column in (*required, *optional) if [f.lower() for f in header].count(column) > 1]
+        if twice:
+            raise UserError(f"{where}: the header has the column {twice[0]} twice: keep one of them")
         wanted = {column: columns[column] for column in (*required, *optional) if column in columns}
         for where, fields in rows:
             if len(fields) > len(header):

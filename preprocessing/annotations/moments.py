@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+from pipeline.common.typed import shown
 from pipeline.errors import UserError
 from preprocessing.annotations.lists import Lists, clean_path
 from preprocessing.annotations.locate import composed, located
 from preprocessing.annotations.names import MOMENTS_339, one_spelling
-from preprocessing.annotations.rows import Row, unique
+from preprocessing.annotations.rows import Row, unique, whole
 from preprocessing.annotations.types import Annotations, Source
 from preprocessing.sources import SourceStore
 
@@ -45,10 +46,10 @@ def _categories(lists: Lists, any_classes: bool) -> dict[str, int]:
         name, comma, index = line.rpartition(",")
         name, index = (composed(name.strip()), index.strip()) if comma else (composed(line), str(len(numbers)))
         if not name or not (index.isascii() and index.isdigit()):
-            raise UserError(f"{where}: expected 'NAME,INDEX', got {line!r}")
+            raise UserError(f"{where}: expected 'NAME,INDEX', got {shown(line)}")
         if name in numbers:
             raise UserError(f"{where}: class {name!r} is already in {places[name]}")
-        numbers[name], places[name] = int(index), where
+        numbers[name], places[name] = whole(index, where, "INDEX"), where
     if not numbers:
         raise UserError(f"{lists.where(_CATEGORIES)} is empty: it has a line 'NAME,INDEX' for every class")
     one_spelling(places)
@@ -73,7 +74,7 @@ def _rows(lists: Lists, labels: dict[str, int]) -> Iterator[Row[str]]:
             if len(row) < 2 or not row[0]:
                 raise UserError(
                     f"{where}: expected 'CLASS/FILE,CLASS,POSITIVE,NEGATIVE' (the lists have no header), got"
-                    f" {','.join(row)!r}"
+                    f" {shown(','.join(row))}"
                 )
             path, class_name = clean_path(row[0]), composed(row[1])
             if class_name not in labels:
@@ -81,8 +82,8 @@ def _rows(lists: Lists, labels: dict[str, int]) -> Iterator[Row[str]]:
                     f"{where}: class {class_name!r} is not in {_CATEGORIES} (the lists have no header): correct one of"
                     " the two"
                 )
-            if any(not number.isdigit() for number in row[2:4]):
-                raise UserError(f"{where}: {','.join(row[2:4])!r}: the third and fourth field count workers' answers")
+            for number, column in zip(row[2:4], ("POSITIVE", "NEGATIVE"), strict=False):
+                whole(number, where, f"{column} (workers' answers)")
             num_elsewhere += composed(path.rpartition("/")[0]) != class_name
             yield Row(where, f"{folder}/{path}" if not path.startswith("/") else path, class_name, split, path)
     if num_elsewhere:

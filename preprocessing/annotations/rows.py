@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import re
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
+from pipeline.common.typed import shown
 from pipeline.errors import UserError
 from preprocessing.annotations.types import SPLITS
 
@@ -23,7 +25,10 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 """What lists call the splits."""
-
+MOST_SECONDS = 1e7
+"""115 days: longer than any video, short enough for every unit that times are counted in."""
+_MOST_DIGITS = 9
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 T = TypeVar("T")
 
@@ -85,24 +90,32 @@ def split_name(text: str, where: str) -> str:
     """train, val or test for what a list says; UserError for anything else."""
     split = SPLIT_NAMES.get(text.lower())
     if split is None:
-        raise UserError(f"{where}: split {text!r}: use train, val or test")
+        raise UserError(f"{where}: split {shown(text)}: use train, val or test")
     return split
 
 
+def whole(text: str, where: str, column: str) -> int:
+    """A whole number >= 0 of at most nine digits; UserError for anything else."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+        raise UserError(f"{where}: {column} {shown(text)}: give a whole number, 0 or more")
+    return int(text)
+
+
 def seconds(text: str, where: str, column: str) -> float:
-    """A number of seconds >= 0; UserError for anything else."""
-    try:
-        value_s = float(text)
-    except ValueError:
-        value_s = math.nan
-    if not (math.isfinite(value_s) and value_s >= 0):
-        raise UserError(f"{where}: {column} {text!r}: give seconds from the start of the video, 0 or more")
-    return value_s
+    """A number of seconds >= 0, to the microsecond; UserError for anything else, and for more than any video has."""
+    found = _NUMBER.fullmatch(text)
+    value_s = float(text) if found else math.nan
+    if not 0 <= value_s <= MOST_SECONDS:  # false for NaN
+        raise UserError(
+            f"{where}: {column} {shown(text)}: give seconds from the start of the video, 0 to {MOST_SECONDS:g}, such"
+            " as 12.5"
+        )
+    return round(value_s, 6) + 0.0  # a name holds microseconds; -0.0 is 0
 
 
 def ordered(start_s: float, end_s: float, where: str) -> None:
     """UserError unless the part starts before it ends."""
     if end_s <= start_s:
         raise UserError(
-            f"{where}: the part from {start_s:g} s to {end_s:g} s is empty: the end must come after the start"
+            f"{where}: the part from {start_s:.12g} s to {end_s:.12g} s is empty: the end must come after the start"
         )

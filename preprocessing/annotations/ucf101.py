@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from pipeline.common.typed import shown
 from pipeline.errors import UserError
 from preprocessing.annotations.lists import Lists, clean_path
 from preprocessing.annotations.locate import composed
+from preprocessing.annotations.rows import whole
 from preprocessing.annotations.types import SPLITS, Annotations, Source
 
 
@@ -52,11 +54,12 @@ def _class_numbers(lists: Lists) -> dict[str, int]:
         index, _, name = line.partition(" ")
         name = composed(name.strip())
         if not (index.isascii() and index.isdigit()) or not name:
-            raise UserError(f"{where}: expected 'NUMBER NAME', got {line!r}")
-        if name in numbers or int(index) in taken:
-            raise UserError(f"{where}: class {line!r} is listed twice")
-        numbers[name] = int(index)
-        taken.add(int(index))
+            raise UserError(f"{where}: expected 'NUMBER NAME', got {shown(line)}")
+        number = whole(index, where, "NUMBER")
+        if name in numbers or number in taken:
+            raise UserError(f"{where}: class {shown(line)} is listed twice")
+        numbers[name] = number
+        taken.add(number)
     if not numbers:
         raise UserError(f"{lists.where(file)} is empty: it has a line '1 Name' for every class")
     return numbers
@@ -72,9 +75,9 @@ def _entry(line: str, labels: dict[str, int], by_number: dict[int, int], where: 
     folder = labels.get(composed(top))
     if not numbered:
         if folder is None:
-            raise UserError(f"{where}: {top!r} of {line!r} is not a class in classInd.txt")
+            raise UserError(f"{where}: {shown(top)} of {shown(line)} is not a class in classInd.txt")
         return path, folder
-    label = by_number.get(int(tail))
+    label = by_number.get(whole(tail, where, "label"))
     if label is None:
         raise UserError(f"{where}: label {tail} is not in classInd.txt")
     if folder is not None and folder != label:

@@ -314,7 +314,10 @@ def test_moments_in_an_archive_with_a_top_folder(root):
             r"trainingSet.csv:1: class 'label' is not in moments_categories.txt \(the lists have no header\)",
         ),
         ({"training": "clapping/a.mp4\n"}, r"trainingSet.csv:1: expected 'CLASS/FILE,CLASS,POSITIVE,NEGATIVE'"),
-        ({"training": "clapping/a.mp4,clapping,3,many\n"}, r"trainingSet.csv:1: '3,many'"),
+        (
+            {"training": "clapping/a.mp4,clapping,3,many\n"},
+            r"trainingSet.csv:1: NEGATIVE \(workers' answers\) 'many': give a whole number",
+        ),
         (
             {"training": "clapping/a.mp4,clapping,3,0\nclapping/a.mp4,adult+male+singing,3,0\n"},
             r"trainingSet.csv:2: training/clapping/a.mp4 is 'adult.*' here and 'clapping' in .*:1",
