@@ -17,8 +17,10 @@
 ``recipes`` holds named configs of trainings, ``cluster`` what the commands share about Ray.
 """
 
+import logging
 import os
 
+from pipeline.common.printable import PrintableFormatter
 from pipeline.config.stack import ray_authentication
 
 _ENVIRONMENT = {
@@ -38,3 +40,6 @@ _ENVIRONMENT = {
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 os.environ.update(ray_authentication())
+# In Ray's workers nobody sets up logging: what is logged there is printed by this handler, and reaches the driver.
+if logging.lastResort is not None:
+    logging.lastResort.setFormatter(PrintableFormatter())

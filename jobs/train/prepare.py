@@ -8,7 +8,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.preflight import DataPlan, check_data
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ConfigError
-from pipeline.runs.folder import default_output, default_run_id
+from pipeline.runs.folder import check_run_id, default_output, default_run_id
 from pipeline.runs.start_weights import StartWeights, find_start
 from pipeline.storage import open_storage
 
@@ -31,6 +31,8 @@ def prepare(config: TrainConfig) -> Prepared:
         raise ConfigError(
             "data.uri", "", "give the data set: --data.uri s3://BUCKET/PREFIX, as jobs.preprocess printed it"
         )
+    if config.run.run_id:
+        check_run_id(config.run.run_id)
     storage = open_storage(config.data.uri)
     storage.probe(write=False)
     manifest = read_manifest(storage)

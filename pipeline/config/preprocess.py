@@ -15,7 +15,9 @@ class StoredConfig:
     short_side: int = 256
     """Short side of stored frames in pixels (even numbers only; the long side follows, rounded to even)."""
     fps: float = 0.0
-    """Constant frame rate of stored videos; 0 keeps the source's average rate."""
+    """Constant frame rate of stored videos. 0 keeps the source's own: its usual rate where 90 % of the intervals between
+    pictures agree (a dropped picture is filled by its neighbour), else its average rate.
+    """
     modalities: tuple[Literal["rgb", "flow", "diff"], ...] = ("rgb", "flow", "diff")
     flow_engine: Literal["opencv", "numba", "torch"] = "numba"
     """Which implementation of TV-L1: OpenCV's, ours for the CPU, or ours for the GPU. Commands set it by

@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from pipeline.common.printable import printable
 from pipeline.evaluation.report import EvalReport
 
 _MOST_NAMES = 60  # more names do not fit next to the rows
@@ -23,13 +24,14 @@ def plot_confusion(report: EvalReport, path: Path) -> None:
     counts = np.array(report.confusion)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = len(report.classes)
+    names = [printable(name) for name in report.classes]
     inches = min(4.5 + 0.42 * size, 16)
     figure, axes = plt.subplots(figsize=(inches + 0.8, inches), layout="constrained")
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
     if size <= _MOST_NAMES:
-        axes.set_xticks(range(size), report.classes, rotation=60, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(size), report.classes)
+        axes.set_xticks(range(size), names, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
+        axes.set_yticks(range(size), names, parse_math=False)
     if size <= _MOST_COUNTS:
         for (row, column), count in np.ndenumerate(counts):
             if count:
@@ -44,9 +46,10 @@ def plot_confusion(report: EvalReport, path: Path) -> None:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(
-        f"{report.model}: {report.dataset} {report.split}, {report.protocol} views\ntop-1 {report.top1:.3f} of"
-        f" {report.num_videos} videos",
+        f"{printable(report.model)}: {printable(report.dataset)} {report.split}, {report.protocol} views\n"
+        f"top-1 {report.top1:.3f} of {report.num_videos} videos",
         fontsize=11,
+        parse_math=False,
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)

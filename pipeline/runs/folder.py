@@ -11,14 +11,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+from pipeline.common.printable import printable
 from pipeline.common.strict_json import MAX_BYTES, JsonError, checked, parse_json, read_json
-from pipeline.common.typed import Range
+from pipeline.common.typed import Range, shown
 from pipeline.config.renamed import new_name
 from pipeline.config.train import TrainConfig, added_default, config_from_dict
 from pipeline.dataset.manifest import Manifest
@@ -26,6 +28,8 @@ from pipeline.errors import ConfigError, NotFoundError, UserError
 from pipeline.storage import Storage, join, open_storage
 
 RUN, RESULT = "run.json", "result.json"
+_LONGEST = 255  # names of files and parts of keys
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,120}")
 
 
 def default_output(data_uri: str) -> str:
@@ -99,6 +103,16 @@ def _differences(ours: Any, theirs: Any, prefix: str = "") -> Iterator[tuple[str
         yield prefix.rstrip("."), ours, theirs
 
 
+def check_run_id(run_id: str) -> None:
+    """Refuse a new run's id that a folder, a URI, MLflow or a command line would have trouble with.
+
+    Raises:
+        ConfigError: it has other characters than letters, digits, - and _ of ASCII, or more than 120.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise ConfigError("run.run_id", run_id[:_LONGEST], "use letters, digits, - and _, at most 120 of them")
+
+
 def open_run(name: str) -> Storage:
     """Storage of a run, given by the URI of its folder or by its run id in the local stack's bucket.
 
@@ -116,6 +130,8 @@ def open_run(name: str) -> Storage:
 def _find(run_id: str) -> str:
     from pipeline.config.stack import find_stack
 
+    if not 0 < len(run_id) <= _LONGEST or run_id != printable(run_id) or set(run_id) & set("/\\") or ".." in run_id:
+        raise UserError(f"{shown(run_id)} is no run id: give the id or the URI that jobs.train printed")
     stack = find_stack()
     if stack is None:
         raise UserError(

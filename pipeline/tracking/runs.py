@@ -7,6 +7,7 @@ MLflow run by the tag ``reciprocal.run_id`` instead of creating a second one.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
+from pipeline.common.printable import printable
 from pipeline.config.stack import find_stack, home, tracking_uri
 from pipeline.errors import UserError
 
@@ -66,7 +68,7 @@ def find_run(mlflow_client: mlflow.MlflowClient, experiment: str, run_id: str) -
     if found is None:
         return None
     runs = mlflow_client.search_runs(
-        [found.experiment_id], f"tags.`{TAG}` = '{run_id}'", ViewType.ACTIVE_ONLY, max_results=1
+        [found.experiment_id], f"tags.`{TAG}` = '{_tag_of(run_id)}'", ViewType.ACTIVE_ONLY, max_results=1
     )
     return runs[0] if runs else None
 
@@ -79,11 +81,21 @@ def start_run(experiment: str, run_id: str, params: Mapping[str, Any], tags: Map
         return run.info.run_id
     found = mlflow_client.get_experiment_by_name(experiment)
     experiment_id = found.experiment_id if found else _create_experiment(mlflow_client, experiment)
-    run = mlflow_client.create_run(experiment_id, run_name=run_id, tags={TAG: run_id, **tags})
-    flat = [Param(key, str(value)[:_MAX_VALUE]) for key, value in _flatten(params)]
+    tags = {TAG: _tag_of(run_id), **_printable(tags)}
+    run = mlflow_client.create_run(experiment_id, run_name=printable(run_id), tags=tags)
+    flat = [Param(key, printable(value)[:_MAX_VALUE]) for key, value in _flatten(params)]
     for start in range(0, len(flat), _MAX_PARAMS):
         mlflow_client.log_batch(run.info.run_id, params=flat[start : start + _MAX_PARAMS])
     return run.info.run_id
+
+
+def _tag_of(run_id: str) -> str:
+    """``run_id`` as its tag: a search for the tag could not quote a quote."""
+    return re.sub(r"['\"`\\]", "_", printable(run_id))
+
+
+def _printable(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: printable(value) for key, value in tags.items()}
 
 
 def _create_experiment(mlflow_client: mlflow.MlflowClient, name: str) -> str:
@@ -122,7 +134,7 @@ class RunTracker:
         )
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        client().log_batch(self.tracking_run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        client().log_batch(self.tracking_run_id, tags=[RunTag(key, value) for key, value in _printable(tags).items()])
 
     def log_file(self, path: Path, folder: str = "") -> None:
         """Store a local file as an artifact."""

@@ -316,7 +316,7 @@ def test_moments_in_an_archive_with_a_top_folder(root):
         ({"training": "clapping/a.mp4\n"}, r"trainingSet.csv:1: expected 'CLASS/FILE,CLASS,POSITIVE,NEGATIVE'"),
         (
             {"training": "clapping/a.mp4,clapping,3,many\n"},
-            r"trainingSet.csv:1: NEGATIVE \(workers' answers\) 'many': give a whole number",
+            r"trainingSet.csv:1: NEGATIVE \(workers' answers\) 'many'",
         ),
         (
             {"training": "clapping/a.mp4,clapping,3,0\nclapping/a.mp4,adult+male+singing,3,0\n"},
