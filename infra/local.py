@@ -105,7 +105,7 @@ class AddNode:
 
     def run(self) -> int:
         record = add_node(cpus=self.cpus)
-        console.print(f"{record.name} at {record.address} with {counted(record.settings['cpus'], 'CPU')}")
+        console.print(f"{record.name} at {record.address} with {counted(int(record.settings['cpus']), 'CPU')}")
         return 0
 
 

@@ -15,8 +15,8 @@ class StoredConfig:
     short_side: int = 256
     """Short side of stored frames in pixels (even numbers only; the long side follows, rounded to even)."""
     fps: float = 0.0
-    """Constant frame rate of stored videos. 0 keeps the source's own: its usual rate where 90 % of the intervals between
-    pictures agree (a dropped picture is filled by its neighbour), else its average rate.
+    """Constant frame rate of stored videos. 0 keeps the source's own: its usual rate where 90 % of the intervals
+    between pictures agree (a dropped picture is filled by its neighbour), else its average rate.
     """
     modalities: tuple[Literal["rgb", "flow", "diff"], ...] = ("rgb", "flow", "diff")
     flow_engine: Literal["opencv", "numba", "torch"] = "numba"
