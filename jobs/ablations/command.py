@@ -138,7 +138,9 @@ def _check(storage: Storage, manifest: Manifest, trainings: Sequence[Training]) 
         raise ManifestError(f"{storage.uri}: split {TEST_SPLIT} is missing or empty; the variants are compared on it")
     for modalities in dict.fromkeys(training.config.model.modalities for training in trainings):
         config = next(t.config for t in trainings if t.config.model.modalities == modalities)
-        check_data(storage, manifest, data=config.data, clip=config.clip, modalities=modalities, world_size=1)
+        plan = check_data(storage, manifest, data=config.data, clip=config.clip, modalities=modalities, world_size=1)
+        for line in plan.warnings:
+            log.warning("%s: %s", " + ".join(modalities), line)
 
 
 def run_all(trainings: Sequence[Training], out: Storage) -> dict[str, list[dict[str, Any]]]:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import ray
 import tyro
 from rich.table import Table
@@ -30,6 +31,7 @@ from jobs.recipes import default_views
 from pipeline.common.cli import console, parse
 from pipeline.common.words import counted
 from pipeline.config.version import code_version
+from pipeline.data.sampling.short import short_note
 from pipeline.dataset.manifest import read_manifest, read_records
 from pipeline.errors import ConfigError
 from pipeline.evaluation.evaluate import Part, join_parts
@@ -101,6 +103,9 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
             log.info("%s was evaluated before", path)
             return report, run.uri, result["tracking_run_id"]
     samples = [s for r in read_records(open_storage(uri), manifest, args.split) for s in r.samples]
+    frames = np.array([s.num_frames for s in samples])
+    if note := short_note(frames, config.clip, config.model.modalities, args.split, manifest.parameters):
+        log.warning("%s", note)
     connect()
     gpu = wants_gpu(args.use_gpu)
     workers = args.num_workers or config.run.num_workers

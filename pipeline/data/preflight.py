@@ -138,13 +138,12 @@ def check_data(
         * 4,
         index_bytes=sum(found.nbytes for found in indices.values()),
         cache_share=cache_share,
-        warnings=tuple(filter(None, (_short_videos(manifest, indices[split], clip) for split in indices))),
+        warnings=tuple(
+            note
+            for split, found in indices.items()
+            if (note := short_note(found.sizes[:, 0], clip, modalities, split, manifest.parameters))
+        ),
     )
-
-
-def _short_videos(manifest: Manifest, index: SplitIndex, clip: ClipConfig) -> str:
-    fps = float(manifest.parameters.get("fps") or 0)
-    return short_note(index.sizes[:, 0], clip, index.modalities, index.split, fps)
 
 
 def _check_crop(manifest: Manifest, clip: ClipConfig) -> None:

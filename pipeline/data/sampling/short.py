@@ -1,8 +1,9 @@
-"""Videos that are shorter than a clip: how many a split has, and what to tell the user."""
+"""Videos that {'is' if short == 1 else 'are'} shorter than a clip: how many a split has, and what to tell the user."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,29 +18,32 @@ def frames_needed(clip: ClipConfig, modalities: Sequence[str]) -> int:
     return span(clip) - (0 if any(m != "rgb" for m in modalities) else clip.stack)
 
 
-def short_note(frames: np.ndarray, clip: ClipConfig, modalities: Sequence[str], split: str, fps: float) -> str:
+def short_note(
+    frames: np.ndarray, clip: ClipConfig, modalities: Sequence[str], split: str, stored: Mapping[str, Any]
+) -> str:
     """One line about the videos of a split for which ``clip`` is too long; empty if there is none.
 
     Args:
         frames: (N,) RGB frames of each stored video.
         split: its name, for the line.
-        fps: of the stored videos; 0: each has its own.
+        stored: parameters of preprocessing, as the manifest has them.
     """
     needed = frames_needed(clip, modalities)
     short = int((frames < needed).sum())
     if not short:
         return ""
-    rate = f" at {fps:g} fps" if fps else ""
+    rate = f" at {stored['fps']:g} fps" if stored.get("fps") else ""  # 0: each video has its own
+    verb = "is" if short == 1 else "are"
     line = (
-        f"{short} of {len(frames)} videos in split {split!r} are shorter than the {needed} frames{rate} that a clip"
+        f"{short} of {len(frames)} videos in split {split!r} {verb} shorter than the {needed} frames{rate} that a clip"
         f" covers (clip.num-frames {clip.num_frames}, clip.stride {clip.stride})"
     )
     if clip.short_videos == "stretch":
         fewer = int((frames <= clip.num_frames).sum())
-        repeated = f"; {fewer} have too few for that and show some frames twice" if fewer else ""
-        return f"{line}: their clips take frames that are closer together{repeated}"
+        repeated = f"; in {fewer} of them some frames are shown twice" if fewer else ""
+        return f"{line}: the frames of a clip are taken closer together{repeated}"
     other = _smaller_stride(frames, clip, modalities)
-    return f"{line}: their last frame is repeated; use --clip.short-videos stretch{other}"
+    return f"{line}: the last frame is repeated; train with --clip.short-videos stretch{other}"
 
 
 def _smaller_stride(frames: np.ndarray, clip: ClipConfig, modalities: Sequence[str]) -> str:

@@ -27,9 +27,9 @@ def test_short_videos_are_announced_before_any_worker(
         (
             (
                 [],
-                "repeated; use --clip.short-videos stretch, or --clip.stride 1 (9 frames, 0 too short)",
+                "repeated; train with --clip.short-videos stretch, or --clip.stride 1 (9 frames, 0 too short)",
             ),
-            (["--clip.short-videos", "stretch"], "their clips take frames that are closer together"),
+            (["--clip.short-videos", "stretch"], "the frames of a clip are taken closer together"),
         )
     ):
         caplog.clear()

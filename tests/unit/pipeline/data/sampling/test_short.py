@@ -14,6 +14,7 @@ from pipeline.config.data import ClipConfig
 from pipeline.data.sampling.clips import sample_plans, span, stack_gather, view_plans
 from pipeline.data.sampling.short import short_note
 
+BOTH = ("rgb", "flow")
 SMALL = ClipConfig(num_frames=10, stride=3, crop=16)  # what crn_small takes: 28 frames, and one more for the motion
 
 
@@ -72,20 +73,22 @@ def test_the_videos_counted_as_short_are_those_that_lack_a_frame_of_their_clip(c
         return any((a != b).any() for a, b in zip(taken, wanted, strict=True))
 
     short = sum(lacks(n) for n in lengths.tolist())
-    assert short_note(lengths, clip, modalities, "train", 0).startswith(f"{short} of 38 videos in split 'train' ")
+    assert short_note(lengths, clip, modalities, "train", {"fps": 0.0}).startswith(
+        f"{short} of 38 videos in split 'train' "
+    )
 
 
 def test_the_note_says_how_many_and_what_to_use() -> None:
     frames = np.array([20] * 312 + [40] * 48)
-    note = short_note(frames, SMALL, ("rgb", "flow"), "train", 10)
+    note = short_note(frames, SMALL, BOTH, "train", {"fps": 10.0})
     assert note == (
         "312 of 360 videos in split 'train' are shorter than the 29 frames at 10 fps that a clip covers"
-        " (clip.num-frames 10, clip.stride 3): their last frame is repeated; use --clip.short-videos stretch, or"
+        " (clip.num-frames 10, clip.stride 3): the last frame is repeated; train with --clip.short-videos stretch, or"
         " --clip.stride 2 (20 frames, 0 too short)"
     )
     stretched = dataclasses.replace(SMALL, short_videos="stretch")
-    assert short_note(frames, stretched, ("rgb", "flow"), "train", 0).endswith("frames that are closer together")
-    few = short_note(np.array([8, 20, 40]), stretched, ("rgb", "flow"), "train", 0)
-    assert few.endswith("; 1 have too few for that and show some frames twice")
-    assert short_note(np.array([29, 40]), SMALL, ("rgb", "flow"), "train", 10) == ""
-    assert not re.search("stride 1", short_note(np.array([5, 40]), SMALL, ("rgb", "flow"), "train", 10)), "none helps"
+    assert short_note(frames, stretched, BOTH, "train", {}).endswith("the frames of a clip are taken closer together")
+    few = short_note(np.array([8, 20, 40]), stretched, BOTH, "train", {})
+    assert few.endswith("; in 1 of them some frames are shown twice")
+    assert short_note(np.array([29, 40]), SMALL, BOTH, "train", {"fps": 10.0}) == ""
+    assert not re.search("stride 1", short_note(np.array([5, 40]), SMALL, BOTH, "train", {"fps": 10.0})), "none helps"
