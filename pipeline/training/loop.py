@@ -95,7 +95,7 @@ def train(
     optimizer = build_optimizer(model.parameter_groups(), config.optim)
     scheduler = build_scheduler(optimizer, config.optim, epochs * steps)
     position, metrics, seen = Position(), {}, []
-    stopping = EarlyStopping(config)
+    stopping = EarlyStopping(config, rank)
     with reporter.latest() as folder:
         if folder is not None:
             position = load_main(folder, model, optimizer, scheduler)

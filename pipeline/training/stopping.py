@@ -8,16 +8,23 @@ A checkpoint keeps both, so that a resumed run decides as one that was never sto
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 
+from pipeline.common.strict_json import JsonError, read_json
+from pipeline.common.words import counted
 from pipeline.config.stop import StopConfig
 from pipeline.config.train import TrainConfig
+from pipeline.errors import UserError
 from pipeline.training.collective import gather_objects
 
 log = logging.getLogger(__name__)
@@ -36,7 +43,7 @@ def best_of(scores: Sequence[float], config: StopConfig) -> int:
     """
     sign, best = 1 if config.metric == "top1" else -1, -1
     for i, score in enumerate(scores):
-        if score == score and (best < 0 or sign * (score - scores[best]) > config.min_delta):
+        if math.isfinite(score) and (best < 0 or sign * (score - scores[best]) > config.min_delta):
             best = i
     return best
 
@@ -46,14 +53,24 @@ def is_over(scores: Sequence[float], config: StopConfig) -> bool:
     return bool(config.patience) and len(scores) - 1 - best_of(scores, config) >= config.patience
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """What ``stopping.json`` holds."""
+
+    epochs: tuple[int, ...]
+    scores: tuple[float | None, ...]  # None: not a number
+    best_metrics: dict[str, Any]
+
+
 class EarlyStopping:
     """Follows the validations of one run, on every rank; without ``stop.patience`` it does nothing.
 
-    All methods but ``stopped`` are called by every rank at the same place. Rank 0's scores decide for all.
+    ``add`` and ``finish`` are called by every rank at the same place. Rank 0's scores decide for all.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._config, self._name = config.stop, metric_name(config.data.validation, config.stop.metric)
+    def __init__(self, config: TrainConfig, rank: int) -> None:
+        self._config, self._rank = config.stop, rank
+        self._name = metric_name(config.data.validation, config.stop.metric)
         self._epochs: list[int] = []
         self._scores: list[float] = []
         self._best_metrics: dict[str, float] = {}
@@ -74,9 +91,9 @@ class EarlyStopping:
         if best == len(self._scores) - 1:
             self._best_metrics = dict(metrics)
             self._best_weights = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
-        elif self.stopped:
-            waited = len(self._scores) - 1 - best
-            log.info("epoch %d: %s has not improved in %d validations; the run ends", epoch, self._name, waited)
+        elif self.stopped and self._rank == 0:
+            waited = counted(len(self._scores) - 1 - best, "validation")
+            log.info("after epoch %d %s has not improved in %s: the run ends", epoch, self._name, waited)
 
     def finish(self, model: torch.nn.Module) -> dict[str, float]:
         """Give the model the weights of the best validation; returns its metrics, nothing where there is none."""
@@ -84,25 +101,31 @@ class EarlyStopping:
             return {}
         model.load_state_dict(self._best_weights)
         best = best_of(self._scores, self._config)
-        log.info(
-            "the weights kept are those after epoch %d (%s %.4f)", self._epochs[best], self._name, self._scores[best]
-        )
-        return {**self._best_metrics, "stop/best_epoch": float(self._epochs[best])}
+        epoch, score = self._epochs[best], self._scores[best]
+        if self._rank == 0:
+            log.info("the weights kept are those after epoch %d: %s %.4f", epoch, self._name, score)
+        return {**self._best_metrics, "stop/best_epoch": float(epoch)}
 
     def save(self, folder: Path) -> None:
         """Write rank 0's files of a checkpoint."""
         if not self._config.patience:
             return
-        state = {"epochs": self._epochs, "scores": self._scores, "best_metrics": self._best_metrics}
-        (folder / _STATE).write_text(json.dumps(state))
+        scores = tuple(score if math.isfinite(score) else None for score in self._scores)
+        state = _Saved(epochs=tuple(self._epochs), scores=scores, best_metrics=self._best_metrics)
+        (folder / _STATE).write_text(json.dumps(dataclasses.asdict(state), sort_keys=True, indent=1))
         if self._best_weights:
             safetensors.torch.save_file({k: t.contiguous() for k, t in self._best_weights.items()}, folder / _BEST)
 
     def restore(self, folder: Path) -> None:
-        """Read what ``save`` wrote."""
+        """Read what ``save`` wrote. Raises UserError where that is missing or damaged."""
         if not self._config.patience:
             return
-        state = json.loads((folder / _STATE).read_text())
-        self._epochs, self._scores, self._best_metrics = state["epochs"], state["scores"], state["best_metrics"]
-        if (folder / _BEST).exists():
-            self._best_weights = safetensors.torch.load_file(folder / _BEST)
+        try:
+            state = read_json(_Saved, (folder / _STATE).read_bytes(), f"{folder}/{_STATE}")
+            weights = safetensors.torch.load_file(folder / _BEST) if state.best_metrics else {}
+        except (OSError, JsonError, safetensors.SafetensorError) as error:
+            raise UserError(
+                f"{folder} is not a checkpoint of a run that stops early: {error}; restore it, or train again"
+            ) from error
+        self._epochs, self._scores = list(state.epochs), [math.nan if s is None else s for s in state.scores]
+        self._best_metrics, self._best_weights = state.best_metrics, weights

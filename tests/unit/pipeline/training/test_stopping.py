@@ -19,11 +19,11 @@ from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CRNConfig
 from pipeline.config.stop import StopConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, UserError
 from pipeline.models import ActionModel
 from pipeline.training.checkpoint import read_state
 from pipeline.training.local import LocalReporter
-from pipeline.training.stopping import best_of, is_over
+from pipeline.training.stopping import EarlyStopping, best_of, is_over
 from tests.support.training_runs import Stop, free_port, reporter_in, train_here
 
 NAN = math.nan
@@ -147,6 +147,22 @@ def test_a_run_killed_anywhere_ends_as_one_that_never_was(tiny_set: str, tmp_pat
     assert resumed_state["position"] == state["position"]
     assert metrics["stop/best_epoch"] == 4.0
     assert steps == [], "a run that had ended trains no further"
+
+
+@pytest.mark.parametrize("damage", ["stopping.json cut", "stopping.json gone", "best.safetensors gone"])
+def test_a_damaged_checkpoint_is_one_line(tiny_set: str, tmp_path: Path, damage: str) -> None:
+    file, how = damage.split()
+    stopping = EarlyStopping(config_for(tiny_set), 0)
+    stopping.add({"val/loss_1x1": 1.0}, 1, torch.nn.Linear(2, 2))
+    stopping.add({"val/loss_1x1": NAN}, 2, torch.nn.Linear(2, 2))
+    stopping.save(tmp_path)
+    EarlyStopping(config_for(tiny_set), 0).restore(tmp_path)
+    if how == "gone":
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text((tmp_path / file).read_text()[:20])
+    with pytest.raises(UserError, match=rf"is not a checkpoint of a run that stops early: .*{file}"):
+        EarlyStopping(config_for(tiny_set), 0).restore(tmp_path)
 
 
 def _rank(rank: int, port: int, config: TrainConfig, folder: str) -> None:
