@@ -1,11 +1,11 @@
 """Recipes: named trainings, each a function that returns a whole TrainConfig.
 
-Recipes for the demo and for small data sets are in ``demo``; those of every row of the papers' tables are generated in
-``crn_parts``, ``crn_whole`` and ``mrst`` and named FAMILY_TABLE_DATA_VARIANT, such as crn_t1_ucf_bni_rib_flow.
-``python -m jobs.train --list`` shows all of them with the papers' numbers.
+Recipes for the demo are in ``demo``, those for small data sets in ``small``; those of every row of the papers' tables
+are generated in ``crn_parts``, ``crn_whole`` and ``mrst`` and named FAMILY_TABLE_DATA_VARIANT, such as
+crn_t1_ucf_bni_rib_flow. ``python -m jobs.train --list`` shows all of them with the papers' numbers.
 """
 
-from jobs.recipes import crn, crn_parts, crn_whole, demo, mrst  # imported for their registrations
+from jobs.recipes import crn, crn_parts, crn_whole, demo, mrst, small  # imported for their registrations
 from jobs.recipes.registry import (
     ENSEMBLES,
     RECIPES,
@@ -35,4 +35,5 @@ __all__ = [
     "mrst",
     "nearest",
     "recipe",
+    "small",
 ]

@@ -1,4 +1,4 @@
-"""Recipes that are in no table of the papers: for the demo's synthetic set, and a CRN for small real data sets."""
+"""Recipes for the demo's synthetic set."""
 
 from __future__ import annotations
 
@@ -65,26 +65,4 @@ def mrst_demo() -> TrainConfig:
             clip_norm=5.0,
         ),
         run=RunConfig(num_workers=2, checkpoint_epochs=16, log_steps=14),
-    )
-
-
-@recipe(data="a few hundred real clips")
-def crn_small() -> TrainConfig:
-    """CRN, RGB + flow, small, from scratch, for a few hundred real clips of some seconds at 10 fps, on a CPU."""
-    return TrainConfig(
-        model=CRNConfig(width=0.25, backbone_stages=3, hidden=64, adapted=64, num_steps=10, dropout=0.3),
-        clip=ClipConfig(num_frames=10, stride=3, crop=80, resize=88, min_area=0.35, flow_std=3.0),
-        data=DataConfig(batch_size=8, val_split=""),
-        optim=OptimConfig(
-            name="adam",
-            lr=1e-3,
-            backbone_lr=1e-3,
-            weight_decay=1e-4,
-            epochs=50,
-            warmup_steps=20,
-            schedule="cosine",
-            clip_norm=5.0,
-            label_smoothing=0.1,
-        ),
-        run=RunConfig(num_workers=2, checkpoint_epochs=25, log_steps=11),
     )
