@@ -62,6 +62,6 @@ def register_as_anybody(name: str, model: Path, **tags: str) -> str:
     client().log_model_artifacts(logged.model_id, str(model))
     if not client().search_registered_models(f"name = '{name}'"):
         client().create_registered_model(name)
-    version = client().create_model_version(name, f"models:/{logged.model_id}", tags=tags)
+    version = client().create_model_version(name, f"models:/{logged.model_id}", tags=tags, model_id=logged.model_id)
     client().set_registered_model_alias(name, "champion", version.version)
     return str(version.version)
