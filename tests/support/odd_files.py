@@ -8,9 +8,10 @@ the clock is uneven. A file that was cut off, though it announces its length, is
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -121,20 +122,19 @@ def _shown_share(file: OddFile) -> float:
     return sum(1 for _ in pictures(file.path)) / sum(1 for _ in pictures(file.whole))
 
 
-def main(arguments: Sequence[str], tell: Callable[[str], object] = print) -> int:
-    """Make the files and print the table; returns the number of files that are wrong."""
-    if len(arguments) != 1:
-        tell("give the folder to make the files in")
-        return 2
-    folder = Path(arguments[0])
+def main() -> int:
+    """Make the files and print the table; returns 1 where a file is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the files are made")
+    folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     num_wrong = 0
     for file in make(folder):
         ours, wrong = check(file)
         num_wrong += bool(wrong)
-        tell(f"{file.path.name:34} {file.right:13} {ours:18} {wrong}")
-    return num_wrong
+        print(f"{file.path.name:34} {file.right:13} {ours:18} {wrong}")
+    return int(num_wrong > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
