@@ -153,12 +153,15 @@ def _up(servers: Servers, ray_cpus: int | None, timeout_s: float) -> Stack:
     head = servers.records[ray_head.NAME]
     if ray_cpus is not None and head.settings["cpus"] != str(ray_cpus):
         log.warning("the running Ray head keeps its %s CPUs; for %d run `down` first", head.settings["cpus"], ray_cpus)
+    login = mlflow_server.load_login()
     stack = Stack(
         s3_endpoint=endpoint,
         access_key=credentials.access_key,
         secret_key=credentials.secret_key,
         bucket=s3_gateway.BUCKET,
         mlflow_uri=servers.records[mlflow_server.NAME].address,
+        mlflow_user=login.user,
+        mlflow_password=login.password,
         ray_address=head.address,
         ray_dashboard=ray_head.dashboard_address(head),
     )

@@ -7,13 +7,14 @@ import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-LOOPBACK = "127.0.0.1"
+from pipeline.config.ray_local import LOOPBACK
+
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _WIDTH = 12_000  # ports below the ephemeral range to choose from
 
 
 def is_free(port: int) -> bool:
-    """Return whether a server could listen on ``port`` now, on all interfaces (Ray binds to all for its RPC ports)."""
+    """Return whether a server could listen on ``port`` now, on all interfaces: a server on any may be in the way."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # Servers set SO_REUSEADDR too; without it a port in TIME_WAIT, left by the server being replaced, looks taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

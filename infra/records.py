@@ -17,13 +17,15 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from infra.process import ProcessId
 from pipeline.common.atomic import write_atomically
-from pipeline.config.stack import Stack, home, stack_file
+from pipeline.config.stack import Stack, home, stack_file, state_folder
 from pipeline.errors import UserError
+
+_ANEW = "delete it, new credentials are made by the next `up`"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,8 +90,31 @@ def write_private(path: Path, text: str) -> None:
     """Replace ``path`` atomically by a file of mode 0600 holding ``text``; a reader sees the old or the new, never
     a part.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    state_folder(*path.absolute().parent.relative_to(home().absolute()).parts)
     write_atomically(path, text.encode(), mode=0o600)
+
+
+def kept_secret(path: Path, make: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """Return the credentials in ``path``: made up on the first call, the same ever after. File mode 0600.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        made = make()
+        write_private(path, json.dumps(made))
+        return made
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); {_ANEW}") from error
+    if not isinstance(found, dict) or found.keys() != make().keys() or not all(map(_is_text, found.values())):
+        raise UserError(f"{path} is damaged; {_ANEW}")
+    return found
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 @contextlib.contextmanager
@@ -99,8 +124,7 @@ def locked(timeout_s: float = 300.0) -> Iterator[None]:
     Raises:
         UserError: another command held it for ``timeout_s``.
     """
-    home().mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = home() / "lock"
+    path = state_folder() / "lock"
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
         deadline = time.monotonic() + timeout_s
         while True:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import os
 import secrets
 import shutil
@@ -24,9 +23,9 @@ from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.ports import LOOPBACK
-from infra.records import ServerRecord, write_private
+from infra.records import ServerRecord, kept_secret, write_private
 from infra.server import Launch, ServerError, clean_environment, tail
-from pipeline.config.stack import home
+from pipeline.config.stack import home, state_folder
 from pipeline.errors import UserError
 
 NAME = "s3"
@@ -47,15 +46,11 @@ def load_credentials() -> Credentials:
     Raises:
         UserError: the file is damaged.
     """
-    path = home() / "s3" / "credentials.json"
-    try:
-        return Credentials(**json.loads(path.read_text()))
-    except FileNotFoundError:
-        made = Credentials(access_key=secrets.token_hex(10).upper(), secret_key=secrets.token_urlsafe(30))
-        write_private(path, json.dumps(dataclasses.asdict(made)))
-        return made
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it, new credentials are made by the next `up`") from error
+
+    def make() -> dict[str, str]:
+        return {"access_key": secrets.token_hex(10).upper(), "secret_key": secrets.token_urlsafe(30)}
+
+    return Credentials(**kept_secret(home() / "s3" / "credentials.json", make))
 
 
 def find_juicefs() -> str:
@@ -84,7 +79,7 @@ def launch(ports: dict[str, int], credentials: Credentials) -> Launch:
         UserError: juicefs is not installed.
         ServerError: the volume cannot be made.
     """
-    folder = home().absolute() / "s3"
+    folder = state_folder("s3")
     juicefs = find_juicefs()
     _format_once(juicefs, folder)
     command = [
@@ -166,9 +161,8 @@ def _format_once(juicefs: str, folder: Path) -> None:
     )  # written after success: a format that was cut short is repeated, and repeating does no harm
     if done.exists():
         return
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    log = home() / "logs" / "s3-format.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    state_folder("s3", "data")
+    log = state_folder("logs") / "s3-format.log"
     command = [
         juicefs,
         "format",

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from infra import process
 from infra.records import ServerRecord, Servers
-from pipeline.config.stack import home
+from pipeline.config.stack import home, state_folder
 from pipeline.errors import ReciprocalError
 
 # Addresses and credentials of whatever the calling shell talks to. Servers get theirs from us, and jobs on the local
 # Ray must find the local stack's record: the stack is the same whatever shell starts it.
 _FOREIGN_PREFIXES = ("AWS_", "MLFLOW_", "MINIO_", "RAY_")
-_LOOPBACK_HOSTS = "127.0.0.1,127.0.0.2,127.0.0.3,127.0.0.4,localhost"
+_LOOPBACK_HOSTS = "127.0.0.1,localhost"
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 Probe = Callable[[ServerRecord], str | None]
@@ -69,13 +69,11 @@ def launch(server: Launch, servers: Servers) -> ServerRecord:
     Raises:
         ServerError: its program cannot be executed.
     """
-    logs = home() / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{server.name}.log"
+    log = state_folder("logs") / f"{server.name}.log"
     with log.open("a") as file:
         file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} starting {server.name} at {server.address}\n")
     log.chmod(0o600)
-    server.cwd.mkdir(parents=True, exist_ok=True)
+    state_folder(*server.cwd.absolute().relative_to(home().absolute()).parts)
     env = {**clean_environment(), **server.env, process.TOKEN_VARIABLE: token_of(servers, server.name)}
     # the token is on disk before anything carries it: even a crash right after the start leaves nothing behind
     servers.save()

@@ -21,6 +21,7 @@ import logging
 import os
 
 from pipeline.common.printable import PrintableFormatter
+from pipeline.config.ray_local import ray_binding
 from pipeline.config.stack import ray_authentication
 
 _ENVIRONMENT = {
@@ -39,7 +40,7 @@ _ENVIRONMENT = {
 # Here, because Ray reads most of these when it is imported, and every module of this package may import it first.
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
-os.environ.update(ray_authentication())
+os.environ.update(ray_authentication() | ray_binding())
 # In Ray's workers nobody sets up logging: what is logged there is printed by this handler, and reaches the driver.
 if logging.lastResort is not None:
     logging.lastResort.setFormatter(PrintableFormatter())

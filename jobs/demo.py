@@ -23,7 +23,7 @@ from typing import Literal
 
 from rich.table import Table
 
-from infra.local import up
+from infra.local import addresses, print_lines, up
 from jobs.cluster.errors import explain
 from jobs.evaluate.command import EvaluateArgs, evaluate
 from jobs.predict.command import PredictArgs, predict
@@ -34,7 +34,7 @@ from jobs.train.command import train
 from jobs.train.prepare import prepare
 from pipeline.common.cli import console, parse, run_main
 from pipeline.config.preprocess import StoredConfig
-from pipeline.config.stack import Stack, home
+from pipeline.config.stack import Stack, home, state_folder
 from pipeline.config.train import TrainConfig
 from pipeline.errors import ReciprocalError
 from pipeline.evaluation.report import EvalReport
@@ -119,7 +119,7 @@ def demo(args: DemoArgs) -> int:
 
 
 def _videos(seed: int) -> Path:
-    folder = home() / "demo" / f"synthetic-{seed}"
+    folder = state_folder("demo") / f"synthetic-{seed}"
     config = SyntheticConfig(
         out=folder, seed=seed, appearances=2, train=36, val=3, test=15, min_frames=13, max_frames=16
     )
@@ -195,15 +195,7 @@ def _print_end(rows: list[Row], stack: Stack | None, base: str) -> None:
         for version in versions(model):
             registry.add_row(model, version.version, ", ".join(version.aliases), version.tags.get("test_top1", ""))
     console.print(registry)
-    console.print(f"MLflow         {address()}", markup=False)
-    if stack:
-        console.print(
-            f"Ray dashboard  {stack.ray_dashboard}",
-            f"S3 server      {stack.s3_endpoint} (bucket {stack.bucket})",
-            sep="\n",
-        )
-    else:
-        console.print(f"files          {base}", markup=False)
+    print_lines(addresses(stack) if stack else [f"MLflow         {address()}", f"files          {base}"])
 
 
 def _reached(rows: dict[str, Row]) -> bool:

@@ -34,7 +34,13 @@ _SETTLE_S = 2.0  # charts move into place
 
 
 def photograph(
-    url: str, *, size: tuple[int, int], ready: str, prepare: str = "", storage: Mapping[str, str] | None = None
+    url: str,
+    *,
+    size: tuple[int, int],
+    ready: str,
+    prepare: str = "",
+    storage: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> bytes:
     """Open a page in a browser of its own and take its picture.
 
@@ -44,6 +50,7 @@ def photograph(
         ready: a JavaScript expression that is true once the page shows what the picture is about.
         prepare: JavaScript to run before the page is waited for again and photographed.
         storage: entries of the page's localStorage, set before its first script runs.
+        headers: of every request that the page makes.
 
     Returns:
         PNG.
@@ -59,14 +66,20 @@ def photograph(
         command = [program, *_FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "about:blank"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
             try:
-                return asyncio.run(_photograph(Path(profile), url, size, ready, prepare, storage or {}))
+                return asyncio.run(_photograph(Path(profile), url, size, ready, prepare, storage or {}, headers or {}))
             finally:
                 browser.terminate()
                 browser.wait()
 
 
 async def _photograph(
-    profile: Path, url: str, size: tuple[int, int], ready: str, prepare: str, storage: Mapping[str, str]
+    profile: Path,
+    url: str,
+    size: tuple[int, int],
+    ready: str,
+    prepare: str,
+    storage: Mapping[str, str],
+    headers: Mapping[str, str],
 ) -> bytes:
     port = await _port(profile)
     async with aiohttp.ClientSession() as session:
@@ -84,6 +97,9 @@ async def _photograph(
             )
             first = "".join(f"localStorage.setItem({key!r}, {value!r});" for key, value in storage.items())
             await calls.send("Page.addScriptToEvaluateOnNewDocument", source=first)
+            if headers:
+                await calls.send("Network.enable")
+                await calls.send("Network.setExtraHTTPHeaders", headers=dict(headers))
             await calls.send("Page.navigate", url=url)
             await calls.wait_for(ready, url)
             if prepare:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
+from typing import Any
 
 from docs.pictures.chromium import photograph
 from docs.pictures.files import save_png
-from pipeline.config.stack import find_stack
+from pipeline.config.stack import Stack, find_stack
 from pipeline.errors import UserError
 from pipeline.tracking.registry import versions
 from pipeline.tracking.runs import run_page
@@ -43,26 +45,33 @@ _FILTER = """
 def draw_run(path: Path) -> None:
     """The curves of the run behind the registered model's newest version."""
     url = f"{run_page(_run_id())}/model-metrics"
-    save_png(photograph(url, size=RUN_SIZE, ready=_CHARTS, prepare=_HIDE + _FILTER % CURVES, storage=_STORAGE), path)
+    save_png(photograph(url, size=RUN_SIZE, ready=_CHARTS, prepare=_HIDE + _FILTER % CURVES, **_browser()), path)
 
 
 def draw_registry(path: Path) -> None:
     """The registered model's versions with their tags and aliases."""
     _run_id()
-    url = f"{_address()}/#/models/{MODEL}"
+    url = f"{_stack().mlflow_uri}/#/models/{MODEL}"
     ready = "document.body.innerText.includes('champion')"
-    save_png(photograph(url, size=REGISTRY_SIZE, ready=ready, storage=_STORAGE), path)
+    save_png(photograph(url, size=REGISTRY_SIZE, ready=ready, **_browser()), path)
 
 
-def _address() -> str:
+def _stack() -> Stack:
     stack = find_stack()
     if stack is None:
         raise UserError("no local stack is recorded: make demo, or python -m infra.local up where it has run before")
-    return stack.mlflow_uri
+    return stack
+
+
+def _browser() -> dict[str, Any]:
+    """What the browser knows before it opens the page: settings of MLflow's page, and the password."""
+    stack = _stack()
+    login = base64.b64encode(f"{stack.mlflow_user}:{stack.mlflow_password}".encode()).decode()
+    return {"storage": _STORAGE, "headers": {"Authorization": f"Basic {login}"}}
 
 
 def _run_id() -> str:
-    _address()
+    _stack()
     found = versions(MODEL)
     if not found:
         raise UserError(f"the local stack has no registered model {MODEL}: make demo makes it")

@@ -9,8 +9,11 @@ import socket
 import ray
 
 from jobs.cluster.environment import worker_environment
+from pipeline.config.ray_local import LOOPBACK, forget_old_sessions, is_loopback, ray_folder
 from pipeline.config.stack import find_stack, ray_address
 from pipeline.errors import ConfigError, UserError
+
+_GCS_PORT = "RAY_GCS_SERVER_PORT"
 
 
 def connect() -> None:
@@ -35,39 +38,53 @@ def connect() -> None:
                 else "check RAY_ADDRESS"
             )
             raise UserError(f"Ray at {address} does not answer: {fix}") from error
-    private = address is None or address == "local"
     try:
-        one_host = private or _is_loopback(address or "") or _all_nodes_are_here(address)
-        ray.init(
-            address=address or "local",
-            runtime_env={"env_vars": worker_environment(one_host=one_host, private=private)},
-            logging_level=logging.WARNING,
-            log_to_driver=True,
-        )
+        if address is None or address == "local":
+            _start_private()
+            return
+        address, one_host = _look_at(address)
+        variables = worker_environment(one_host=one_host, address="" if "://" in address else address)
+        ray.init(address=address, runtime_env={"env_vars": variables}, logging_level=logging.WARNING)
     except ConnectionError as error:
         raise UserError(f"cannot join Ray at {address}: {str(error).splitlines()[0]}") from error
 
 
-def _is_loopback(address: str) -> bool:
-    """Whether an address can be reached from this host alone, so that all nodes of the cluster are here. A Ray client's
-    address (ray://) says nothing: a tunnel may begin there.
+def _start_private() -> None:
+    """Start a Ray that ends with this process. Its address is chosen here, because workers need it from the start."""
+    folder = ray_folder("p")
+    forget_old_sessions(folder)
+    with socket.create_server((LOOPBACK, 0)) as probe:
+        port = probe.getsockname()[1]
+    variables = worker_environment(one_host=True, private=True, address=f"{LOOPBACK}:{port}")
+    os.environ[_GCS_PORT] = str(port)  # Ray has no argument for it
+    try:
+        ray.init(
+            address="local",
+            runtime_env={"env_vars": variables},
+            logging_level=logging.WARNING,
+            _temp_dir=str(folder),
+        )
+    finally:
+        del os.environ[_GCS_PORT]
+
+
+def _look_at(address: str) -> tuple[str, bool]:
+    """The address of a cluster's control service, and whether the cluster has no node on another host and cannot get
+    one.
+
+    Where the address does not say so itself, only a connected driver can ask, and a driver's environment is fixed when
+    it connects: hence a connection of its own.
     """
-    host = address.rpartition(":")[0].strip("[]")
-    return host.startswith("127.") or host in ("localhost", "::1")
-
-
-def _all_nodes_are_here(address: str | None) -> bool:
-    """Whether a cluster has no node on another host, and cannot get one.
-
-    Only a connected driver can ask, and a driver's environment is fixed when it connects: hence a connection of its
-    own.
-    """
-    if _grows():
-        return False
+    if is_loopback(address):
+        return address, True
+    if _grows() and address != "auto":
+        return address, False
     ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     try:
         here = ray.util.get_node_ip_address()
-        return all(node["NodeManagerAddress"] == here for node in ray.nodes() if node["Alive"])
+        one_host = all(node["NodeManagerAddress"] == here for node in ray.nodes() if node["Alive"])
+        found = address if "://" in address else ray.get_runtime_context().gcs_address
+        return found, one_host and not _grows()
     finally:
         ray.shutdown()
 

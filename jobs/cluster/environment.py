@@ -4,11 +4,13 @@ Ray shows a runtime environment to everybody who may look at its dashboard or as
 logs. So no secret is in it; credentials reach the workers in one of three other ways:
 
 * Local stack: every process on this host reads the stack's record, a file of mode 0600 below ``RECIPROCAL_HOME``.
-* Credentials in the driver's environment (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``), all
-  nodes on this host: the driver writes them to a file of mode 0600 below ``RECIPROCAL_HOME/credentials``, tells workers
-  its path, and removes it when it ends.
+* Credentials in the driver's environment (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``;
+  ``MLFLOW_TRACKING_USERNAME``, ``MLFLOW_TRACKING_PASSWORD``, ``MLFLOW_TRACKING_TOKEN``), all nodes on this host: the
+  driver writes them to files of mode 0600 below ``RECIPROCAL_HOME/credentials``, tells workers their paths, and removes
+  them when it ends.
 * Nodes on other hosts: the driver's credentials stay with the driver. Every node has its own: the role of its instance
-  profile (``ray_cluster.yaml``), or a credentials file of the user that ``ray start`` runs as.
+  profile (``ray_cluster.yaml``), or credentials files of the user that ``ray start`` runs as (``~/.aws/credentials``,
+  ``~/.mlflow/credentials``).
 
 A command run by ``ray job submit`` is a driver on the head node, and the same holds for it. Ray shows the entrypoint
 and ``--runtime-env-json`` of a job, so neither is a place for a secret; let the entrypoint read a private file:
@@ -22,6 +24,7 @@ import configparser
 import contextlib
 import fcntl
 import io
+import json
 import logging
 import os
 import secrets
@@ -29,7 +32,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.common.atomic import PREFIX, atomic_file
-from pipeline.config.stack import home
+from pipeline.config.stack import TRACKING_CREDENTIALS_FILE, home, state_folder, tracking_credentials
 from pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -41,16 +44,19 @@ _EVERYWHERE = (*_ADDRESSES, "AWS_REGION", "AWS_DEFAULT_REGION", "RECIPROCAL_STAC
 _THIS_HOST = ("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE", "TMPDIR")
 _KEY_ID, _SECRET, _SESSION_TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 _MLFLOW_SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_MLFLOW_LOGIN = ("MLFLOW_TRACKING_USERNAME", *_MLFLOW_SECRETS)
 
 _locks: list[int] = []  # descriptors: a credentials file is locked for as long as its driver lives
 
 
-def worker_environment(*, one_host: bool, private: bool = False) -> dict[str, str]:
+def worker_environment(*, one_host: bool, private: bool = False, address: str = "") -> dict[str, str]:
     """Variables for every worker, as ``env_vars`` of the job's runtime environment.
 
     Args:
         one_host: whether all nodes of the cluster are on this host.
         private: whether this process starts the cluster: its workers inherit the environment as it is.
+        address: of the cluster's control service. Without it parts of Ray that run in workers, such as the one that
+            cleans up after a training whose driver was killed, look for a cluster on this host, and may find another.
 
     Raises:
         ConfigError: an address holds a password.
@@ -64,6 +70,8 @@ def worker_environment(*, one_host: bool, private: bool = False) -> dict[str, st
                 " and the password in a file (MLflow: ~/.mlflow/credentials; S3: ~/.aws/credentials)",
             )
     variables = {name: os.environ[name] for name in _EVERYWHERE if name in os.environ}
+    if address:
+        variables["RAY_ADDRESS"] = address
     if one_host:
         variables |= {name: os.environ[name] for name in _THIS_HOST if name in os.environ}
         variables["RECIPROCAL_HOME"] = str(home().absolute())
@@ -71,20 +79,23 @@ def worker_environment(*, one_host: bool, private: bool = False) -> dict[str, st
         if "site-packages" not in root:  # a checkout: workers run its code, whatever is installed
             variables["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         if os.environ.get(_KEY_ID) and os.environ.get(_SECRET):
-            variables["AWS_SHARED_CREDENTIALS_FILE"] = str(_write_credentials())
+            variables["AWS_SHARED_CREDENTIALS_FILE"] = str(_write_private(_aws_credentials()))
             variables[_KEY_ID] = ""  # or the key of a node's own environment would win over the file
-    _say_what_stays_here(one_host, private)
+        given = {name: os.environ[name] for name in _MLFLOW_LOGIN if os.environ.get(name)}
+        if given and not private and not tracking_credentials():
+            variables[TRACKING_CREDENTIALS_FILE] = str(_write_private(json.dumps(given)))
+    _say_what_stays_here(one_host)
     return variables
 
 
-def _say_what_stays_here(one_host: bool, private: bool) -> None:
+def _say_what_stays_here(one_host: bool) -> None:
     if os.environ.get(_SECRET) and not one_host:
         log.warning(
             "%s of this command is not sent to the cluster's nodes, because Ray would show it on its dashboard: they"
             " use their own instance profile or ~/.aws/credentials (see ray_cluster.yaml)",
             _SECRET,
         )
-    if not private and (names := [name for name in _MLFLOW_SECRETS if os.environ.get(name)]):
+    if not one_host and (names := [name for name in _MLFLOW_SECRETS if os.environ.get(name)]):
         log.warning(
             "%s of this command is not sent to workers, because Ray would show it on its dashboard: workers read"
             " ~/.mlflow/credentials of their node",
@@ -92,22 +103,26 @@ def _say_what_stays_here(one_host: bool, private: bool) -> None:
         )
 
 
-def _write_credentials() -> Path:
-    """The credentials of this process's environment in a file that its user alone can read and that goes with it."""
-    folder = home().absolute() / "credentials"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _remove_abandoned(folder)
-    path = folder / f"{os.getpid()}-{secrets.token_hex(4)}"
+def _aws_credentials() -> str:
+    """Those of this process's environment, as a file in the format of ``~/.aws/credentials``."""
     parser = configparser.RawConfigParser()
     parser[os.environ.get("AWS_PROFILE") or "default"] = {
         name.lower(): os.environ[name] for name in (_KEY_ID, _SECRET, _SESSION_TOKEN) if os.environ.get(name)
     }
     text = io.StringIO()
     parser.write(text)
+    return text.getvalue()
+
+
+def _write_private(text: str) -> Path:
+    """Write a file that this user alone can read and that goes with this process."""
+    folder = state_folder("credentials")
+    _remove_abandoned(folder)
+    path = folder / f"{os.getpid()}-{secrets.token_hex(4)}"
     with atomic_file(path, mode=0o600, replace=False) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         _locks.append(os.dup(file.fileno()))  # the lock stays with the copy
-        file.write(text.getvalue().encode())
+        file.write(text.encode())
     atexit.register(path.unlink, missing_ok=True)
     return path
 

@@ -34,6 +34,7 @@ from jobs.recipes import find_recipe
 from jobs.recipes.listing import show_recipes
 from jobs.recipes.registry import missing_start
 from jobs.train.prepare import prepare
+from jobs.train.process_group import NodeTorchConfig
 from jobs.train.worker import WorkerTask, train_worker
 from pipeline.common.cli import console, parse
 from pipeline.common.words import counted
@@ -166,7 +167,7 @@ def _trainer(task: WorkerTask) -> ray.train.torch.TorchTrainer:
     return ray.train.torch.TorchTrainer(
         functools.partial(train_worker, task),  # pickled as it is; a train_loop_config would have to be a dict
         # A lost rank must fail the step within minutes: what hangs longer than any sane step is an error.
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
+        torch_config=NodeTorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.run.num_workers,
             use_gpu=gpu,

@@ -29,7 +29,7 @@ from rich.text import Text
 from pipeline.common.atomic import write_atomically
 from pipeline.common.printable import PrintableFormatter, printable
 from pipeline.config.base import check_numbers
-from pipeline.config.stack import home
+from pipeline.config.stack import home, state_folder
 from pipeline.errors import ReciprocalError, UserError
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _write_traceback(error: BaseException) -> str:
             parts.append(f"\nrank {rank}:\n{failure}\n")
     text = _COLOUR.sub("", "".join(parts))
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        state_folder("logs")
         write_atomically(file, text.encode(), mode=0o600)
     except OSError as problem:
         return f"not written ({problem})"

@@ -19,6 +19,8 @@ from pipeline.common.atomic import write_atomically
 from pipeline.errors import UserError
 
 _OFF = {"off", "0", "no"}
+TRACKING_CREDENTIALS_FILE = "RECIPROCAL_TRACKING_CREDENTIALS_FILE"
+"""Variable with which a driver tells its workers on the same host where its credentials for MLflow are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,13 +32,35 @@ class Stack:
     secret_key: str = dataclasses.field(repr=False)
     bucket: str  # created by ``up``
     mlflow_uri: str
-    ray_address: str  # 127.0.0.2:PORT of the head's control service; infra.ray_head says why not 127.0.0.1
+    mlflow_user: str = ""  # empty in records of servers that ask for no password, which older versions started
+    mlflow_password: str = dataclasses.field(default="", repr=False)
+    ray_address: str  # 127.0.0.1:PORT of the head's control service
     ray_dashboard: str  # http://127.0.0.1:PORT, also the address for ``ray job submit``
 
 
 def home() -> Path:
     """Folder of the local stack's state: ``$RECIPROCAL_HOME``, default ``~/.reciprocal``."""
     return Path(os.environ.get("RECIPROCAL_HOME") or Path.home() / ".reciprocal")
+
+
+def state_folder(*parts: str) -> Path:
+    """A folder below ``home()``, made where it is missing. ``home()`` and the folder are their user's alone (0700),
+    whoever made them first and whatever the umask is: they hold credentials, videos and databases.
+
+    Raises:
+        UserError: ``home()`` belongs to another user, who could read and replace what is in it.
+    """
+    root = home().absolute()
+    root.parent.mkdir(parents=True, exist_ok=True)
+    folder = root.joinpath(*parts)
+    for path in [root, *reversed([p for p in folder.parents if p.is_relative_to(root) and p != root]), folder]:
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.stat()
+        if os.getuid() not in (0, found.st_uid):  # root may use a folder that was mounted for it
+            raise UserError(f"{path} belongs to another user: set RECIPROCAL_HOME to a folder of your own")
+        if found.st_mode & 0o077:
+            path.chmod(0o700)
+    return folder
 
 
 def stack_file() -> Path:
@@ -86,6 +110,19 @@ def tracking_uri() -> str | None:
     return stack.mlflow_uri if stack else None
 
 
+def tracking_credentials() -> dict[str, str]:
+    """What MLflow's client needs in its environment to be let in by the local stack's server.
+
+    Where another server is meant, what the driver of this worker had in its environment (``MLFLOW_TRACKING_USERNAME``
+    and ``MLFLOW_TRACKING_PASSWORD``, or ``MLFLOW_TRACKING_TOKEN``), and empty in a driver: MLflow finds it there.
+    """
+    stack = find_stack()
+    if stack is None or not stack.mlflow_password or tracking_uri() != stack.mlflow_uri:
+        file = os.environ.get(TRACKING_CREDENTIALS_FILE)
+        return json.loads(Path(file).read_text()) if file else {}
+    return {"MLFLOW_TRACKING_USERNAME": stack.mlflow_user, "MLFLOW_TRACKING_PASSWORD": stack.mlflow_password}
+
+
 def ray_address() -> str | None:
     """Ray's address: ``RAY_ADDRESS``, else the local stack's, else None (a private Ray is started)."""
     if address := os.environ.get("RAY_ADDRESS"):
@@ -100,7 +137,7 @@ def ray_token_file() -> Path:
     """
     path = home().absolute() / "ray-token"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        state_folder()
         # A process that was faster keeps its token: others may have read it already.
         with contextlib.suppress(FileExistsError):
             write_atomically(path, secrets.token_hex(32).encode(), mode=0o600, replace=False)

@@ -18,10 +18,11 @@ from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from pipeline.common.printable import printable
-from pipeline.config.stack import find_stack, home, tracking_uri
+from pipeline.config.stack import find_stack, home, state_folder, tracking_credentials, tracking_uri
 from pipeline.errors import UserError
 
 TAG = "reciprocal.run_id"
+_given: dict[str, str] = {}  # credentials that this module put into the environment
 _MAX_PARAMS = 100  # per request to MLflow
 _MAX_VALUE = 6000  # characters per value of a parameter
 
@@ -31,10 +32,25 @@ def address() -> str:
     state folder.
     """
     if uri := tracking_uri():
+        _log_in()
         return uri
-    folder = home() / "offline"
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder / 'mlflow.db'}"
+    database = state_folder("offline") / "mlflow.db"
+    database.touch(mode=0o600)
+    database.chmod(0o600)  # SQLite keeps it, for its journal too
+    return f"sqlite:///{database}"
+
+
+def _log_in() -> None:
+    """Give MLflow's client what lets it in: it reads that from its environment, and nothing from its caller.
+
+    The local stack's password is taken back once another server is meant, so that no other server sees it.
+    """
+    wanted = tracking_credentials()
+    for name in [name for name, value in _given.items() if name not in wanted and os.environ.get(name) == value]:
+        del os.environ[name]
+    _given.clear()
+    _given.update(wanted)
+    os.environ.update(wanted)
 
 
 def client() -> mlflow.MlflowClient:

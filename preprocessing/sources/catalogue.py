@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pipeline.common.atomic import atomic_path
-from pipeline.config.stack import home
+from pipeline.config.stack import home, state_folder
 from pipeline.errors import StorageError
 
 _COLUMNS = "name, archive, size, offset, packed_size, method, crc32, problem"
@@ -100,7 +100,7 @@ def cached(file: Path, build: Callable[[Path], None]) -> Path:
     if file.exists():
         return file
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        state_folder("cache", "archives")
         with _locked(file.with_suffix(".lock")):
             if file.exists():
                 return file

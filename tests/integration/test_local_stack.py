@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import psutil
 import pytest
 from botocore.client import Config
 from botocore.exceptions import ClientError
@@ -22,6 +23,7 @@ from infra.process import ProcessId
 from infra.records import ServerRecord, load_servers
 from infra.server import token_of
 from pipeline.config.stack import Stack, find_stack, stack_file
+from tests.support.listening import listening_beyond_this_host
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
@@ -106,7 +108,7 @@ def test_s3_keeps_objects_serves_ranges_and_checks_signatures(stack: Stack) -> N
 
 
 def test_mlflow_keeps_runs_and_puts_artifacts_in_the_bucket(stack: Stack, tmp_path: Path) -> None:
-    """A client that has only the server's address: no S3 credentials in its environment."""
+    """A client that has only the server's address and password: no S3 credentials in its environment."""
     (tmp_path / "report.txt").write_text("proof")
     script = (
         "import sys, mlflow\n"
@@ -119,8 +121,9 @@ def test_mlflow_keeps_runs_and_puts_artifacts_in_the_bucket(stack: Stack, tmp_pa
         "print('TEXT', mlflow.artifacts.load_text(run.info.artifact_uri + '/report.txt'))\n"
     )
     env = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MLFLOW_", "RECIPROCAL_"))}
+    login = {"MLFLOW_TRACKING_USERNAME": stack.mlflow_user, "MLFLOW_TRACKING_PASSWORD": stack.mlflow_password}
     call = [sys.executable, "-c", script, stack.mlflow_uri, str(tmp_path / "report.txt")]
-    result = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(call, cwd=tmp_path, env=env | login, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     words = dict(line.split(" ", 1) for line in result.stdout.splitlines() if line.startswith(("RUN ", "TEXT ")))
     run_id, metric = words["RUN"].split()
@@ -160,6 +163,14 @@ def test_ray_takes_jobs_from_those_who_have_the_token_and_a_second_node(stack: S
     assert result.returncode == 0, result.stdout + result.stderr
     assert "CPUS 5.0 2" in result.stdout
     assert f"HOME {os.environ['RECIPROCAL_HOME']} 1" in result.stdout
+
+
+def test_nothing_of_the_stack_listens_beyond_this_host(stack: Stack) -> None:
+    second_node()
+    servers = load_servers()
+    members = process.family([record.process for record in servers.records.values()], token_of(servers))
+    assert len(members) > 20
+    assert listening_beyond_this_host(psutil.Process(member.pid) for member in members) == []
 
 
 def test_second_up_changes_nothing(stack: Stack) -> None:

@@ -15,14 +15,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pytest
 import webdataset
 
 from infra import local, ray_head
 from pipeline.config.data import ClipConfig, DataConfig
-from pipeline.config.stack import Stack, find_stack
+from pipeline.config.stack import Stack, find_stack, tracking_credentials
 from pipeline.data.fetch.fetcher import Fetcher
 from pipeline.data.fetch.read import FetchMetrics
 from pipeline.data.loader import make_loader
@@ -31,6 +30,7 @@ from pipeline.dataset.shards import MemberRange, SampleRange
 from pipeline.errors import StorageSetupError
 from pipeline.evaluation.report import EvalReport
 from pipeline.storage import Storage, open_storage
+from pipeline.tracking.runs import client as tracking_client
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -318,7 +318,7 @@ def test_a_killed_command_goes_on_when_it_is_run_again(stack: Stack, data_uri: s
 
 
 def test_the_run_is_on_mlflow(trained: str, stack: Stack, data_uri: str) -> None:
-    client = mlflow.MlflowClient(stack.mlflow_uri)
+    client = tracking_client()
     experiment = client.get_experiment_by_name("reciprocal")
     assert experiment is not None
     (found,) = client.search_runs([experiment.experiment_id], "tags.`reciprocal.run_id` = 'killed'")
@@ -420,7 +420,7 @@ import pipeline
 assert not pipeline.__file__.startswith({str(ROOT)!r}), pipeline.__file__
 print(model.predict(pd.DataFrame({{"video": [open({str(video)!r}, "rb").read()]}}))["labels"][0][0])
 """
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | tracking_credentials()
     lone = subprocess.run(
         [sys.executable, "-c", alone], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=env, check=False
     )

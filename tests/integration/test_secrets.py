@@ -1,5 +1,6 @@
-"""The secret key of S3, given to commands in their environment, is seen nowhere else: what Ray shows and logs, what
-MLflow keeps and what `ps` lists is collected while the commands run and afterwards, and searched. Some minutes.
+"""The secret key of S3, given to commands in their environment, and MLflow's password are seen nowhere else: what Ray
+shows and logs, what MLflow keeps and what `ps` lists is collected while the commands run and afterwards, and searched.
+Some minutes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from pipeline.config.stack import Stack, find_stack, home, ray_token_file
 from pipeline.storage import open_storage
 from tests.support.paths import ROOT
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SMALL = [
     *("--model.width", "0.125", "--model.hidden", "8", "--model.adapted", "8", "--model.num-steps", "4"),
@@ -114,7 +115,7 @@ def run(arguments: list[str], env: dict[str, str]) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         check=False,
     )
@@ -152,8 +153,14 @@ def searched(
     return {**watcher.seen, "output": {text.encode() for text in outputs}}
 
 
+def secret_in(stack: Stack) -> Callable[[bytes], bool]:
+    secrets = (stack.secret_key, stack.mlflow_password)
+    assert all(len(secret) > 20 for secret in secrets)
+    return lambda text: any(secret.encode() in text for secret in secrets)
+
+
 def test_what_ray_shows_and_commands_print_holds_no_secret(searched: dict[str, set[bytes]], stack: Stack) -> None:
-    found = [place for place, texts in searched.items() if any(stack.secret_key.encode() in text for text in texts)]
+    found = [place for place, texts in searched.items() if any(map(secret_in(stack), texts))]
     assert found == []
 
 
@@ -176,24 +183,24 @@ def test_logs_hold_no_secret(searched: dict[str, set[bytes]], stack: Stack) -> N
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert any("raylet" in path.name for path in files)
     assert any(path.name.startswith("job-driver") for path in files)
-    assert [str(path) for path in files if stack.secret_key.encode() in path.read_bytes()] == []
+    assert [str(path) for path in files if secret_in(stack)(path.read_bytes())] == []
 
 
 def test_mlflow_holds_no_secret(searched: dict[str, set[bytes]], stack: Stack) -> None:
     database = b"".join(path.read_bytes() for path in (home() / "mlflow").glob("mlflow.db*"))
     assert b"direct-run" in database
-    assert stack.secret_key.encode() not in database
+    assert not secret_in(stack)(database)
     bucket = open_storage(f"s3://{stack.bucket}")
     artifacts = list(bucket.list("mlflow/"))
     assert any(name.endswith("config.json") for name in artifacts)
-    assert [name for name in artifacts if stack.secret_key.encode() in bucket.read(name)] == []
+    assert [name for name in artifacts if secret_in(stack)(bucket.read(name))] == []
 
 
 def test_run_folders_hold_no_secret(searched: dict[str, set[bytes]], stack: Stack) -> None:
     bucket = open_storage(f"s3://{stack.bucket}")
     names = [name for prefix in ("runs/", "direct/", "submitted/") for name in bucket.list(prefix)]
     assert any(name.endswith("run.json") for name in names)
-    assert [name for name in names if stack.secret_key.encode() in bucket.read(name)] == []
+    assert [name for name in names if secret_in(stack)(bucket.read(name))] == []
 
 
 def test_credentials_files_went_with_their_commands(searched: dict[str, set[bytes]]) -> None:

@@ -6,12 +6,10 @@ import fcntl
 import json
 import os
 import pickle
-import shutil
 import socket
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -240,59 +238,11 @@ def test_tail_of_a_huge_log_reads_its_end_only(tmp_path: Path) -> None:
     assert server.tail(tmp_path / "none") == ""
 
 
-@pytest.fixture
-def short_home() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="r") as folder:
-        yield Path(folder)
-
-
-@pytest.mark.parametrize("long", [False, True])
-def test_ray_sockets_fit_whatever_the_length_of_home(
-    short_home: Path, monkeypatch: pytest.MonkeyPatch, long: bool
-) -> None:
-    monkeypatch.setenv("RECIPROCAL_HOME", str(short_home / ("n" * 200)) if long else str(short_home))
-    folder = ray_head.temporary_folder()
-    try:
-        assert folder.is_relative_to(short_home) != long
-        folder.chmod(0o777)  # as Ray does
-        assert ray_head.temporary_folder() == folder  # the same on the next start
-        assert mode(folder.parent) == 0o700
-        path = folder / "session_2026-12-31_23-59-59_999999_4194304" / "sockets" / "dash_TaskEventsHead"
-        path.parent.mkdir(parents=True)
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(path))  # the kernel is the judge
-    finally:
-        shutil.rmtree(folder.parent)
-
-
-def test_somebody_elses_folder_in_tmp_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RECIPROCAL_HOME", str(tmp_path / ("n" * 200)))
-    private = ray_head.temporary_folder().parent
-    try:
-        private.chmod(0o777)
-        with pytest.raises(UserError, match="private folder"):
-            ray_head.temporary_folder()
-    finally:
-        shutil.rmtree(private)
-
-
 def test_juicefs_comes_from_the_package() -> None:
     program = s3_gateway.find_juicefs()
     assert (
         "juicefs version" in subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30).stdout
     )
-
-
-def test_old_ray_sessions_are_forgotten(tmp_path: Path) -> None:
-    for day in (1, 2, 3, 4):
-        (tmp_path / f"session_2026-01-0{day}_x" / "logs").mkdir(parents=True)
-    (tmp_path / "session_latest").symlink_to("session_2026-01-04_x")
-    ray_head._forget_old_sessions(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "session_2026-01-03_x",
-        "session_2026-01-04_x",
-        "session_latest",
-    ]
 
 
 def test_stack_record_is_what_json_says() -> None:

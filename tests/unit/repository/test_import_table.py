@@ -64,8 +64,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 # Each of these belongs to one package.
 ONLY_IN = {
-    "ray": ("jobs",),
-    "mlflow": ("pipeline.tracking",),
+    "ray": ("jobs", "infra.ray_join"),
+    "mlflow": ("pipeline.tracking", "infra.mlflow_guard"),
     "nvidia": ("pipeline.data.decoding.dali",),
     "boto3": ("pipeline.storage", "infra"),
 }

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import boto3
 import pytest
+from mlflow.utils.credentials import get_default_host_creds
 
-from jobs.cluster import connect
 from jobs.cluster.environment import worker_environment
+from pipeline.config.ray_local import is_loopback
 from pipeline.errors import ConfigError
+from pipeline.tracking import runs
 from tests.support.paths import ROOT
 
 SECRET = "wJalr/K7MDENG+bPxRfiCY%EXAMPLE#KEY;1"
@@ -30,7 +32,9 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         "AWS_PROFILE",
         "AWS_SHARED_CREDENTIALS_FILE",
         "AWS_REGION",
+        "MLFLOW_TRACKING_USERNAME",
         "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
         "RECIPROCAL_AUTOSCALING",
     ):
         monkeypatch.delenv(name, raising=False)
@@ -128,9 +132,57 @@ def test_the_file_goes_with_its_driver_or_with_the_next_one(clean: Path, monkeyp
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": SECRET},
+        {"MLFLOW_TRACKING_TOKEN": SECRET},
+    ],
+)
+def test_on_one_host_another_mlflows_login_goes_by_a_private_file(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.com")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    variables = worker_environment(one_host=True)
+    assert SECRET not in json.dumps(variables)
+    path = Path(variables["RECIPROCAL_TRACKING_CREDENTIALS_FILE"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for name in given:  # a worker
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    runs.address()
+    try:
+        host = get_default_host_creds("https://mlflow.example.com")
+        assert (host.username, host.password, host.token) == (
+            given.get("MLFLOW_TRACKING_USERNAME"),
+            given.get("MLFLOW_TRACKING_PASSWORD"),
+            given.get("MLFLOW_TRACKING_TOKEN"),
+        )
+    finally:
+        monkeypatch.delenv("RECIPROCAL_TRACKING_CREDENTIALS_FILE")
+        runs.address()
+
+
+def test_nodes_elsewhere_have_a_login_of_their_own_and_the_command_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+    with caplog.at_level(logging.WARNING):
+        assert SECRET not in json.dumps(worker_environment(one_host=False))
+    assert "MLFLOW_TRACKING_PASSWORD of this command is not sent" in caplog.text
+
+
+def test_workers_are_told_their_cluster() -> None:
+    assert worker_environment(one_host=True, address="127.0.0.1:6379")["RAY_ADDRESS"] == "127.0.0.1:6379"
+    assert "RAY_ADDRESS" not in worker_environment(one_host=True)
+
+
+@pytest.mark.parametrize(
     ("address", "loopback"),
     [
-        ("127.0.0.2:6379", True),
+        ("127.0.0.1:6379", True),
         ("localhost:6379", True),
         ("[::1]:6379", True),
         ("10.0.0.1:6379", False),
@@ -139,7 +191,7 @@ def test_the_file_goes_with_its_driver_or_with_the_next_one(clean: Path, monkeyp
     ],
 )
 def test_which_addresses_promise_that_all_nodes_are_on_this_host(address: str, loopback: bool) -> None:
-    assert connect._is_loopback(address) is loopback
+    assert is_loopback(address) is loopback
 
 
 @pytest.mark.parametrize("module", ["jobs.preprocess.command", "jobs.cluster.errors"])
