@@ -11,6 +11,8 @@ import shutil
 import stat
 from pathlib import Path
 
+import psutil
+
 from pipeline.config.stack import home, state_folder
 from pipeline.errors import UserError
 
@@ -78,5 +80,6 @@ def forget_old_sessions(folder: Path) -> None:
     """Keep the newest sessions' logs, and sessions whose process lives; Ray itself removes none."""
     sessions = sorted(path for path in folder.glob("session_2*") if path.is_dir() and not path.is_symlink())
     for path in sessions[:-_KEPT_SESSIONS]:
-        if not Path(f"/proc/{path.name.rpartition('_')[2]}").exists():  # the name ends with the pid of who began it
+        pid = path.name.rpartition("_")[2]  # of the process that began it
+        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
             shutil.rmtree(path, ignore_errors=True)
