@@ -2,15 +2,19 @@
 
     python -m jobs.bench tvl1 --videos DIR --json tvl1.json
     python -m jobs.bench tvl1 --videos DIR --json tvl1.json --engines opencv numba --size 224x224 --pairs 48
+    python -m jobs.bench tvl1 --videos DIR --json tvl1.json --fps 10 --fastest
+    python -m jobs.bench tvl1 --videos DIR --json tvl1.json --translations 2 4 8 12
 
-Pairs of neighbouring frames are spread over the clips below DIR and over their time. Every engine runs on one thread,
+Pairs of neighbouring frames are spread over the clips below DIR and over their time; --fps, --fastest and
+--translations choose pairs with larger motion, which is harder. Every engine runs on one thread,
 engine after engine on every pair, so that other load on the machine hits all alike; a pair's time is the least of
 --repeat, in seconds on a core.
 On a GPU torch runs all pairs as one batch that is on the device, and its share of the roofline is printed: 64 bytes a
 pixel and iteration (state read and written once, the data term read) at the device's measured copy bandwidth.
 
 Writes   --json: hardware, versions, commit, pairs, and per engine s_per_pair, speedup_vs_opencv, mean_epe, within_0p1,
-         over_1px, worst_pair_epe (EPE in pixels against OpenCV with default parameters; shares of pixels).
+         over_1px, worst_pair_epe (EPE in pixels against OpenCV with default parameters; shares of pixels), and
+         error_to_truth of --translations.
 Exit     0 every engine is as near to OpenCV as its mode must be; 1 one is not; 2 refused before any work.
 """
 
@@ -31,18 +35,20 @@ from rich.progress import Progress
 from rich.table import Table
 
 from jobs.bench.machine import hardware, versions
+from jobs.bench.tvl1_gpu import speed_on_gpu
 from pipeline.common.cli import console, errors, parse
 from pipeline.config.base import require
 from pipeline.config.version import code_version
 from preprocessing.flow.base import FlowEngine
-from preprocessing.flow.compare import Agreement, Exactness, Pairs, exactness, on_gpu, pick_pairs, time_engines
+from preprocessing.flow.compare import Agreement, Exactness, exactness, on_gpu, time_engines
 from preprocessing.flow.factory import flow_engine
+from preprocessing.flow.pairs import Pairs, pick_pairs, translated_pairs
 
 log = logging.getLogger("jobs.bench")
 
 ENGINES = ("opencv", "numba", "numba-fast", "torch", "torch-fast")
 _EXACTNESS_PAIRS = 3
-_BYTES_PER_PX_ITERATION = 64
+_MORE_THAN_OPENCV_PX = 0.02  # that an engine may be farther from a known flow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,13 +67,35 @@ class TVL1Args:
     """opencv, numba, numba-fast, torch, torch-fast; by default all that are of use here (torch: where there is a
     GPU). OpenCV always runs: it is the reference.
     """
+    fps: float = 0.0
+    """Frames a second that are taken of the videos; 0: all. Fewer frames make larger motion."""
+    fastest: bool = False
+    """Take the pairs of every video that move most. A cut counts as motion, so use videos of one shot each."""
+    translations: tuple[float, ...] = ()
+    """Lengths in pixels. Instead of neighbouring frames, two windows on one frame, moved by that much: a known flow,
+    from which an engine must not be farther than OpenCV is, but for 0.02 px.
+    """
     repeat: int = 2
     """Times every pair is computed; the least time counts."""
 
     def __post_init__(self) -> None:
         require(self.pairs >= 3, "pairs", self.pairs, "give at least 3, one of each of 3 clips")
         require(self.repeat >= 1, "repeat", self.repeat, "give at least 1")
-        self.size_px()
+        width, height = self.size_px()
+        require(0 <= self.fps < float("inf"), "fps", self.fps, "give frames a second, or 0 for all")
+        for length in self.translations:
+            require(
+                1 <= length <= min(width, height) / 2,
+                "translations",
+                length,
+                f"give pixels, from 1 to half of the smaller side ({min(width, height) // 2})",
+            )
+        require(
+            not self.translations or not (self.fps or self.fastest),
+            "translations",
+            " ".join(map(str, self.translations)),
+            "known translations are of one frame: leave out --fps and --fastest",
+        )
         for name in self.engines:
             require(name in ENGINES, "engines", name, f"use {', '.join(ENGINES)}")
         require(self.json.parent.is_dir(), "json", str(self.json), "its folder does not exist; make it first")
@@ -90,7 +118,10 @@ def run(arguments: Sequence[str]) -> int:
     """The subcommand: parse, measure, print, write; returns the exit code."""
     args = parse(TVL1Args, args=arguments, prog="python -m jobs.bench tvl1", description=__doc__)
     engines = {name: _engine(name) for name in dict.fromkeys(("opencv", *(args.engines or _useful_here())))}
-    pairs = pick_pairs(args.videos, args.pairs, args.size_px())
+    if args.translations:
+        pairs = translated_pairs(args.videos, args.pairs, args.size_px(), args.translations)
+    else:
+        pairs = pick_pairs(args.videos, args.pairs, args.size_px(), fps=args.fps, fastest=args.fastest)
     cv2.setNumThreads(1)
     exact = {
         name: exactness(type(e), pairs.gray_N2HW[:_EXACTNESS_PAIRS])
@@ -125,6 +156,9 @@ def _measure(args: TVL1Args, engines: dict[str, FlowEngine], pairs: Pairs) -> di
         timed = time_engines(pairs, engines, args.repeat, lambda done: bar.update(task, completed=done))
     reference = timed["opencv"]
     iterations = next((t.iterations for t in timed.values() if t.iterations), None)
+    errors_px = {
+        name: None if pairs.truth_N2 is None else pairs.error_to_truth(t.flow_N2HW) for name, t in timed.items()
+    }
     entries = {}
     for name, t in timed.items():
         agreement = Agreement.of(t.flow_N2HW, reference.flow_N2HW)
@@ -135,17 +169,20 @@ def _measure(args: TVL1Args, engines: dict[str, FlowEngine], pairs: Pairs) -> di
             "wall_s_per_pair": float(t.wall_seconds.mean()),
             "speedup_vs_opencv": float(reference.seconds.sum() / t.seconds.sum()),
             **dataclasses.asdict(agreement),
-            "holds": agreement.meets(fast=engines[name].mode == "tvl1-fast"),
+            "error_to_truth": errors_px[name],
+            "holds": agreement.meets(fast=engines[name].mode == "tvl1-fast")
+            and (errors_px[name] is None or errors_px[name] <= errors_px["opencv"] + _MORE_THAN_OPENCV_PX),
             "iterations": t.iterations,
             **engines[name].describe(),
         }
         if on_gpu(engines[name]):
-            entries[name] |= _on_gpu(engines[name], pairs, iterations)
+            entries[name] |= speed_on_gpu(engines[name], pairs, iterations)
     return {
         "hardware": hardware() | {"threads_per_engine": 1},
         "versions": versions("numpy", "numba", "torch", "triton") | {"opencv": cv2.__version__},
         "commit": code_version(),
         "size": args.size,
+        "motion": {"fps": args.fps, "fastest": args.fastest, "translations": args.translations},
         "pairs": len(pairs.gray_N2HW),
         "clips": list(dict.fromkeys(pairs.clips)),
         "repeat": args.repeat,
@@ -154,39 +191,6 @@ def _measure(args: TVL1Args, engines: dict[str, FlowEngine], pairs: Pairs) -> di
             "seconds on a core (on a GPU: on the wall), the least of the repetitions; s_per_pair is the mean over pairs"
         ),
     }
-
-
-def _on_gpu(engine: FlowEngine, pairs: Pairs, iterations: float | None) -> dict[str, Any]:
-    """Pairs per second of a batch that is on the device: real pairs, repeated to fill it."""
-    from preprocessing.flow.torch.engine import TorchTVL1
-
-    assert isinstance(engine, TorchTVL1)
-    _, _, height, width = pairs.gray_N2HW.shape
-    batch = max(len(pairs.gray_N2HW), 2 * engine.group_pairs(height, width))
-    frames = (
-        torch.from_numpy(pairs.gray_N2HW).to(engine.device).repeat(-(-batch // len(pairs.gray_N2HW)), 1, 1, 1)[:batch]
-    )
-    first, second = frames[:, 0].contiguous(), frames[:, 1].contiguous()
-    source = torch.empty(1 << 28, dtype=torch.uint8, device=engine.device)
-    seconds = _least_seconds(lambda: engine.flow_pairs(first, second))
-    copy_bytes_per_s = 2 * source.numel() / _least_seconds(source.clone)
-    entry: dict[str, Any] = {"pairs_per_s": batch / seconds, "batch_pairs": batch, "copy_bytes_per_s": copy_bytes_per_s}
-    if iterations:
-        roof = copy_bytes_per_s / (_BYTES_PER_PX_ITERATION * iterations * height * width)
-        entry |= {"roofline_pairs_per_s": roof, "share_of_roofline": entry["pairs_per_s"] / roof}
-    return entry
-
-
-def _least_seconds(work: Any, repeat: int = 5) -> float:
-    best = float("inf")
-    for _ in range(repeat + 1):  # the first run warms up; it cannot be the least
-        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        work()
-        stop.record()
-        stop.synchronize()
-        best = min(best, start.elapsed_time(stop) / 1000)
-    return best
 
 
 def _print(result: dict[str, Any], exact: dict[str, Exactness]) -> None:
@@ -210,6 +214,7 @@ def _print(result: dict[str, Any], exact: dict[str, Exactness]) -> None:
         "<=.1px",
         ">1px",
         "worst",
+        "to truth",
         "iter.",
         "bar",
         title="against OpenCV's defaults",
@@ -227,6 +232,7 @@ def _print(result: dict[str, Any], exact: dict[str, Exactness]) -> None:
             f"{e['within_0p1']:.1%}",
             f"{e['over_1px']:.2%}",
             f"{e['worst_pair_epe']:.3f}",
+            "-" if e["error_to_truth"] is None else f"{e['error_to_truth']:.3f}",
             f"{e['iterations']:.0f}" if e["iterations"] else "-",
             "holds" if e["holds"] else "MISSED",
         )

@@ -46,11 +46,14 @@ class FlowEngine(abc.ABC):
         """What decides the bits: engine, version, mode and parameters. It is in every record and in the parameter
         hash.
         """
+        parameters = dataclasses.asdict(self.params)
+        if not self.params.settled_px:
+            del parameters["settled_px"]  # off: flow is described as it was before there was such a parameter
         return {
             "engine": self.name,
             "version": self.version,
             "mode": self.mode,
-            "parameters": dataclasses.asdict(self.params),
+            "parameters": parameters,
         }
 
 

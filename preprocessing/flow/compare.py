@@ -5,77 +5,15 @@ times.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-import cv2
 import numpy as np
 
-from pipeline.config.base import require
-from pipeline.errors import RejectedSource
-from preprocessing.flow.base import FlowEngine, to_gray
+from preprocessing.flow.base import FlowEngine
 from preprocessing.flow.opencv import OpenCVTVL1
+from preprocessing.flow.pairs import Pairs
 from preprocessing.flow.params import TVL1Params
-from preprocessing.media.decode import decode_video
-
-log = logging.getLogger(__name__)
-
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
-MIN_CLIPS = 3
-MAX_CLIPS = 12
-_MAX_FRAMES = 300  # used of a clip
-
-
-@dataclasses.dataclass(frozen=True)
-class Pairs:
-    """(N, 2, H, W) uint8 brightness, and the clip each pair is from."""
-
-    gray_N2HW: np.ndarray
-    clips: tuple[str, ...]
-
-
-def pick_pairs(folder: Path, count: int, size: tuple[int, int]) -> Pairs:
-    """``count`` pairs of neighbouring frames, spread over up to 12 clips below a folder and over their time.
-
-    Args:
-        size: (width, height) in pixels; frames are scaled to exactly that.
-
-    Raises:
-        ConfigError: no such folder, or fewer than 3 readable clips in it.
-    """
-    require(folder.is_dir(), "videos", str(folder), "give a folder with at least 3 videos")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
-    clips: dict[str, np.ndarray] = {}
-    # A seeded order: neighbours in a folder are of one class, often of one scene.
-    for i in np.random.default_rng(0).permutation(len(files)):
-        name = str(files[i].relative_to(folder))
-        try:
-            clips[name] = decode_video(files[i], short_side=_even(min(size)), max_frames=_MAX_FRAMES).frames_rgb_THWC
-        except RejectedSource as error:
-            log.info("%s is left out: %s", name, error)
-        if len(clips) == min(MAX_CLIPS, max(MIN_CLIPS, count)):
-            break
-    require(
-        len(clips) >= MIN_CLIPS,
-        "videos",
-        str(folder),
-        f"{len(clips)} of its {len(files)} videos can be read; give a folder with at least {MIN_CLIPS}",
-    )
-    gray, sources = [], []
-    for k, name in enumerate(sorted(clips)):
-        frames, share = clips[name], len(range(k, count, len(clips)))
-        for t in np.linspace(0, len(frames) - 2, share + 2)[1:-1].round().astype(int) if share else ():
-            gray.append(
-                to_gray(np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames[t : t + 2]]))
-            )
-            sources.append(name)
-    return Pairs(np.stack(gray), tuple(sources))
-
-
-def _even(side: int) -> int:
-    return max(16, side + side % 2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,8 @@ class OpenCVTVL1(FlowEngine):
 
     def __init__(self, params: TVL1Params | None = None) -> None:
         self.params = params or TVL1Params()
+        if self.params.settled_px:
+            raise ValueError("OpenCV does every warp: settled_px must be 0")
 
     def flow(self, gray_THW: np.ndarray) -> np.ndarray:
         check_gray(gray_THW)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from pipeline.config.base import require
+
 FlowMode = Literal["tvl1", "tvl1-fast"]
 
 
@@ -28,10 +30,24 @@ class TVL1Params:
     scale_step: float = 0.8
     """Size of a level over the next finer one."""
     warps: int = 5
-    """Linearisations of the data term on every level."""
+    """Largest number of linearisations of the data term on a level."""
+    settled_px: float = 0.0
+    """Root mean square distance by which a warp moves the flow, in pixels of the level, at most which the pair takes no
+    further warp on it; 0: every warp is done, as OpenCV does. Where motion is large the linearisation holds on a short
+    way only, the flow moves on with each warp, and the pair gets them all.
+    """
     outer_iterations: int = 10
     """Largest number of median filterings in a warp."""
     inner_iterations: int = 30
     """Largest number of primal-dual steps between two median filterings."""
     median: bool = True
     """Whether every outer iteration starts with a 5x5 median of the flow."""
+
+
+_MODES: dict[FlowMode, TVL1Params] = {"tvl1": TVL1Params(), "tvl1-fast": TVL1Params(settled_px=0.1)}
+
+
+def params_of(mode: FlowMode) -> TVL1Params:
+    """What a mode means, in every engine that has it; ConfigError if there is no such mode."""
+    require(mode in _MODES, "flow_mode", mode, f"use one of {', '.join(_MODES)}")
+    return _MODES[mode]

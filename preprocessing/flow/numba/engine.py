@@ -10,9 +10,8 @@ from preprocessing.flow.base import FlowEngine, check_gray
 from preprocessing.flow.numba import pair
 from preprocessing.flow.numba.pyramid import LANES
 from preprocessing.flow.numba.warp import MARGIN, cubic_table
-from preprocessing.flow.params import FlowMode, TVL1Params
+from preprocessing.flow.params import FlowMode, TVL1Params, params_of
 
-FAST = TVL1Params(warps=3, epsilon=0.0105)
 _SMALLEST_SIDE = 16  # px; no further pyramid level is smaller, as in OpenCV
 
 
@@ -20,8 +19,11 @@ class NumbaTVL1(FlowEngine):
     """TV-L1 as OpenCV's CPU code computes it, many times faster. The first use on a machine compiles for some seconds.
 
     Args:
-        params: by default OpenCV's, or for the mode ``tvl1-fast`` ours.
+        params: by default those of the mode.
         mode: as records name it.
+
+    Raises:
+        ConfigError: there is no such mode.
     """
 
     name = "numba"
@@ -29,7 +31,7 @@ class NumbaTVL1(FlowEngine):
 
     def __init__(self, params: TVL1Params | None = None, mode: FlowMode = "tvl1") -> None:
         self.mode = mode
-        self.params = params or (FAST if mode == "tvl1-fast" else TVL1Params())
+        self.params = params or params_of(mode)
         self.iterations: list[float] = []
         """Of every pair of the last clip: iterations, each weighed by its level's share of the picture's pixels."""
         self._layout: _Layout | None = None
@@ -52,7 +54,7 @@ class NumbaTVL1(FlowEngine):
                     out[t],
                     layout.sizes,
                     layout.at,
-                    *map(float, (p.tau, p.lambda_, p.theta, p.epsilon, p.scale_step)),
+                    *map(float, (p.tau, p.lambda_, p.theta, p.epsilon, p.scale_step, p.settled_px)),
                     p.warps,
                     p.outer_iterations,
                     p.inner_iterations,
@@ -105,6 +107,7 @@ class _Layout:
             pair.PYRAMID_B: pyramid,
             pair.FLOW_A: 2 * plane,
             pair.FLOW_B: 2 * plane,
+            pair.START: 2 * plane,
             pair.DUAL: 4 * plane,
             pair.DATA: 4 * plane,
             pair.INTERLEAVED: 4 * (height + 2 * MARGIN) * (width + 2 * MARGIN),

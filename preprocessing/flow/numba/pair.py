@@ -20,8 +20,8 @@ from preprocessing.flow.numba.solver import U, solve_level
 log = logging.getLogger(__name__)
 
 # Positions in ``at`` of the workspace offsets.
-TABLE, PYRAMID_A, PYRAMID_B, FLOW_A, FLOW_B, DUAL, DATA, INTERLEAVED, SCRATCH = range(9)
-BUFFERS = 9
+TABLE, PYRAMID_A, PYRAMID_B, FLOW_A, FLOW_B, START, DUAL, DATA, INTERLEAVED, SCRATCH = range(10)
+BUFFERS = 10
 
 _ARGUMENTS = (
     types.float32[::1],
@@ -31,7 +31,7 @@ _ARGUMENTS = (
     types.float32[:, :, ::1],
     types.int64[:, ::1],
     types.int64[::1],
-    *[types.float64] * 5,
+    *[types.float64] * 6,
     *[types.int64] * 3,
     types.boolean,
 )
@@ -62,6 +62,7 @@ def _flow_pair(
     theta: float,
     epsilon: float,
     shrink: float,
+    settled: float,
     warps: int,
     outer: int,
     inner: int,
@@ -88,6 +89,7 @@ def _flow_pair(
             second,
             u,
             spare,
+            at[START],
             at[DUAL] + 4 * row,
             at[DATA] + 4 * row,
             at[INTERLEAVED],
@@ -99,6 +101,7 @@ def _flow_pair(
             np.float32(theta),
             np.float32(lambda_ * theta),
             epsilon,
+            settled,
             warps,
             outer,
             inner,
@@ -147,14 +150,46 @@ def _source_digest() -> int:
 def _entry(digest: int, cache: bool) -> Callable[..., float]:
     @njit(nogil=True, cache=cache)
     def flow_pair(
-        w, frames, known, swapped, out, sizes, at, tau, lambda_, theta, epsilon, shrink, warps, outer, inner, median
+        w,
+        frames,
+        known,
+        swapped,
+        out,
+        sizes,
+        at,
+        tau,
+        lambda_,
+        theta,
+        epsilon,
+        shrink,
+        settled,
+        warps,
+        outer,
+        inner,
+        median,
     ):
         # numba's cache checks only this file; a variable of the closure is part of its key, so that an edit of any
         # kernel's file recompiles.
         if digest < 0:
             return 0.0
         return _flow_pair(
-            w, frames, known, swapped, out, sizes, at, tau, lambda_, theta, epsilon, shrink, warps, outer, inner, median
+            w,
+            frames,
+            known,
+            swapped,
+            out,
+            sizes,
+            at,
+            tau,
+            lambda_,
+            theta,
+            epsilon,
+            shrink,
+            settled,
+            warps,
+            outer,
+            inner,
+            median,
         )
 
     flow_pair.compile(_ARGUMENTS)

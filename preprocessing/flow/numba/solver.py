@@ -104,12 +104,26 @@ def iterate(
 
 
 @njit
+def _moved(w: np.ndarray, u: int, start: int, height: int, blocks: int) -> float:
+    """Sum of the squared distances between two flows, added row by row in double precision."""
+    moved = 0.0
+    for y in range(height):
+        row = splat(np.float32(0))
+        for i in range(y * U * blocks, (y + 1) * U * blocks, LANES):
+            d = load(w, u + i) - load(w, start + i)
+            row += d * d
+        moved += total(row)
+    return moved
+
+
+@njit
 def solve_level(
     w: np.ndarray,
     reference: int,
     picture: int,
     u: int,
     spare: int,
+    start: int,
     p: int,
     data: int,
     interleaved: int,
@@ -121,6 +135,7 @@ def solve_level(
     theta: np.float32,
     limit: np.float32,
     epsilon: float,
+    settled: float,
     warps: int,
     outer: int,
     inner: int,
@@ -131,6 +146,8 @@ def solve_level(
     Args:
         reference, picture: the two pictures, pitch 16.
         u, spare, p, data: offsets of row 0 (one row of zeros is in front, one behind).
+        start: a flow's place, for what a warp begins with.
+        settled: ``TVL1Params.settled_px``.
         scratch: sixteen rows.
     """
     blocks = blocks_of(width)
@@ -146,6 +163,9 @@ def solve_level(
     interleave(w, picture, height, width, interleaved)
     enough, iterations = epsilon * epsilon * height * width, 0
     for _ in range(warps):
+        if settled > 0:
+            for i in range(0, 2 * row * height, LANES):
+                store(w, start + i, load(w, u + i))
         linearise(w, reference, interleaved, u, data, height, width, table, ramp, buffers)
         change, rounds = np.inf, 0
         while change > enough and rounds < outer:
@@ -159,4 +179,6 @@ def solve_level(
                 steps += 1
                 change = iterate(w, u, p, data, mask, height, blocks, tau, theta, limit)
             iterations += steps
+        if settled > 0 and _moved(w, u, start, height, blocks) <= settled * settled * height * width:
+            break
     return u, iterations

@@ -18,7 +18,7 @@ import torch
 from pipeline.config.base import require
 from pipeline.errors import ReciprocalError
 from preprocessing.flow.base import FlowEngine, check_gray
-from preprocessing.flow.params import FlowMode, TVL1Params
+from preprocessing.flow.params import FlowMode, TVL1Params, params_of
 from preprocessing.flow.torch.device import find_device, runs_triton
 from preprocessing.flow.torch.geometry import level_sizes
 from preprocessing.flow.torch.solver import solve_pairs
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STOP_TEST_EVERY = {"tvl1": 1, "tvl1-fast": 5}
 L2_SHARE = 0.8  # of the cache, for the state of a chunk
 MOST_CHUNK_PAIRS = 256  # of tiny pictures
 CPU_CHUNK_PAIRS = 4  # where kernels are interpreted every empty place of a chunk costs time
@@ -40,8 +39,8 @@ class TorchTVL1(FlowEngine):
     """Duality-based TV-L1 (Zach, Pock, Bischof 2007) with a stop test per pair, on CUDA.
 
     Args:
-        params: by default OpenCV's.
-        mode: ``tvl1``, stop test in every iteration; ``tvl1-fast``, in every fifth, 0.03 px from OpenCV on average.
+        params: by default those of the mode.
+        mode: as records name it.
         device: ``auto``, ``cuda``, ``cuda:N`` or ``cpu``. Without a GPU the Triton kernels run where TRITON_INTERPRET=1
             is set (for tests), else plain torch does, slowly, and says so. With a GPU there is no such way out.
         chunk_pairs: pairs per chunk, on every level; by default what fits the L2 cache on each. Speed alone depends on
@@ -49,7 +48,7 @@ class TorchTVL1(FlowEngine):
         graphs: replay CUDA graphs; by default on CUDA.
 
     Raises:
-        ConfigError: the device is not there, or Triton is not.
+        ConfigError: the device is not there, or Triton is not, or there is no such mode.
     """
 
     name = "torch"
@@ -64,9 +63,7 @@ class TorchTVL1(FlowEngine):
         chunk_pairs: int | None = None,
         graphs: bool | None = None,
     ) -> None:
-        self.params, self.mode = params or TVL1Params(), mode
-        require(mode in STOP_TEST_EVERY, "flow_mode", mode, f"use one of {', '.join(STOP_TEST_EVERY)}")
-        self.stop_test_every = STOP_TEST_EVERY[mode]
+        self.params, self.mode = params or params_of(mode), mode
         self.device = find_device(device)
         self.uses_triton = runs_triton(self.device)
         self.graphs = self.device.type == "cuda" if graphs is None else graphs
@@ -78,7 +75,7 @@ class TorchTVL1(FlowEngine):
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {
-            "stop_test_every": self.stop_test_every,
+            "stop_test_every": 1,  # as records of stored data sets have it
             "arithmetic": "triton" if self.uses_triton else "torch",
         }
 
@@ -154,7 +151,7 @@ class TorchTVL1(FlowEngine):
     def _solve(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """(n, H, W) uint8 twice to (n, 2, H, W) float32."""
         if not self.uses_triton:
-            return solve_pairs(first.float(), second.float(), self.params, self.stop_test_every)
+            return solve_pairs(first.float(), second.float(), self.params)
         from preprocessing.flow.torch.level import resize_pictures
 
         step = self.params.scale_step
@@ -189,9 +186,7 @@ class TorchTVL1(FlowEngine):
             self._levels.popitem(last=False)
         group = self.group_pairs(height, width)
         self._levels[key] = [
-            LevelSolver(
-                h, w, min(group, self.chunk_pairs(h, w)), self.device, self.params, self.stop_test_every, self.graphs
-            )
+            LevelSolver(h, w, min(group, self.chunk_pairs(h, w)), self.device, self.params, self.graphs)
             for h, w in level_sizes(height, width, self.params.scales, self.params.scale_step)
         ]
         return self._levels[key]

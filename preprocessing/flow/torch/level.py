@@ -1,8 +1,8 @@
 """One pyramid level of a chunk of pairs: buffers, Triton launches, and their replay as CUDA graphs.
 
-Everything a chunk needs lives in buffers of fixed place, so that a warp is two recorded graphs: ``begin`` (linearise,
-then one outer iteration) and ``go_on`` (another outer iteration). The host learns after each whether any pair is still
-going; everything finer is decided on the device.
+Everything a chunk needs lives in buffers of fixed place, so that a warp is a few recorded graphs: linearise and one
+outer iteration, another outer iteration and, where pairs may do with fewer warps, the test for it. The host learns
+after each whether any pair is still going; everything finer is decided on the device, pair by pair.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 
 from preprocessing.flow.params import TVL1Params
 from preprocessing.flow.torch.geometry import bilinear_taps
-from preprocessing.flow.torch.solver import stop_limit
+from preprocessing.flow.torch.solver import settled_limit, stop_limit
 from preprocessing.flow.torch.triton_filters import gradient_kernel, linearise_kernel, median_kernel, resize_kernel
 from preprocessing.flow.torch.triton_kernels import iterate_kernel, settle_kernel
+from preprocessing.flow.torch.triton_warps import move_kernel, rest_kernel
 
 # The tile decides the order in which changes of flow are added, so another tile is another version of the engine.
 TILE_H, TILE_W, WARPS = 16, 64, 8
@@ -41,7 +42,6 @@ class LevelSolver:
 
     Args:
         pairs: places of the chunk; fewer pairs may be solved, at little cost for the empty places.
-        stop_test_every: iterations from one stop test to the next.
         graphs: record CUDA graphs; without them the same kernels are launched one by one.
 
     Raises:
@@ -55,16 +55,15 @@ class LevelSolver:
         pairs: int,
         device: torch.device,
         params: TVL1Params,
-        stop_test_every: int,
         graphs: bool,
     ) -> None:
-        self.size, self.pairs, self.params, self.stop_test_every = (height, width), pairs, params, stop_test_every
+        self.size, self.pairs, self.params = (height, width), pairs, params
         self._across, self._tiles = tiles_of(height, width)
         self._sizes = (height, width, self._across, self._tiles)
         self._grid = (self._tiles, pairs)
         # one width for all ordinary sizes, so that the kernels are compiled once
         self._sums_width = max(256, 1 << (self._tiles - 1).bit_length())
-        self._limit = stop_limit(params, height, width)
+        self._limit, self._settled = stop_limit(params, height, width), settled_limit(params, height, width)
 
         def buffer(*shape: int, kind: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.zeros(pairs, *shape, dtype=kind, device=device)
@@ -82,8 +81,12 @@ class LevelSolver:
         self._data = buffer(height, width, 4)
         self._sums = [buffer(self._tiles), buffer(self._tiles)]
         self._used, self._going = buffer(kind=torch.int32), buffer(kind=torch.int32)
+        self._start = buffer(height, width, 2) if params.settled_px else self._flow[0]
         self._going_host = torch.zeros(pairs, dtype=torch.int32, pin_memory=device.type == "cuda")
-        self._graphs = (self._record(self._begin), self._record(self._outer_iteration)) if graphs else None
+        self._begin_warp, self._go_on, self._end_warp = (
+            self._record(part).replay if graphs else part
+            for part in (self._begin, self._outer_iteration, self._drop_settled)
+        )
 
     def solve(self, first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor) -> None:
         """All warps of the level, in place.
@@ -100,19 +103,24 @@ class LevelSolver:
         self._used[count:] = 0
         self._dual[0].zero_()
         launch(gradient_kernel, self._grid, self._second, self._gradient, *self.size, self._across, **TILE)
-        for _ in range(self.params.warps):
-            for outer in range(self.params.outer_iterations):
-                if self._graphs is not None:
-                    self._graphs[min(outer, 1)].replay()
-                elif outer == 0:
-                    self._begin()
+        p = self.params
+        for warp in range(p.warps):
+            for outer in range(p.outer_iterations):
+                if outer == 0:
+                    self._begin_warp()
                 else:
-                    self._outer_iteration()
-                if outer + 1 < self.params.outer_iterations and not self._any_going():
+                    self._go_on()
+                if outer + 1 < p.outer_iterations and not self._any_going():
+                    break
+            if p.settled_px and warp + 1 < p.warps:
+                self._end_warp()
+                if not self._any_going():
                     break
         flow.copy_(self._flow[0][:count])
 
     def _begin(self) -> None:
+        if self.params.settled_px:
+            self._start.copy_(self._flow[0])
         launch(
             linearise_kernel,
             self._grid,
@@ -159,7 +167,6 @@ class LevelSolver:
                 self._sums[there],
                 *numbers,
                 *weights,
-                TEST=inner % self.stop_test_every == 0,
                 SUMS=self._sums_width,
                 **TILE,
             )
@@ -171,6 +178,13 @@ class LevelSolver:
             settle_kernel, (self.pairs,), self._sums[0], self._going, self._tiles, self._limit, SUMS=self._sums_width
         )
         self._going_host.copy_(self._going, non_blocking=True)
+
+    def _drop_settled(self) -> None:
+        """After a warp: pairs that it hardly moved are no longer in use, as empty places are not."""
+        moves = self._sums[1]  # free until the next warp begins
+        launch(move_kernel, self._grid, self._start, self._flow[0], self._used, moves, *self._sizes, **TILE)
+        launch(rest_kernel, (self.pairs,), moves, self._used, self._tiles, self._settled, SUMS=self._sums_width)
+        self._going_host.copy_(self._used, non_blocking=True)
 
     def _any_going(self) -> bool:
         if self._going.is_cuda:

@@ -17,14 +17,11 @@ from preprocessing.flow.torch.geometry import CUBIC_A, EPS_GRADIENT, bilinear_ta
 State = dict[str, torch.Tensor]
 
 
-def solve_pairs(
-    first_NHW: torch.Tensor, second_NHW: torch.Tensor, params: TVL1Params, stop_test_every: int = 1
-) -> torch.Tensor:
+def solve_pairs(first_NHW: torch.Tensor, second_NHW: torch.Tensor, params: TVL1Params) -> torch.Tensor:
     """Flow of every pair.
 
     Args:
         first_NHW, second_NHW: (N, H, W) float32, brightness 0..255.
-        stop_test_every: iterations from one stop test to the next.
 
     Returns:
         (N, 2, H, W) float32, u then v, in pixels.
@@ -39,24 +36,34 @@ def solve_pairs(
     for level in reversed(range(len(sizes))):
         if flow.shape[2:] != sizes[level]:
             flow = resize(flow, sizes[level]) * (1 / params.scale_step)
-        flow = solve_level(firsts[level], seconds[level], flow, params, stop_test_every)
+        flow = solve_level(firsts[level], seconds[level], flow, params)
     return flow
 
 
-def solve_level(
-    first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, params: TVL1Params, stop_test_every: int
-) -> torch.Tensor:
-    """Flow (N, 2, H, W) on one pyramid level from frames (N, H, W), starting at ``flow``."""
+def solve_level(first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, params: TVL1Params) -> torch.Tensor:
+    """Flow (N, 2, H, W) on one pyramid level from frames (N, H, W), starting at ``flow``; a pair whose warps no longer
+    move it leaves the batch.
+    """
     gradient = central_gradient(second)
     dual = flow.new_zeros(len(flow), 4, *flow.shape[2:])
+    flow_out, index = flow.clone(), torch.arange(len(flow), device=flow.device)
     for _ in range(params.warps):
-        data = linearise(first, second, gradient, flow)
-        flow, dual = solve_warp(data, flow, dual, params, stop_test_every)
-    return flow
+        start = flow
+        flow, dual = solve_warp(linearise(first, second, gradient, start), start, dual, params)
+        flow_out[index] = flow
+        if not params.settled_px:
+            continue
+        going = fixed_order_sum(torch.square(flow - start)) > settled_limit(params, *flow.shape[2:])
+        if not bool(going.any()):
+            break
+        first, second, gradient, flow, dual, index = (
+            each[going] for each in (first, second, gradient, flow, dual, index)
+        )
+    return flow_out
 
 
 def solve_warp(
-    data: torch.Tensor, flow: torch.Tensor, dual: torch.Tensor, params: TVL1Params, stop_test_every: int
+    data: torch.Tensor, flow: torch.Tensor, dual: torch.Tensor, params: TVL1Params
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Outer and inner iterations of one warp; a pair that has converged leaves the batch, and keeps its state to
     the bit.
@@ -67,10 +74,8 @@ def solve_warp(
     for _ in range(params.outer_iterations):
         if params.median:
             flow = median_5x5(flow)
-        for inner in range(1, params.inner_iterations + 1):
+        for _ in range(params.inner_iterations):
             flow, dual, change = iterate(data, flow, dual, params)
-            if inner % stop_test_every:
-                continue
             going = fixed_order_sum(change) > limit
             if not bool(going.all()):
                 flow_out[index[~going]], dual_out[index[~going]] = flow[~going], dual[~going]
@@ -84,6 +89,11 @@ def solve_warp(
 def stop_limit(params: TVL1Params, height: int, width: int) -> float:
     """A warp of a pair ends when its summed squared change of flow is at most this."""
     return float(params.epsilon * params.epsilon * height * width)
+
+
+def settled_limit(params: TVL1Params, height: int, width: int) -> float:
+    """A level of a pair ends when a warp has moved its flow by at most this summed squared distance."""
+    return float(params.settled_px * params.settled_px * height * width)
 
 
 def iterate(

@@ -7,7 +7,7 @@ computes depends on the number of pairs: a pair's flow has the same bits in ever
 kernel
 adds them itself, in a fixed order, and decides: above the limit, iterate; at most the limit, the pair has just stopped:
 copy its state, so that both buffers hold it; negative, it had stopped before: return at once. Each program then leaves
-its answer for the next kernel in the other buffer of ``sums``: its share, infinity where no test is due, or -1. No
+its answer for the next kernel in the other buffer of ``sums``: its share, or -1. No
 atomics, no kernel just for the flags, and nothing is read by one program while another writes it.
 
 **Traffic.** ``iterate_kernel`` reads 40 bytes a pixel (flow 8, dual 16, data 16) and writes 24. It needs the new flow
@@ -128,7 +128,6 @@ def iterate_kernel(
     bound,
     theta,
     slope,
-    TEST: tl.constexpr,
     SUMS: tl.constexpr,
     TILE_H: tl.constexpr,
     TILE_W: tl.constexpr,
@@ -139,7 +138,6 @@ def iterate_kernel(
         data: (N, H, W, 4): warped gradient x and y, rho_c, 1 / g.
         sums_in, sums_out: (N, tiles).
         limit: eps^2 H W. bound: lambda theta. slope: tau / theta.
-        TEST: whether the change of this iteration is summed.
         SUMS: a power of two, at least ``tiles``.
     """
     tile = tl.program_id(0)
@@ -181,11 +179,8 @@ def iterate_kernel(
         p21, p22 = dual_step(p21, p22, u2, u2_right, u2_below, right, below, slope)
         store_2(flow_out, at, u1, u2, here)
         store_4(dual_out, at, p11, p21, p12, p22, here)
-        if TEST:
-            d1, d2 = u1 - old1, u2 - old2
-            tl.store(share, tl.sum(tl.sum(tl.where(here, tl.fma(d1, d1, d2 * d2), 0.0), axis=1), axis=0))
-        else:
-            tl.store(share, float("inf"))
+        d1, d2 = u1 - old1, u2 - old2
+        tl.store(share, tl.sum(tl.sum(tl.where(here, tl.fma(d1, d1, d2 * d2), 0.0), axis=1), axis=0))
     else:
         if change >= 0.0:
             u1, u2 = load_2(flow_in, at, here)

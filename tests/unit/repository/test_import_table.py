@@ -24,7 +24,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "preprocessing.annotations": (*BASE, "pipeline.storage", "preprocessing.sources"),
     "preprocessing.media": BASE,
     "preprocessing.flow": BASE,
-    "preprocessing.flow.compare": (*BASE, "preprocessing.flow", "preprocessing.media"),
+    "preprocessing.flow.pairs": (*BASE, "preprocessing.flow", "preprocessing.media"),
+    "preprocessing.flow.compare": (*BASE, "preprocessing.flow", "preprocessing.flow.pairs"),
     "preprocessing.shard": (
         *STORED,
         "preprocessing.sources",

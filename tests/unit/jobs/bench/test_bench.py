@@ -12,13 +12,17 @@ import pytest
 
 from jobs.bench.command import main
 from pipeline.errors import ConfigError, UserError
-from preprocessing.flow.compare import Agreement, pick_pairs
+from preprocessing.flow.base import to_gray
+from preprocessing.flow.compare import Agreement
+from preprocessing.flow.pairs import Pairs, pick_pairs, translated_pairs
+from preprocessing.media.decode import decode_video
 
 SIZE = "64x48"
 
 
-def write_video(path: Path, seed: int, frames: int = 12) -> None:
-    """Smooth blobs that move by two pixels a frame."""
+def write_video(path: Path, seed: int, frames: int = 12, hurry: tuple[int, ...] = ()) -> None:
+    """Smooth blobs that move by up to a pixel a frame, and after the frames in ``hurry`` by five times that."""
+    at = np.cumsum([0, *(5 if t in hurry else 1 for t in range(frames - 1))])
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:48, :64]
@@ -28,7 +32,7 @@ def write_video(path: Path, seed: int, frames: int = 12) -> None:
         stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
         for t in range(frames):
             value = sum(
-                np.exp(-((x - 64 * a - 2 * t * (c - 0.5)) ** 2 + (y - 48 * b) ** 2) / (30 + 90 * d))
+                np.exp(-((x - 64 * a - 2 * at[t] * (c - 0.5)) ** 2 + (y - 48 * b) ** 2) / (30 + 90 * d))
                 for a, b, c, d in blobs
             )
             gray = np.clip(40 + 120 * value, 0, 255).astype(np.uint8)
@@ -72,6 +76,8 @@ def test_result_holds_every_engine(videos, tmp_path, capsys):
     assert result["engines"]["numba-fast"]["mode"] == "tvl1-fast"
     shown = capsys.readouterr().out
     assert "numba-fast" in shown
+    assert result["motion"] == {"fps": 0, "fastest": False, "translations": []}
+    assert result["engines"]["numba"]["error_to_truth"] is None
     assert "speed-up" in shown
 
 
@@ -84,6 +90,61 @@ def test_pairs_are_neighbours_spread_over_clips_and_time(videos):
     assert (change.max((1, 2)) > 0).all()  # moved
     assert change.mean() < 12  # by a frame, not by a clip
     assert len(np.unique(pairs.gray_N2HW[:, 0].reshape(9, -1), axis=0)) == 9
+
+
+@pytest.mark.slow
+def test_known_translations_are_compared_with_the_truth(videos, tmp_path):
+    out = tmp_path / "out.json"
+    arguments = ["tvl1", "--videos", str(videos), "--json", str(out), "--pairs", "3", "--size", SIZE, "--repeat", "1"]
+    code = main([*arguments, "--engines", "numba", "--translations", "2", "3"])
+    result = json.loads(out.read_text())
+    assert result["motion"]["translations"] == [2, 3]
+    opencv, numba = (result["engines"][name]["error_to_truth"] for name in ("opencv", "numba"))
+    assert numba == pytest.approx(opencv, abs=0.02)
+    assert code == 0
+
+
+def test_fewer_frames_a_second_make_larger_motion(videos):
+    size = (64, 48)
+    every, slow = pick_pairs(videos, 8, size), pick_pairs(videos, 8, size, fps=5)  # of 25
+    assert slow.clips == every.clips
+    change = [np.abs(p.gray_N2HW[:, 0].astype(int) - p.gray_N2HW[:, 1]).mean() for p in (every, slow)]
+    assert change[1] > 2 * change[0]
+
+
+def test_fastest_pairs_are_those_with_the_largest_motion(tmp_path):
+    for k in range(3):
+        write_video(tmp_path / f"{k}.mkv", k, hurry=(4, 8))
+    evenly, fastest = (pick_pairs(tmp_path, 6, (64, 48), fastest=f) for f in (False, True))
+    assert fastest.clips == evenly.clips
+    videos = [decode_video(tmp_path / f"{k}.mkv", short_side=48).frames_rgb_THWC for k in range(3)]
+    for name, pair in zip(fastest.clips, fastest.gray_N2HW, strict=True):
+        frames = to_gray(videos[int(name[0])])
+        assert [t for t in range(11) if np.array_equal(frames[t], pair[0])] in ([4], [8])
+
+
+@pytest.mark.parametrize("lengths", [(3,), (2, 5, 11.4)])
+def test_translations_are_what_they_say(videos, lengths):
+    pairs = translated_pairs(videos, 7, (48, 40), lengths)
+    assert pairs.gray_N2HW.shape == (7, 2, 40, 48)
+    assert pairs.truth_N2 is not None
+    for k, ((first, second), (u, v)) in enumerate(zip(pairs.gray_N2HW, pairs.truth_N2, strict=True)):
+        assert np.hypot(u, v) == pytest.approx(lengths[k % len(lengths)], abs=0.8)
+        y, x = np.mgrid[12:28, 12:36]  # what is here in the first frame is (u, v) farther in the second
+        assert np.array_equal(first[y, x], second[y + v, x + u])
+        assert not np.array_equal(first[y, x], second[y, x])
+    directions = np.degrees(np.arctan2(*pairs.truth_N2.T[::-1]))
+    assert np.ptp(directions) > 180
+
+
+def test_error_to_a_known_flow_by_hand():
+    pairs = Pairs(np.zeros((2, 2, 4, 5), np.uint8), ("a", "b"), np.array([[2, 0], [-1, -3]]))
+    flow = np.zeros((2, 2, 4, 5))
+    flow[0, 0] = 2
+    flow[0, :, :, 3:] = 99  # leaves the picture on the right: not counted
+    flow[1] = np.array([-1, 1])[:, None, None]  # 4 px off where it is counted: the last row but for its first pixel
+    flow[1, :, :3], flow[1, :, :, 0] = 99, 99
+    assert pairs.error_to_truth(flow) == pytest.approx((0 + 4) / 2)
 
 
 def test_agreement_by_hand():
@@ -111,6 +172,11 @@ def test_agreement_by_hand():
         ({"size": "340x8"}, r"size = '340x8'.*at least 16"),
         ({"pairs": "2"}, r"pairs = 2"),
         ({"repeat": "0"}, r"repeat = 0"),
+        ({"fps": "-1"}, r"fps = -1.*give frames a second"),
+        ({"fps": "nan"}, r"fps = nan.*give frames a second"),
+        ({"translations": "0"}, r"translations = 0.*from 1 to half of the smaller side \(24\)"),
+        ({"translations": "30"}, r"translations = 30.*\(24\)"),
+        ({"translations": "3", "fps": "10"}, r"translations = .*leave out --fps and --fastest"),
         ({"json": "no/folder/x.json"}, r"json = .*make it first"),
     ],
 )

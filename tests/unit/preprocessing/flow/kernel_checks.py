@@ -31,7 +31,7 @@ def texture(height: int, width: int, dx: float = 0.0, dy: float = 0.0) -> np.nda
 
 def level(height: int, width: int, pairs: int = 2, **params) -> LevelSolver:
     """A level of 2 x 2 or more tiles where the picture is larger than 16 x 64; its pairs are marked as in use."""
-    solver = LevelSolver(height, width, pairs, DEVICE, TVL1Params(**params), 1, graphs=False)
+    solver = LevelSolver(height, width, pairs, DEVICE, TVL1Params(**params), graphs=False)
     solver._used.fill_(1)
     return solver
 
@@ -172,6 +172,27 @@ def test_iteration_is_the_equations_and_stops_pair_by_pair():
     assert (solver._sums[1][1:3] == -1.0).all(), "a pair that has stopped must cost nothing from here on"
 
 
+def test_pairs_that_a_warp_hardly_moved_take_no_further_one():
+    solver = level(18, 70, 5, median=False, inner_iterations=2, epsilon=0.0, settled_px=0.1)
+    solver._first.copy_(frames(5, 18, 70))
+    solver._gradient.copy_(noise(5, 18, 70, 2))
+    solver._used[4] = 0  # had settled before, or an empty place
+    start, moves = noise(5, 18, 70, 2), noise(5, 18, 70, 2, seed=1)
+    moves /= torch.square(moves).sum(3).mean((1, 2)).sqrt()[:, None, None, None]  # 1 px, root mean square
+    solver._start.copy_(start)
+    solver._flow[0].copy_(
+        start + moves * torch.tensor([0.0, 0.099, 0.101, 3.0, 3.0], device=DEVICE)[:, None, None, None]
+    )
+    before = solver._flow[0].clone()
+    solver._drop_settled()
+    assert solver._used.tolist() == [0, 0, 1, 1, 0]
+    assert solver._any_going()
+    assert torch.equal(solver._flow[0], before)
+    solver._begin()
+    assert torch.equal(solver._flow[0][[0, 1, 4]], before[[0, 1, 4]]), "a pair that had settled was written"
+    assert not torch.equal(solver._flow[0][2:4], before[2:4])
+
+
 def test_unused_slots_of_a_chunk_are_not_touched():
     solver = level(16, 20, 3, median=False, inner_iterations=2, warps=1, outer_iterations=1)
     solver._data.fill_(1e9)
@@ -204,25 +225,33 @@ def test_resize_is_opencv_s(height, width):
 
 
 @pytest.mark.parametrize(
-    ("mode", "inner", "height", "width", "scales"), [("tvl1", 5, 20, 24, 2), ("tvl1-fast", 6, 16, 67, 1)]
+    ("warps", "settled_px", "inner", "height", "width", "scales"), [(1, 0.0, 5, 20, 24, 2), (3, 0.1, 4, 16, 67, 1)]
 )
-def test_engine_agrees_with_plain_torch(mode, inner, height, width, scales):
-    params = TVL1Params(scales=scales, warps=1, outer_iterations=2, inner_iterations=inner, epsilon=0.05)
+def test_engine_agrees_with_plain_torch(warps, settled_px, inner, height, width, scales):
+    params = TVL1Params(
+        scales=scales,
+        warps=warps,
+        settled_px=settled_px,
+        outer_iterations=2,
+        inner_iterations=inner,
+        epsilon=0.05,
+    )
     clip = np.stack([texture(height, width, 0.2), texture(height, width), texture(height, width, 1.3, -0.6)])
-    engine = TorchTVL1(params, mode=mode, device=DEVICE.type, chunk_pairs=2)
+    engine = TorchTVL1(params, device=DEVICE.type, chunk_pairs=2)
     assert engine.describe()["arithmetic"] == "triton"
     flow = engine.flow(clip)
     first, second = torch.from_numpy(clip[:-1]), torch.from_numpy(clip[1:])
-    expected = torch_solver.solve_pairs(first.float(), second.float(), params, engine.stop_test_every).numpy()
+    expected = torch_solver.solve_pairs(first.float(), second.float(), params).numpy()
     assert np.abs(expected).mean() > 0.05
     np.testing.assert_allclose(flow, expected, atol=1e-3)
     apart = engine.flow_pairs(first.to(DEVICE), second.to(DEVICE))  # no frame is shared here
     assert np.array_equal(apart.cpu().numpy(), flow)
 
 
-def test_a_pair_has_the_same_bits_in_every_batch():
+@pytest.mark.parametrize("settled_px", [0.0, 0.12])
+def test_a_pair_has_the_same_bits_in_every_batch(settled_px):
     # the static pair stops at once, the slow one at the first test, the fast one at the end of an outer iteration
-    params = TVL1Params(scales=1, warps=2, outer_iterations=2, inner_iterations=4, epsilon=0.11)
+    params = TVL1Params(scales=1, warps=2, outer_iterations=2, inner_iterations=4, epsilon=0.11, settled_px=settled_px)
     clip = np.stack([texture(16, 40), texture(16, 40), texture(16, 40, 0.15), texture(16, 40, 1.3, -0.6)])
     flow = TorchTVL1(params, device=DEVICE.type, chunk_pairs=3).flow(clip)
     assert not flow[0].any(), "a static pair next to moving ones must not move"

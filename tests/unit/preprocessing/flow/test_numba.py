@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocessing.flow.compare import Agreement, exactness, pick_pairs
+from preprocessing.flow.compare import Agreement, exactness
 from preprocessing.flow.factory import flow_engine
 from preprocessing.flow.numba import pair
 from preprocessing.flow.numba.engine import NumbaTVL1, level_sizes
@@ -21,6 +21,7 @@ from preprocessing.flow.numba.median import MEDIAN_AT, NETWORK, SORT_5, median_5
 from preprocessing.flow.numba.pyramid import resize
 from preprocessing.flow.numba.warp import MARGIN, cubic_table, interleave, linearise
 from preprocessing.flow.opencv import OpenCVTVL1
+from preprocessing.flow.pairs import pick_pairs
 from preprocessing.flow.params import TVL1Params
 from tests.support.paths import ROOT
 
