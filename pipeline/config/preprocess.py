@@ -24,7 +24,9 @@ class StoredConfig:
     --flow-engine.
     """
     flow_mode: Literal["tvl1", "tvl1-fast"] = "tvl1"
-    """tvl1: the exact algorithm. tvl1-fast: less exact and faster, labelled so in every record."""
+    """tvl1: the exact algorithm. tvl1-fast: faster where little moves, and less exact there, labelled so in every
+    record.
+    """
     flow_bound: float = 20.0
     """Flow is clipped to +-bound pixels before it is quantised to 8 bits."""
     gop: int = 16

@@ -17,7 +17,8 @@ def flow_engine(name: str, mode: FlowMode = "tvl1") -> FlowEngine:
 
     Args:
         name: ``opencv`` (the reference), ``numba`` (CPU), ``torch`` (GPU).
-        mode: ``tvl1``, the exact algorithm; ``tvl1-fast``, which trades accuracy for speed (only numba and torch).
+        mode: ``tvl1``, the exact algorithm; ``tvl1-fast``, with fewer warps where motion is small (only numba and
+            torch).
 
     Raises:
         ConfigError: no such engine, or it is not installed, or it does not have that mode.
