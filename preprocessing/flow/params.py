@@ -44,7 +44,7 @@ class TVL1Params:
     """Whether every outer iteration starts with a 5x5 median of the flow."""
 
 
-_MODES: dict[FlowMode, TVL1Params] = {"tvl1": TVL1Params(), "tvl1-fast": TVL1Params(settled_px=0.1)}
+_MODES: dict[FlowMode, TVL1Params] = {"tvl1": TVL1Params(), "tvl1-fast": TVL1Params(settled_px=0.06)}
 
 
 def params_of(mode: FlowMode) -> TVL1Params:
