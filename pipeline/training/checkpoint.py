@@ -3,7 +3,7 @@
     model.safetensors     weights and running statistics
     optimizer.pt          optimiser and scheduler (tensors and numbers: loads with weights_only)
     state.json            position, config, manifest digest, classes, code version
-    samples-RANK.jsonl    with run.log_samples: keys of every step since the run began, of that rank
+    samples-RANK.jsonl    with run.log_samples: keys of every step since the run began, of that rank (``StepKeys``)
 
 The position is two numbers, epoch and step: the order of samples, their augmentation, the drawn supervision steps
 and dropout all follow from (seed, epoch, step), so there is no other random state to keep. That also lets a run resume
@@ -23,7 +23,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from pipeline.common.strict_json import JsonError, as_object, checked, parse_json
+from pipeline.common.strict_json import JsonError, as_object, checked, parse_json, read_json
 from pipeline.common.typed import Count, shown
 from pipeline.config.base import as_dict
 from pipeline.config.train import TrainConfig
@@ -86,6 +86,43 @@ def save_main(
 def save_samples(folder: Path, rank: int, lines: list[str]) -> None:
     """Write a rank's keys, one JSON line per step."""
     (folder / f"samples-{rank:04d}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepKeys:
+    """One line of ``samples-RANK.jsonl``: what a rank trained on in a step. ``ranks`` is 0 in lines of older code."""
+
+    epoch: Count
+    step: Count
+    keys: tuple[str, ...]
+    rank: Count = 0
+    ranks: Count = 0
+
+
+def audit_samples(folder: Path) -> list[str]:
+    """What is missing in the keys of a checkpoint of a run with ``run.log_samples``: steps, and ranks in a step.
+
+    Lines of older code do not say how many ranks there were: of these, only steps without any line are found.
+    """
+    found: dict[tuple[int, int], set[int]] = {}
+    expected: dict[tuple[int, int], int] = {}
+    for path in sorted(folder.glob("samples-*.jsonl")):
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            try:
+                keys = read_json(StepKeys, line, f"{path.name}:{number}")
+            except JsonError as error:
+                return [str(error)]
+            found.setdefault((keys.epoch, keys.step), set()).add(keys.rank)
+            expected[keys.epoch, keys.step] = keys.ranks
+    problems = [
+        f"epoch {epoch} step {step}: keys of rank {', '.join(map(str, missing))} of {expected[epoch, step]} are missing"
+        for (epoch, step), ranks in sorted(found.items())
+        if (missing := sorted(set(range(expected[epoch, step])) - ranks))
+    ]
+    steps = read_state(folder, ("position",))["position"]["global_step"]
+    if len(found) != steps:
+        problems.append(f"keys of {len(found)} steps, but {steps} were taken")
+    return problems
 
 
 def read_samples(folder: Path) -> list[str]:

@@ -18,6 +18,7 @@ from pipeline.models import ActionModel, freeze_batchnorm
 from pipeline.training.checkpoint import (
     Position,
     RunFacts,
+    audit_samples,
     load_main,
     read_samples,
     read_state,
@@ -101,7 +102,10 @@ def train(
             position = load_main(folder, model, optimizer, scheduler)
             metrics = read_state(folder)["metrics"]
             stopping.restore(folder)
-            seen = read_samples(folder) if rank == 0 and config.run.log_samples else []
+            if rank == 0 and config.run.log_samples:
+                seen = read_samples(folder)
+                for problem in audit_samples(folder)[:1]:
+                    log.warning("the samples that this run keeps (run.log_samples) are incomplete: %s", problem)
             log.info("resuming at epoch %d, step %d of %d", position.epoch, position.step, steps)
     wrapped = _distribute(model, device)
     stepper = Stepper(wrapped, model, optimizer, scheduler, config, device)
@@ -137,7 +141,8 @@ def train(
             if not complete:
                 continue
             if config.run.log_samples:
-                seen.append(json.dumps({"epoch": epoch, "step": batch.step, "keys": keys}))
+                line = {"epoch": epoch, "step": batch.step, "rank": rank, "ranks": world_size(), "keys": keys}
+                seen.append(json.dumps(line))
                 keys = []
             times.steps += 1
             position.step, position.global_step = position.step + 1, position.global_step + 1

@@ -28,9 +28,9 @@ class Damage:
 def damages() -> Iterator[Damage]:
     """All of them: every mutation of bytes for manifest and record, every wrong value in either."""
     for path in (MANIFEST, RECORD):
-        for name, change in _BYTES.items():
+        for name, change in BYTES.items():
             yield Damage(f"{path}: {name}", path, lambda s, path=path, change=change: _rewrite(s, path, change))
-        for name, place in _PLACES.items():
+        for name, place in PLACES.items():
             yield Damage(f"{path}: {name}", path, lambda s, path=path, place=place: _replace(s, path, place))
     for name, change in _MANIFEST.items():
         yield Damage(f"manifest with {name}", MANIFEST, lambda s, change=change: _edit_manifest(s, change))
@@ -45,7 +45,7 @@ def _rewrite(storage: LocalStorage, path: str, change: Callable[[bytes], bytes])
 
 
 _DEEP = b'{"a":' * 300 + b"1" + b"}" * 300
-_BYTES: dict[str, Callable[[bytes], bytes]] = {
+BYTES: dict[str, Callable[[bytes], bytes]] = {
     "emptied": lambda data: b"",
     "only blanks": lambda data: b" \n\n",
     "cut in half": lambda data: data[: len(data) // 2],
@@ -72,7 +72,7 @@ def _replace(storage: LocalStorage, path: str, place: Callable[[str], None]) -> 
     place(str(target))
 
 
-_PLACES: dict[str, Callable[[str], None]] = {
+PLACES: dict[str, Callable[[str], None]] = {
     "gone": lambda target: None,
     "a folder": lambda target: os.mkdir(target),
     "a pipe": lambda target: os.mkfifo(target),
