@@ -137,9 +137,8 @@ def _speeds(frames_rgb_THWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(T - 1,): the motion that 5 % of a frame's pixels exceed, as a quick flow estimates it."""
     quick = cv2.DISOpticalFlow.create(cv2.DISOpticalFlow_PRESET_ULTRAFAST)
     gray = _scaled(frames_rgb_THWC, size)
-    return np.array(
-        [np.quantile(np.hypot(*np.moveaxis(quick.calc(a, b, None), 2, 0)), 0.95) for a, b in itertools.pairwise(gray)]
-    )
+    flows = [quick.calc(a, b, np.zeros((*a.shape, 2), np.float32)) for a, b in itertools.pairwise(gray)]
+    return np.array([np.quantile(np.linalg.norm(flow, axis=2), 0.95) for flow in flows])
 
 
 def _even(side: int) -> int:
