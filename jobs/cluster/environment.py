@@ -39,9 +39,41 @@ log = logging.getLogger(__name__)
 
 _ADDRESSES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI")
 # What holds on every node.
-_EVERYWHERE = (*_ADDRESSES, "AWS_REGION", "AWS_DEFAULT_REGION", "RECIPROCAL_STACK")
+_EVERYWHERE = (
+    *_ADDRESSES,
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_EC2_METADATA_DISABLED",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+    "RECIPROCAL_COMMIT",
+    "RECIPROCAL_S3_DEADLINE_S",
+    "RECIPROCAL_STACK",
+    "TRITON_INTERPRET",
+)
 # Paths of this host, and names that its files define.
-_THIS_HOST = ("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE", "TMPDIR")
+_THIS_HOST = (
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CA_BUNDLE",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    "TMPDIR",
+)
+# Read by the code or named in the guides, and not passed on; with the reason.
+STAYS = {
+    "RAY_ADDRESS": "where this command connects; a worker is in its cluster already",
+    "RAY_AUTH_MODE": "a worker was started by a Ray that is let in",
+    "RAY_AUTH_TOKEN": "a secret, and as above",
+    "RAY_AUTH_TOKEN_PATH": "as above",
+    "RECIPROCAL_AUTOSCALING": "asked before anything is started on the cluster",
+    "OMP_NUM_THREADS": "Ray sets it to the CPUs of a task, jobs.train to those of a rank",
+    "AWS_ACCESS_KEY_ID": "a secret: by file",
+    "AWS_SECRET_ACCESS_KEY": "a secret: by file",
+    "AWS_SESSION_TOKEN": "a secret: by file",
+    "GIT_PYTHON_REFRESH": "set by whoever uses MLflow",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "set by whoever uses MLflow",
+}
 _KEY_ID, _SECRET, _SESSION_TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 _MLFLOW_SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _MLFLOW_LOGIN = ("MLFLOW_TRACKING_USERNAME", *_MLFLOW_SECRETS)

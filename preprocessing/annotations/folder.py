@@ -4,25 +4,42 @@ test.
 
 from __future__ import annotations
 
+import logging
+
+from pipeline.common.words import counted
 from pipeline.errors import UserError
 from preprocessing.annotations.locate import composed, top_folder
 from preprocessing.annotations.types import SPLITS, Annotations, Source
 from preprocessing.sources import SourceStore
+from preprocessing.sources.side_files import described, side_ending
+
+log = logging.getLogger(__name__)
 
 
 def read_folder(store: SourceStore) -> Annotations:
     """Classes are the folders' names, sorted; hidden files and folders are left out, and so are files next to the class
-    folders.
+    folders, and files that are known to be no videos (``preprocessing.sources.side_files``), which are counted.
 
     A single top folder that comes from an archive (``UCF-101/CLASS/FILE``) is skipped: names start below it.
 
     Raises:
         UserError: no class, or a class without a training sample.
     """
-    prefix = top_folder(store, levels=2)
-    below = [(path, path[len(prefix) :]) for path, _ in store.walk() if path.startswith(prefix)]
+    prefix = top_folder(store, levels=2, videos=True)
+    names = {path: path[len(prefix) :] for path, _ in store.walk() if path.startswith(prefix)}
+    beside = [path for path in names if side_ending(path)]
+    if beside:
+        log.info(
+            "%s: left out %s: %s",
+            store.uri,
+            counted(len(beside), "file that is no video", "files that are no videos"),
+            described(beside),
+        )
+    videos = names.keys() - beside
     empty = [path for path in store.empty_folders() if not prefix]
-    top = {name.partition("/")[0] for _, name in below if "/" in name} | {path.partition("/")[0] for path in empty}
+    top = {names[path].partition("/")[0] for path in videos if "/" in names[path]} | {
+        path.partition("/")[0] for path in empty
+    }
     splits = [name for name in SPLITS if name in top]
     if splits and len(splits) != len(top):
         raise UserError(
@@ -30,19 +47,20 @@ def read_folder(store: SourceStore) -> Annotations:
             f" ({', '.join(sorted(top - set(splits))[:5])}): keep one kind"
         )
     found: list[tuple[str, str, str, str]] = []  # split, class, path, name
-    for path, name in below:
+    # A class of which only side files are there (half downloads, perhaps) is one without videos, not one that is gone.
+    classes = {composed(path.split("/")[bool(splits)]) for path in empty if path.count("/") >= bool(splits)}
+    for path, name in names.items():
         split, rest = name.split("/", 1) if splits and "/" in name else ("train", name)
-        if "/" in rest:
-            found.append((split, composed(rest.partition("/")[0]), path, name))
-    classes = sorted(
-        {cls for _, cls, _, _ in found}
-        | {composed(path.split("/")[bool(splits)]) for path in empty if path.count("/") >= bool(splits)}
-    )
+        if "/" in rest and split in SPLITS:
+            cls = composed(rest.partition("/")[0])
+            classes.add(cls)
+            if path in videos:
+                found.append((split, cls, path, name))
     if not classes:
         raise UserError(
             f"{store.uri} has no class folder: expected {store.uri}/CLASS/FILE or {store.uri}/train/CLASS/FILE"
         )
-    labels = {name: i for i, name in enumerate(classes)}
+    labels = {name: i for i, name in enumerate(sorted(classes))}
     order = {split: i for i, split in enumerate(SPLITS)}
     found.sort(key=lambda item: (order[item[0]], labels[item[1]], item[3]))
     sources = (
@@ -54,4 +72,4 @@ def read_folder(store: SourceStore) -> Annotations:
         )
         for split, cls, path, name in found
     )
-    return Annotations(classes=tuple(classes), sources=tuple(sources)).check(store.uri)
+    return Annotations(classes=tuple(labels), sources=tuple(sources)).check(store.uri)

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import RejectedSource, UserError
-from preprocessing.annotations import Annotations, Source, check_source_root, read_folder, read_ucf101
+from preprocessing.annotations import (
+    Annotations,
+    Source,
+    check_source_root,
+    read_folder,
+    read_ucf101,
+)
 from preprocessing.shard.plan import plan_shards
 from preprocessing.sources import open_sources
 
