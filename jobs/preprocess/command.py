@@ -8,6 +8,7 @@ Reads    --source (a folder every node sees, a bucket, or archives in them) and 
 Writes   OUT/SPLIT/shard-NNNNNN.{tar,idx,json}    one Ray task per shard; the record (.json) last
          OUT/manifest.json                        LAST: if it exists, the data set is finished
          a run in MLflow's experiment "preprocessing": parameters, rates, rejects, times of the stages
+         OUT/.sources.json                        times or ETags of the sources, for the next run alone
 Restart  The same command builds the shards that have no record yet, and those whose sources have changed.
          A finished data set is not touched: other parameters or sources need another --out, or --overwrite;
          --retry-rejected builds the shards with rejects again.
@@ -30,7 +31,8 @@ import torch
 from jobs.cluster.connect import connect
 from jobs.preprocess.config import PreprocessConfig, limit
 from jobs.preprocess.estimate import estimate
-from jobs.preprocess.existing import existing_manifest, finished_shards, remove_leftovers
+from jobs.preprocess.existing import existing_manifest, finished_shards, is_finished, remove_leftovers
+from jobs.preprocess.replaced import note_sources, replaced_shards
 from jobs.preprocess.summary import RunLog, print_plan, print_summary
 from jobs.preprocess.tally import Outcome, Tally, first_rejects
 from jobs.preprocess.target import check_stored, lease_target
@@ -66,7 +68,8 @@ def preprocess(config: PreprocessConfig) -> Manifest | None:
     annotations = read_annotations(
         config.format, store, config.lists, config.split_index, any_classes=config.any_classes
     )
-    plans = plan_shards(annotations, store.sizes({s.path for s in annotations.sources}), config.samples_per_shard)
+    paths = {s.path for s in annotations.sources}
+    plans = plan_shards(annotations, store.sizes(paths), config.samples_per_shard, store.versions(paths))
     num_missing = sum(len(plan.missing) for plan in plans)
     print_plan(annotations, plans, time.perf_counter() - start_s)
     _within("missing", num_missing, config.max_missing, len(annotations.sources))
@@ -80,12 +83,19 @@ def preprocess(config: PreprocessConfig) -> Manifest | None:
     remove_abandoned()
     tally = Tally()
     with lease_target(config.dataset, spec, plans, job.storage) as lease:
-        for outcome in finished_shards(plans, spec, job.storage, retry_rejected=config.retry_rejected):
+        replaced = replaced_shards(plans, store, job.storage, finished=is_finished(config, job.storage))
+        for outcome in finished_shards(
+            [plan for plan in plans if plan.path not in replaced],
+            spec,
+            job.storage,
+            retry_rejected=config.retry_rejected,
+        ):
             tally.add(outcome)
         existing = existing_manifest(config, spec, job.storage, plans, set(tally.entries))
         todo = [plan for plan in plans if plan.path not in tally.entries]
         stored = counted(len(tally.entries), "shard is", "shards are")
         console.print(f"{stored} stored already, {len(todo)} to build")
+        note_sources(plans, tally.entries, store, job.storage)
         if todo:
             build_all(todo, job, config, tally, len(annotations.sources) - num_missing, lease)
         manifest = _finish(config, job, annotations, plans, tally, existing, lease)

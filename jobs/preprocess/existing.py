@@ -37,6 +37,11 @@ def finished_shards(
             yield from (outcome for outcome in pool.map(look, plans[start : start + 1024]) if outcome is not None)
 
 
+def is_finished(config: PreprocessConfig, storage: Storage) -> bool:
+    """Whether there is a finished data set that this command shall not replace."""
+    return not config.overwrite and storage.exists(MANIFEST)
+
+
 def existing_manifest(
     config: PreprocessConfig, spec: ShardSpec, storage: Storage, plans: Sequence[ShardPlan], kept: set[str]
 ) -> Manifest | None:

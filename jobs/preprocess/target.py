@@ -40,7 +40,7 @@ def lease_target(
     }
     about = json.loads(json.dumps(about))
     # The number of classes is for messages; their names are in the fingerprints of the shards.
-    everything = [about, list(spec.classes), [[plan.path, plan.sources_sha256] for plan in plans]]
+    everything = [about, list(spec.classes), [[plan.path, plan.sources_sha256, plan.versions_sha256] for plan in plans]]
     plan = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
     def refuse(holder: Holder) -> UserError:

@@ -57,6 +57,14 @@ class Storage(abc.ABC):
         for path in self.list(prefix):
             yield path, self.size(path)
 
+    def list_versions(self, prefix: str = "") -> Iterator[tuple[str, int, str]]:
+        """As ``list_sizes``, with the version of each object; empty where it has just gone."""
+        for path, size in self.list_sizes(prefix):
+            version = ""
+            with contextlib.suppress(NotFoundError):
+                version = self.version(path)
+            yield path, size, version
+
     @abc.abstractmethod
     def version(self, path: str) -> str:
         """A short text that changes when the object does (its bytes are not read). Raises NotFoundError,

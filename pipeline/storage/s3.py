@@ -167,10 +167,14 @@ class S3Storage(Storage):
         )
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        for path, _ in self._objects(prefix):
+        for path, _, _ in self._objects(prefix):
             yield path
 
     def list_sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        for path, size, _ in self._objects(prefix):
+            yield path, size
+
+    def list_versions(self, prefix: str = "") -> Iterator[tuple[str, int, str]]:
         return self._objects(prefix)
 
     def version(self, path: str) -> str:
@@ -178,13 +182,13 @@ class S3Storage(Storage):
             path, lambda client, _: client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ETag"]
         )
 
-    def _objects(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Paths and sizes, page by page; each page is a request of its own."""
+    def _objects(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+        """Paths, sizes and ETags, page by page; each page is a request of its own."""
         more: dict[str, str] = {}
         while True:
             page = self._request(prefix, functools.partial(self._page, prefix, more))
             for item in page.get("Contents", ()):
-                yield item["Key"][len(self.prefix) :], item["Size"]
+                yield item["Key"][len(self.prefix) :], item["Size"], item.get("ETag", "")
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}

@@ -30,6 +30,10 @@ class ShardPlan:
     name: str  # shard-000000
     inputs: tuple[PlannedSource, ...]
     sources_sha256: str
+    versions_sha256: str = ""
+    """Of what tells the files from others of the same size (``SourceStore.versions``): nothing that is stored depends
+    on it.
+    """
 
     @property
     def path(self) -> str:
@@ -57,7 +61,12 @@ class ShardPlan:
         return sum(planned.num_bytes for planned in self.present)
 
 
-def plan_shards(annotations: Annotations, sizes: Mapping[str, int], samples_per_shard: int) -> list[ShardPlan]:
+def plan_shards(
+    annotations: Annotations,
+    sizes: Mapping[str, int],
+    samples_per_shard: int,
+    versions: Mapping[str, str] | None = None,
+) -> list[ShardPlan]:
     """Distribute the sources of every split over shards of nearly equal length, at most ``samples_per_shard``.
 
     The order is that of the sources' hashes: a fixed permutation that mixes classes and does not depend on the
@@ -66,6 +75,7 @@ def plan_shards(annotations: Annotations, sizes: Mapping[str, int], samples_per_
 
     Args:
         sizes: bytes of every existing file, by ``Source.path``.
+        versions: what else tells it from another file of that name, by ``Source.path``.
 
     Raises:
         UserError: two sources get the same key (the same file listed twice).
@@ -89,7 +99,15 @@ def plan_shards(annotations: Annotations, sizes: Mapping[str, int], samples_per_
         for i in range(num_shards):
             part = tuple(inputs[i * len(inputs) // num_shards : (i + 1) * len(inputs) // num_shards])
             fingerprint = _fingerprint(part, annotations.classes)
-            plans.append(ShardPlan(split=split, name=f"shard-{i:06d}", inputs=part, sources_sha256=fingerprint))
+            plans.append(
+                ShardPlan(
+                    split=split,
+                    name=f"shard-{i:06d}",
+                    inputs=part,
+                    sources_sha256=fingerprint,
+                    versions_sha256=_sha256([(versions or {}).get(planned.source.path, "") for planned in part]),
+                )
+            )
     return plans
 
 
@@ -103,4 +121,8 @@ def _fingerprint(inputs: Sequence[PlannedSource], classes: Sequence[str]) -> str
     for planned in inputs:
         s = planned.source
         rows.append([s.name, s.label, classes[s.label], s.start_s, s.end_s, planned.num_bytes])
+    return _sha256(rows)
+
+
+def _sha256(rows: list) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

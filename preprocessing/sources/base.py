@@ -35,7 +35,7 @@ VIDEO_EXTENSIONS = (
 """Extensions of video files in lower case, the most common ones first."""
 
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
-_CACHED = ("_listing", "_lock")
+_CACHED = ("_listing", "_lock", "_versions")
 
 
 class SourceStore(abc.ABC):
@@ -50,6 +50,7 @@ class SourceStore(abc.ABC):
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._listing: dict[str, int] | None = None
+        self._versions: dict[str, str] = {}
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,14 +58,16 @@ class SourceStore(abc.ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._listing, self._lock = None, threading.RLock()
+        self._listing, self._versions, self._lock = None, {}, threading.RLock()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.uri!r})"
 
     @abc.abstractmethod
     def _list(self) -> Iterator[tuple[str, int]]:
-        """Every regular file that is not hidden, with its bytes, in any order. Raises StorageError, UserError."""
+        """Every regular file that is not hidden, with its bytes, in any order; notes their versions in ``_versions``.
+        Raises StorageError, UserError.
+        """
 
     @abc.abstractmethod
     def local(self, path: str) -> contextlib.AbstractContextManager[Path]:
@@ -90,6 +93,13 @@ class SourceStore(abc.ABC):
         """Sizes in bytes of those ``paths`` that exist, from one listing."""
         listing = self.listing()
         return {path: listing[path] for path in paths if path in listing}
+
+    def versions(self, paths: Collection[str]) -> dict[str, str]:
+        """What tells a file of ``paths`` from another of the same name and size: the time of its last change, an
+        object's ETag, for a member of an archive that of the archive. From one listing; comparable within this store.
+        """
+        self.listing()
+        return {path: self._versions[path] for path in paths if path in self._versions}
 
     def packed(self, path: str) -> bool:
         """Whether ``path`` is inside an archive."""

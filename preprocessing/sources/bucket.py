@@ -26,12 +26,13 @@ class BucketStore(PlainStore):
 
     def _list(self) -> Iterator[tuple[str, int]]:
         num_odd = 0
-        for path, size in self.storage.list_sizes():
+        for path, size, version in self.storage.list_versions():
             if path.endswith("/"):  # marks a folder
                 continue
             if escapes(path) or "//" in path:
                 num_odd += 1
             elif not hidden(path):
+                self._versions[path] = version
                 yield path, size
         if num_odd:
             log.warning("%s: %d objects whose names are not paths (with '..' or '//') are left out", self.uri, num_odd)

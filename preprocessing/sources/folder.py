@@ -54,6 +54,7 @@ class FolderStore(PlainStore):
                         except OSError:  # a link to nothing, or a file that is being removed
                             continue
                         if stat.S_ISREG(found.st_mode):
+                            self._versions[path] = str(found.st_mtime_ns)
                             yield path, found.st_size
                         elif stat.S_ISDIR(found.st_mode) and target != real and target not in above:
                             todo.append((f"{path}/", target, above | {real}))

@@ -90,6 +90,7 @@ class PackedStore(SourceStore):
 
     def _list(self) -> Iterator[tuple[str, int]]:
         loose = {} if self.only else {path: size for path, size in self.base.walk() if not archive_kind(path)}
+        self._versions = self.base.versions(loose)
         yield from loose.items()
         unread = [path for path in loose if path.lower().endswith(OTHER_ARCHIVES)]
         if unread:
@@ -118,6 +119,7 @@ class PackedStore(SourceStore):
                 continue
             before = member
             if member.name not in loose:
+                self._versions[member.name] = archives[member.archive].version
                 yield member.name, member.size
             elif loose[member.name] != member.size:
                 raise UserError(

@@ -141,7 +141,10 @@ def test_a_whole_run_and_what_a_second_one_does(ready, tmp_path, capsys):
     replaced = preprocess(config(ready, tmp_path, samples_per_shard=8, overwrite=True))
     assert replaced.digest != manifest.digest
     assert replaced.num_inputs == 10
-    names = {f"{s.path}.{e}" for s in replaced.shards for e in ("tar", "idx", "json")} | {"manifest.json"}
+    names = {f"{s.path}.{e}" for s in replaced.shards for e in ("tar", "idx", "json")} | {
+        "manifest.json",
+        ".sources.json",
+    }
     assert set(snapshot(tmp_path / "out")) == names, "shards of the replaced data set are left over"
 
 

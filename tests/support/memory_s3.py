@@ -99,7 +99,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         )
         page, more = keys[:2], len(keys) > 2
         items = "".join(
-            f"<Contents><Key>{escape(k)}</Key><Size>{len(self.store.objects[k])}</Size></Contents>" for k in page
+            f"<Contents><Key>{escape(k)}</Key><Size>{len(self.store.objects[k])}</Size>"
+            f"<ETag>{hashlib.md5(self.store.objects[k]).hexdigest()}</ETag></Contents>"
+            for k in page
         )
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
         self._send(

@@ -69,7 +69,8 @@ def lease_of(asked: PreprocessConfig) -> contextlib.AbstractContextManager[Lease
     """The lease that a command with these options holds while it runs."""
     store = open_sources(asked.source)
     annotations = read_annotations(asked.format, store, asked.lists)
-    plans = plan_shards(annotations, store.sizes({s.path for s in annotations.sources}), asked.samples_per_shard)
+    paths = [s.path for s in annotations.sources]
+    plans = plan_shards(annotations, store.sizes(paths), asked.samples_per_shard, store.versions(paths))
     return lease_target(asked.dataset, ShardSpec.of(annotations.classes, asked.stored), plans, open_storage(asked.out))
 
 

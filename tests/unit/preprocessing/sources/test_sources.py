@@ -195,8 +195,9 @@ def test_an_error_of_the_reader_is_not_the_stores(tmp_path):
 
 def test_objects_that_are_no_paths_are_left_out(tmp_path, caplog):
     class Odd(CountingStorage):
-        def list_sizes(self, prefix: str = ""):
-            return iter([("a/x.mp4", 1), ("a//y.mp4", 1), ("../z.mp4", 1), ("folder/", 0), (".h/x", 1), ("b/.x", 1)])
+        def list_versions(self, prefix: str = ""):
+            names = ("a/x.mp4", "a//y.mp4", "../z.mp4", "folder/", ".h/x", "b/.x")
+            return iter([(name, 1, "etag") for name in names])
 
     assert dict(BucketStore(Odd(str(tmp_path))).walk()) == {"a/x.mp4": 1}
     assert "2 objects whose names are not paths" in caplog.text
