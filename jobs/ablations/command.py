@@ -38,6 +38,7 @@ from jobs.ablations.training import TEST_SPLIT, read_result, result_path, train_
 from jobs.ablations.variants import GROUPS, VARIANTS, Group, tiny_config
 from jobs.cluster.connect import check_resources, connect
 from jobs.cluster.errors import explain
+from jobs.cluster.occupancy import WaitNotice
 from jobs.cluster.submit import run_tasks
 from pipeline.common.cli import console, parse
 from pipeline.config.base import require
@@ -160,7 +161,7 @@ def run_all(trainings: Sequence[Training], out: Storage) -> dict[str, list[dict[
     start_s = time.perf_counter()
     log.info("%d trainings are stored already, %d to do", len(trainings) - len(todo), len(todo))
     # Trainings last minutes: killed, not asked to stop, when another has failed.
-    ended = run_tasks(todo, lambda t: task.remote(t.name, t.config, out.uri), force_cancel=True)
+    ended = run_tasks(todo, lambda t: task.remote(t.name, t.config, out.uri), waiting=WaitNotice(), force_cancel=True)
     with contextlib.closing(ended):
         for count, (training, result) in enumerate(ended, start=1):
             if isinstance(result, ray.exceptions.RayError):

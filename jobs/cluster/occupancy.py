@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,8 +14,42 @@ from ray.util import state
 
 log = logging.getLogger(__name__)
 _TIMEOUT_S = 3
+_FIRST_NOTICE_S, _NOTICE_S, _LOOK_S = 15.0, 60.0, 2.0
 _MOST_CHARACTERS = 60  # of another command's line
 _MOST_SHOWN = 3
+
+
+class WaitNotice:
+    """Called while tasks of this command are pending: says now and then that none of them runs, and why."""
+
+    def __init__(self) -> None:
+        self._next_s = time.monotonic() + _FIRST_NOTICE_S
+
+    def __call__(self) -> None:
+        if time.monotonic() < self._next_s:
+            return
+        self._next_s = time.monotonic() + _NOTICE_S
+        if _runs_nothing() and (users := other_users()):
+            log.info("waiting for free CPUs: %s; in use by %s", free_resources(gpus=False), users)
+
+
+def wait_for(task: Any) -> Any:
+    """The result of a task, as ``ray.get`` gives it; where it has to wait for the cluster, the log says so."""
+    notice = WaitNotice()
+    while not ray.wait([task], timeout=_LOOK_S)[0]:
+        notice()
+    return ray.get(task)
+
+
+def _runs_nothing() -> bool:
+    """Whether Ray says that no task of this command runs."""
+    filters: Any = [("job_id", "=", ray.get_runtime_context().get_job_id()), ("state", "=", "RUNNING")]
+    try:
+        with _quiet():
+            return not state.list_tasks(filters=filters, timeout=_TIMEOUT_S, raise_on_missing_output=False)
+    except Exception as error:  # as in ``other_users``
+        log.debug("Ray does not say what runs: %s", error)
+        return False
 
 
 def free_resources(*, gpus: bool) -> str:

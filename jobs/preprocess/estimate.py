@@ -12,6 +12,7 @@ import ray
 from rich import filesize
 from rich.table import Table
 
+from jobs.cluster.occupancy import wait_for
 from jobs.preprocess.config import PreprocessConfig
 from jobs.preprocess.summary import stage_line
 from jobs.preprocess.tasks import Job, Resources, remote_options
@@ -85,7 +86,8 @@ def estimate(plans: Sequence[ShardPlan], job: Job, resources: Resources, config:
         f"timing {len(sample)} of {len(present)} videos ({job.spec.stored.flow_engine} flow, short side"
         f" {job.spec.stored.short_side})"
     )
-    costs: list[ClipCost] = ray.get(_time_clips.options(max_retries=0, **remote_options(resources)).remote(sample, job))
+    timed = _time_clips.options(max_retries=0, **remote_options(resources))
+    costs: list[ClipCost] = wait_for(timed.remote(sample, job))
     good = [cost for cost in costs if cost.reject is None]
     if not good:
         raise ReciprocalError(

@@ -12,6 +12,7 @@ import ray.exceptions
 
 from jobs.cluster.connect import connect
 from jobs.cluster.errors import explain
+from jobs.cluster.occupancy import WaitNotice
 from jobs.cluster.submit import run_tasks
 from jobs.preprocess.tasks import Resources, remote_options
 from pipeline.dataset.manifest import Manifest, ShardEntry
@@ -63,7 +64,9 @@ def _by_tasks(
     connect()
     verify = _verify.options(**remote_options(_RESOURCES))
     shared = ray.put(short)
-    tasks = run_tasks(manifest.shards, lambda entry: verify.remote(storage, entry, shared, decode))
+    tasks = run_tasks(
+        manifest.shards, lambda entry: verify.remote(storage, entry, shared, decode), waiting=WaitNotice()
+    )
     with contextlib.closing(tasks):
         for entry, result in tasks:
             yield entry, str(explain(result)) if isinstance(result, ray.exceptions.RayError) else result

@@ -111,6 +111,28 @@ def test_users_of_the_cluster_are_added_up_by_job(monkeypatch: pytest.MonkeyPatc
     assert occupancy.other_users() == f"python -m jobs.train {'x' * 36}... (2 CPUs, 1 GPU), job 04 (1 CPU)"
 
 
+def test_a_command_whose_tasks_all_wait_says_so_and_one_that_works_does_not(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(occupancy, "_FIRST_NOTICE_S", 0.0)
+    monkeypatch.setattr(occupancy, "_NOTICE_S", 0.0)
+    monkeypatch.setattr(occupancy, "other_users", lambda: "another (2 CPUs)")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "01"))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray, "available_resources", lambda: {})
+    running = [SimpleNamespace(job_id="01")]
+    monkeypatch.setattr(occupancy.state, "list_tasks", lambda **_: running)
+    notice = occupancy.WaitNotice()
+    with caplog.at_level(logging.INFO):
+        notice()
+        assert caplog.records == []
+        running.clear()
+        notice()
+    assert [record.getMessage() for record in caplog.records] == [
+        "waiting for free CPUs: 0 of 2 CPUs are free; in use by another (2 CPUs)"
+    ]
+
+
 def test_the_cost_of_one_video_has_no_error_estimate() -> None:
     assert estimate._error(float("nan")) == " (one video says nothing about the spread)"
     assert estimate._error(0.5) == " ± 0.50"
