@@ -31,7 +31,12 @@ def replaced_shards(
             bytes. That it may be out of date is said in the log.
     """
     noted = _read(store, storage)
-    found = [plan.path for plan in plans if noted.get(plan.path, plan.versions_sha256) != plan.versions_sha256]
+    # Where names or sizes differ as well, the record's own fingerprint says so.
+    found = [
+        plan.path
+        for plan in plans
+        if noted.get(plan.path, [])[:1] == [plan.sources_sha256] and noted[plan.path] != _note(plan)
+    ]
     if found:
         log.warning(
             "%s: the files of %s (first: %s) have other times or ETags than when it was built: %s",
@@ -50,18 +55,22 @@ def note_sources(plans: Sequence[ShardPlan], kept: Collection[str], store: Sourc
         kept: shards that stay as an earlier run built them; what it noted stays as well.
     """
     before = _read(store, storage)
-    noted = {plan.path: plan.versions_sha256 for plan in plans}
+    noted = {plan.path: _note(plan) for plan in plans}
     noted |= {path: before[path] for path in kept if path in before}
     if noted != before:
         storage.write(NOTES, json.dumps({"source": store.uri, "shards": noted}, indent=1, sort_keys=True).encode())
 
 
-def _read(store: SourceStore, storage: Storage) -> dict[str, str]:
+def _note(plan: ShardPlan) -> list[str]:
+    return [plan.sources_sha256, plan.versions_sha256]
+
+
+def _read(store: SourceStore, storage: Storage) -> dict[str, list[str]]:
     """What was noted about this source; empty where nothing was, or what is there cannot be read."""
     try:
         notes = json.loads(storage.read(NOTES))
         if notes["source"] == store.uri:
-            return {str(path): str(version) for path, version in notes["shards"].items()}
+            return {path: [str(part) for part in note] for path, note in notes["shards"].items()}
     except (NotFoundError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     return {}

@@ -114,7 +114,7 @@ def test_a_whole_run_and_what_a_second_one_does(ready, tmp_path, capsys):
         assert hashlib.sha256((tmp_path / "out" / f"{entry.path}.tar").read_bytes()).hexdigest() == entry.sha256
     text = capsys.readouterr().out
     assert "10 videos = 8 samples + 2 rejected (1 missing, 1 for other reasons)" in text
-    assert "1 of 10 videos are missing, in 1 classes" in text
+    assert "1 of 10 videos are missing, in 1 class:" in text
     assert manifest.digest in text
 
     before = snapshot(tmp_path / "out")

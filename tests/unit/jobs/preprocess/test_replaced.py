@@ -68,6 +68,14 @@ def test_a_replaced_file_of_equal_size_has_its_shard_built_again(
     assert again(root, out) == frozenset(), "it is noted as built"
 
 
+def test_another_size_is_the_records_own_affair(root: Path, out: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    plans, store = planned(root)
+    note_sources(plans, (), store, out)
+    write(root, "run/1.mp4", b"longer", 2_000)
+    assert again(root, out) == frozenset()
+    assert caplog.records == []
+
+
 def test_a_finished_data_set_stays_and_the_log_says_so_every_time(
     root: Path, out: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,3 +168,24 @@ def test_a_command_that_lost_its_lease_writes_no_manifest(
     with pytest.raises(LeaseLostError, match="has removed this one's lease"):
         command.preprocess(config(videos, tmp_path))
     assert not out.exists("manifest.json")
+
+
+def test_a_replaced_video_leaves_a_finished_data_set_alone_and_is_taken_with_overwrite(
+    videos: Path, tmp_path: Path, out: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "set"
+    shutil.copytree(videos, copy)
+    before = command.preprocess(config(copy, tmp_path))
+    assert before is not None
+    listed = (copy / "trainlist01.txt").read_text().split()[0]
+    file = copy / "videos" / listed
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1  # of equal size; at the end of the file, where no picture is
+    file.write_bytes(data)
+    os.utime(file, (1_000, 1_000))
+    assert command.preprocess(config(copy, tmp_path)) == before
+    assert "--overwrite builds it again" in caplog.text
+    stored = {path: (tmp_path / "out" / path).stat().st_mtime_ns for path in out.list() if path.endswith(".json")}
+    command.preprocess(config(copy, tmp_path, overwrite=True))
+    built = [path for path, time_ns in stored.items() if (tmp_path / "out" / path).stat().st_mtime_ns != time_ns]
+    assert len([path for path in built if "/shard-" in path]) == 1, "one shard holds the video"
