@@ -62,15 +62,20 @@ _THIS_HOST = (
 )
 # Read by the code or named in the guides, and not passed on; with the reason.
 STAYS = {
-    "RAY_ADDRESS": "where this command connects; a worker is in its cluster already",
+    "RAY_ADDRESS": "where this command connects; workers get the address of the cluster that it joined",
     "RAY_AUTH_MODE": "a worker was started by a Ray that is let in",
     "RAY_AUTH_TOKEN": "a secret, and as above",
     "RAY_AUTH_TOKEN_PATH": "as above",
+    "RAY_GCS_SERVER_PORT": "of a Ray that this command starts for itself",
+    "RECIPROCAL_TRACKING_CREDENTIALS_FILE": "written for workers where a login is given",
     "RECIPROCAL_AUTOSCALING": "asked before anything is started on the cluster",
     "OMP_NUM_THREADS": "Ray sets it to the CPUs of a task, jobs.train to those of a rank",
     "AWS_ACCESS_KEY_ID": "a secret: by file",
     "AWS_SECRET_ACCESS_KEY": "a secret: by file",
     "AWS_SESSION_TOKEN": "a secret: by file",
+    "MLFLOW_TRACKING_USERNAME": "belongs to the secrets: by file",
+    "MLFLOW_TRACKING_PASSWORD": "a secret: by file",
+    "MLFLOW_TRACKING_TOKEN": "a secret: by file",
     "GIT_PYTHON_REFRESH": "set by whoever uses MLflow",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "set by whoever uses MLflow",
 }
