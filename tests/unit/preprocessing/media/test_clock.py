@@ -75,6 +75,25 @@ def test_constant_rate_ignores_a_clock_that_runs_backwards_or_is_missing():
         assert fps == pytest.approx(30)
 
 
+@pytest.mark.parametrize("change", [0.08, 0.2, 0.45])
+def test_a_rate_that_changes_on_the_way_is_no_constant_rate(change):
+    """Shown one by one, the picture at the change would come some frames late."""
+    times = np.cumsum([0.0, *[0.04 * (1 - change)] * 40, *[0.04 * (1 + change)] * 40])
+    picks, fps = constant_rate(times, 0.0)
+    assert fps == pytest.approx(25)
+    assert picks.tolist() == nearest_pictures(times, fps, len(picks))
+    frame_of_change = picks.tolist().index(40)
+    assert frame_of_change == pytest.approx(40 * (1 - change), abs=1)
+
+
+@pytest.mark.parametrize("rate", [24.0, 30000 / 1001, 59.94, 120.0])
+def test_a_rate_that_is_rounded_to_milliseconds_is_constant(rate):
+    times = np.round(np.arange(300) / rate, 3)
+    picks, fps = constant_rate(times, rate)
+    assert fps == rate
+    assert picks.tolist() == list(range(300))
+
+
 @settings(max_examples=60)
 @given(gaps=st.lists(st.integers(1, 400), min_size=1, max_size=40), fps=st.sampled_from([0.0, 7.0, 25.0, 60.0]))
 def test_constant_rate_against_its_definition(gaps, fps):
