@@ -46,9 +46,7 @@ def mrst_small() -> TrainConfig:
             num_steps=14,
             dropout=0.3,
         ),
-        clip=ClipConfig(
-            num_frames=14, stride=2, short_videos="stretch", crop=64, resize=72, min_area=0.35, flow_std=1.5
-        ),
+        clip=ClipConfig(num_frames=14, stride=2, crop=64, resize=72, min_area=0.35, flow_std=1.5),
         data=DataConfig(batch_size=8, val_split="", val_share=0.2),
         optim=OptimConfig(
             name="adam",

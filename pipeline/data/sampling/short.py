@@ -43,14 +43,14 @@ def short_note(
         repeated = f"; in {fewer} of them some frames are shown twice" if fewer else ""
         return f"{line}: the frames of a clip are taken closer together{repeated}"
     other = _smaller_stride(frames, clip, modalities)
-    return f"{line}: the last frame is repeated; train with --clip.short-videos stretch{other}"
+    return f"{line}: the last frame is repeated; train with {other}--clip.short-videos stretch"
 
 
 def _smaller_stride(frames: np.ndarray, clip: ClipConfig, modalities: Sequence[str]) -> str:
-    """The largest stride that nearly all videos have room for, as an alternative in the line; empty if none helps."""
+    """The largest stride that nearly all videos have room for, as a choice in the line; empty if none helps."""
     for stride in range(clip.stride - 1, 0, -1):
         needed = frames_needed(clip, modalities) - (clip.stride - stride) * (clip.num_frames - 1)
         short = int((frames < needed).sum())
         if short <= _FEW * len(frames):
-            return f", or --clip.stride {stride} ({needed} frames, {short} too short)"
+            return f"--clip.stride {stride} ({needed} frames, {short} too short) or "
     return ""

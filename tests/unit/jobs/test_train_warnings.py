@@ -27,7 +27,7 @@ def test_short_videos_are_announced_before_any_worker(
         (
             (
                 [],
-                "repeated; train with --clip.short-videos stretch, or --clip.stride 1 (9 frames, 0 too short)",
+                "repeated; train with --clip.stride 1 (9 frames, 0 too short) or --clip.short-videos stretch",
             ),
             (["--clip.short-videos", "stretch"], "the frames of a clip are taken closer together"),
         )

@@ -20,6 +20,7 @@ import torch
 
 from jobs.recipes import find_recipe
 from pipeline.config.preprocess import StoredConfig
+from pipeline.config.stop import StopConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data.loader import make_loader
 from pipeline.dataset.manifest import read_manifest
@@ -31,7 +32,7 @@ from pipeline.training.loop import train
 from tests.support.paths import ROOT
 from tests.support.synthetic_set import store_synthetic
 
-RECIPES = ("crn_demo", "rgb_demo", "flow_demo", "mrst_demo", "crn_small")
+RECIPES = ("crn_demo", "rgb_demo", "flow_demo", "mrst_demo", "crn_small", "mrst_small")
 STEPS = 20
 CLIPS = 80
 GOLDEN = ROOT / "tests" / "data" / "golden_losses.json"
@@ -75,7 +76,8 @@ def shortened(recipe: str, uri: str) -> TrainConfig:
     assert CLIPS % config.data.batch_size == 0
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, uri=uri, val_split="", decode_threads=1, fetch_threads=4),
+        data=dataclasses.replace(config.data, uri=uri, val_split="", val_share=0.0, decode_threads=1, fetch_threads=4),
+        stop=StopConfig(),
         optim=dataclasses.replace(config.optim, epochs=STEPS * config.data.batch_size // CLIPS),
         run=dataclasses.replace(config.run, num_workers=1, log_steps=1, checkpoint_epochs=STEPS),
     )

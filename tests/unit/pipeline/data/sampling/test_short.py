@@ -83,8 +83,8 @@ def test_the_note_says_how_many_and_what_to_use() -> None:
     note = short_note(frames, SMALL, BOTH, "train", {"fps": 10.0})
     assert note == (
         "312 of 360 videos in split 'train' are shorter than the 29 frames at 10 fps that a clip covers"
-        " (clip.num-frames 10, clip.stride 3): the last frame is repeated; train with --clip.short-videos stretch, or"
-        " --clip.stride 2 (20 frames, 0 too short)"
+        " (clip.num-frames 10, clip.stride 3): the last frame is repeated; train with --clip.stride 2 (20 frames, 0"
+        " too short) or --clip.short-videos stretch"
     )
     stretched = dataclasses.replace(SMALL, short_videos="stretch")
     assert short_note(frames, stretched, BOTH, "train", {}).endswith("the frames of a clip are taken closer together")
