@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import predict as predict_job
 from jobs.evaluate import command as evaluate_job
+from jobs.predict import command as predict_job
 from jobs.promote import command as promote_job
 from jobs.recipes import RECIPES, find_recipe
 from jobs.train import command as train_job

@@ -6,8 +6,6 @@ to them by value. Commands start through their ``__main__``.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 import runpy
 import sys
@@ -20,13 +18,10 @@ import ray
 
 from jobs.bench import preprocess as bench_preprocess
 from jobs.preprocess import tasks as preprocess_tasks
-from jobs.recipes import find_recipe
 from jobs.verify import tasks as verify_tasks
-from pipeline.config.base import as_dict
-from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import StorageError, UserError
-from pipeline.runs.folder import RESULT, RUN, RunRecord
 from pipeline.storage import open_storage
+from tests.support.run_folder import write_run
 
 FAULTS = {
     "a defect": (ZeroDivisionError("one\ntwo"), 1, "ZeroDivisionError: one"),
@@ -95,16 +90,7 @@ def check(end: tuple[int, str], code: int, pattern: str) -> None:
 @pytest.fixture
 def run_uri(tiny_set: str, tmp_path: Path) -> str:
     """A finished run, as far as the driver of an evaluation looks."""
-    manifest = read_manifest(open_storage(tiny_set))
-    config = find_recipe("rgb_demo")
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, uri=tiny_set))
-    record = RunRecord(
-        config=as_dict(config), identity=config.identity(), manifest_digest=manifest.digest, code_version="v"
-    )
-    run = open_storage(f"file://{tmp_path}/run")
-    run.write(RUN, json.dumps(dataclasses.asdict(record)).encode())
-    run.write(RESULT, json.dumps({"checkpoint": "none", "tracking_run_id": "none", "metrics": {}}).encode())
-    return run.uri
+    return write_run(open_storage(f"file://{tmp_path}/run"), "rgb_demo", data_uri=tiny_set).uri
 
 
 def test_evaluate_shows_a_workers_error_in_one_line(run_uri, fault, monkeypatch, capsys) -> None:
