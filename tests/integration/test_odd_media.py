@@ -24,6 +24,7 @@ from infra import process
 from pipeline.dataset.manifest import read_manifest, read_records
 from pipeline.dataset.shards import Reject, SampleRecord, split_members
 from pipeline.storage import open_storage
+from preprocessing.sources.side_files import side_ending
 from tests.oracles.media import disagreement, read_independently, stored_frames
 from tests.support.odd_media import SHARED_REJECTS, generated, moving, write_video
 from tests.support.paths import ROOT
@@ -119,6 +120,11 @@ def test_every_odd_file_ends_as_a_sample_or_its_reject(tmp_path: Path, request: 
             (source / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, source / name)
             expected[name] = SHARED_REJECTS.get(path.name, "sample")
+    # By their names these are left out; under a video's name they are tried.
+    side_files = [name for name in expected if side_ending(name)]
+    for name in side_files:
+        shutil.copyfile(source / name, source / f"{name}.mp4")
+        expected[f"{name}.mp4"] = expected.pop(name)
     # What is no regular file is not there, and nothing waits for it.
     os.mkfifo(source / "made/pipe.mp4")
     (source / "made/folder.mp4").mkdir()
@@ -144,6 +150,7 @@ def test_every_odd_file_ends_as_a_sample_or_its_reject(tmp_path: Path, request: 
     )
     result = preprocess(tmp_path, *arguments)
     check(result, expected, source)
+    assert f"left out {len(side_files)} files that are no videos" in result.output
     assert result.worker_mb < WORKER_MB, result.worker_mb
     assert result.samples["made/uhd_3840x2160.mp4"][0].source_width == 3840
 
