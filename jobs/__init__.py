@@ -19,6 +19,8 @@
 
 import logging
 import os
+import sys
+from types import TracebackType
 
 from pipeline.common.printable import PrintableFormatter
 from pipeline.config.ray_local import ray_binding
@@ -41,6 +43,18 @@ _ENVIRONMENT = {
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 os.environ.update(ray_authentication() | ray_binding())
+
+
+def _end_in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print("interrupted before it began", file=sys.stderr, flush=True)
+        os._exit(130)  # a hook cannot give the exit code; nothing has been opened yet
+
+
+if sys.argv[:1] == ["-m"]:  # python -m jobs.COMMAND, whose imports take seconds, before its own handling of Ctrl-C
+    sys.excepthook = _end_in_one_line
 # In Ray's workers nobody sets up logging: what is logged there is printed by this handler, and reaches the driver.
 if logging.lastResort is not None:
     logging.lastResort.setFormatter(PrintableFormatter())

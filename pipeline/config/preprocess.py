@@ -7,6 +7,10 @@ from typing import Literal
 
 from pipeline.config.base import require
 
+_MAX_SHORT_SIDE = 4320  # of 8K video
+_MAX_FPS = 1000.0
+_MAX_GOP = 10_000  # a clip decodes up to so many frames for its first one
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredConfig:
@@ -42,12 +46,12 @@ class StoredConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.short_side >= 16 and self.short_side % 2 == 0,
+            16 <= self.short_side <= _MAX_SHORT_SIDE and self.short_side % 2 == 0,
             "stored.short_side",
             self.short_side,
-            "must be even and at least 16",
+            f"must be even and in 16..{_MAX_SHORT_SIDE}",
         )
-        require(self.fps >= 0, "stored.fps", self.fps, "must be 0 (keep) or positive")
+        require(0 <= self.fps <= _MAX_FPS, "stored.fps", self.fps, f"must be 0 (keep) or positive, up to {_MAX_FPS}")
         require("rgb" in self.modalities, "stored.modalities", self.modalities, "rgb is always stored")
         require(
             len(set(self.modalities)) == len(self.modalities),
@@ -55,7 +59,13 @@ class StoredConfig:
             self.modalities,
             "name each modality once",
         )
-        require(self.flow_bound > 0, "stored.flow_bound", self.flow_bound, "must be positive")
-        require(self.gop >= 1, "stored.gop", self.gop, "must be at least 1")
+        most_px = self.short_side * 10  # the long side is at most ten times the short one
+        require(
+            0 < self.flow_bound <= most_px,
+            "stored.flow_bound",
+            self.flow_bound,
+            f"must be positive, and at most {most_px} px, which no motion exceeds",
+        )
+        require(1 <= self.gop <= _MAX_GOP, "stored.gop", self.gop, f"must be in 1..{_MAX_GOP}")
         require(0 <= self.crf <= 63, "stored.crf", self.crf, "must be in 0..63")
         require(self.max_frames >= 0, "stored.max_frames", self.max_frames, "must be 0 (no limit) or positive")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -9,18 +10,39 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager
 
 from pipeline.common.printable import printable
 from pipeline.evaluation.report import EvalReport
 
 _MOST_NAMES = 60  # more names do not fit next to the rows
 _MOST_COUNTS = 20  # more numbers do not fit into the cells
+# Looked at in this order for letters that matplotlib's own font lacks; what no installed font has is drawn as a box.
+_MORE_FONTS = (
+    "Noto Sans",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Source Han Sans",
+    "WenQuanYi Zen Hei",
+    "IPAGothic",
+    "Arial Unicode MS",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+)
 
 
 def plot_confusion(report: EvalReport, path: Path) -> None:
     """Write the confusion matrix of the fused prediction as PNG: true classes in rows, predicted ones in columns,
     coloured by the share of the row.
     """
+    installed = set(font_manager.get_font_names())
+    fonts = [*matplotlib.rcParams["font.family"], *(name for name in _MORE_FONTS if name in installed)]
+    with matplotlib.rc_context({"font.family": fonts}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        _draw(report, path)
+
+
+def _draw(report: EvalReport, path: Path) -> None:
     counts = np.array(report.confusion)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = len(report.classes)

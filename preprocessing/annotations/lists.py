@@ -115,7 +115,9 @@ def open_lists(annotations: str, store: SourceStore) -> Lists:
         return Lists(store)
     folder, _, name = annotations.rstrip("/").rpartition("/")
     if PurePosixPath(name).suffix.lower() in (".csv", ".txt"):
-        return Lists(open_sources(folder or ".", field="annotations", archives=False), name)
+        if folder in ("", "file://"):  # "/list.csv" lies in "/", "list.csv" in the current folder
+            folder = f"{folder}/" if "/" in annotations else "."
+        return Lists(open_sources(folder, field="annotations", archives=False), name)
     found = open_sources(annotations, field="annotations", archives=False)
     return Lists(found, prefix=top_folder(found, levels=1) if isinstance(found, PackedStore) else "")
 

@@ -152,3 +152,13 @@ def test_only_a_better_report_on_the_same_data_is_promoted(
 def test_the_confusion_matrix_is_written_as_png(tmp_path: Path) -> None:
     plot_confusion(report(), tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_letters_that_no_font_has_are_drawn_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.evaluation.plots._MORE_FONTS", ())
+    found = report()
+    plot_confusion(dataclasses.replace(found, classes=("走る", *found.classes[1:])), tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
