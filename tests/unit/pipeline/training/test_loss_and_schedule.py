@@ -34,6 +34,28 @@ def test_a_clip_of_weight_zero_has_no_influence_even_if_it_is_infinite() -> None
     assert torch.isfinite(logits.grad[0]).all()
 
 
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_smoothed_labels_mix_the_label_with_all_classes_alike(smoothing: float) -> None:
+    """Szegedy et al. 2016, section 7: q' = (1 - e) [k = y] + e / K; the loss is the cross-entropy with q'."""
+    logits = torch.tensor([[[1.0, -0.5, 2.0]], [[0.0, 3.0, -1.0]]])
+    labels, weights = torch.tensor([2, 0]), torch.tensor([1.0, 0.5])
+    expected = 0.0
+    for b in range(2):
+        scores = logits[b, 0].tolist()
+        norm = math.log(sum(math.exp(x) for x in scores))
+        target = [(1 - smoothing) * (k == labels[b].item()) + smoothing / 3 for k in range(3)]
+        expected -= weights[b].item() * sum(q * (x - norm) for q, x in zip(target, scores, strict=True))
+    loss = supervised_loss({"rgb": logits}, labels, weights, torch.tensor(4.0), smoothing)
+    assert loss.item() == pytest.approx(expected / 4, rel=1e-6)
+
+
+@pytest.mark.parametrize("total", [0.25, 1.0, 3.0])
+def test_the_sum_is_divided_by_the_weight_of_the_whole_batch_however_small(total: float) -> None:
+    logits, labels = torch.zeros(1, 1, 4), torch.tensor([1])
+    loss = supervised_loss({"rgb": logits}, labels, torch.tensor([0.25]), torch.tensor(total))
+    assert loss.item() == pytest.approx(0.25 * math.log(4) / total, rel=1e-6)
+
+
 def test_a_batch_of_fillers_costs_nothing() -> None:
     logits = torch.randn(2, 1, 3, requires_grad=True)
     loss = supervised_loss({"rgb": logits}, torch.zeros(2, dtype=torch.long), torch.zeros(2), torch.tensor(0.0))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections import Counter
 
 import pytest
@@ -56,6 +58,25 @@ def test_the_order_is_that_of_the_names_sha256_whatever_the_lists_order() -> Non
     for order in (names, names[::-1]):
         plans = plan_shards(annotations_of(*order), {}, 5)
         assert [s.path for plan in plans for s in plan.sources] == expected
+
+
+def test_a_name_that_is_not_utf_8_has_its_place_by_its_bytes() -> None:
+    names = [os.fsdecode(name) for name in (b"caf\xe9.mp4", b"a.mp4", b"\xff\xfe.mp4")]
+    expected = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).hexdigest())
+    (plan,) = plan_shards(annotations_of(*names), {}, 5)
+    assert [s.path for s in plan.sources] == expected
+
+
+def test_the_fingerprint_is_that_of_stored_records() -> None:
+    """It decides whether a stored shard is kept, so no change of code may change it: spelled out here."""
+    parts = (
+        Source(path="a.mp4", label=1, split="val", start_s=1.5, end_s=4.0),
+        Source(path="b.mp4", label=0, split="val"),
+    )
+    (plan,) = plan_shards(Annotations(classes=("x", "y"), sources=parts), {"a.mp4": 9}, 5)
+    rows = {"a.mp4": [parts[0].name, 1, "y", 1.5, 4.0, 9], "b.mp4": ["b.mp4", 0, "x", None, None, -1]}
+    text = json.dumps([rows[source.path] for source in plan.sources])
+    assert plan.sources_sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_source_listed_twice_is_refused_with_both_names() -> None:
