@@ -40,6 +40,10 @@ class NotFoundError(StorageError):
     """The object or file does not exist."""
 
 
+class NotAFileError(NotFoundError):
+    """There is something at that path that is no file: a folder, a pipe, a socket or a device."""
+
+
 class StorageSetupError(UserError, StorageError):
     """Bucket, credentials or endpoint are wrong; no retry can help."""
 

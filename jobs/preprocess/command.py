@@ -31,7 +31,15 @@ import torch
 from jobs.cluster.connect import connect
 from jobs.preprocess.config import PreprocessConfig, limit
 from jobs.preprocess.estimate import estimate
-from jobs.preprocess.existing import existing_manifest, finished_shards, is_finished, remove_leftovers
+from jobs.preprocess.existing import (
+    check_replaceable,
+    existing_manifest,
+    finished_shards,
+    is_finished,
+    remove_leftovers,
+    sound_shards,
+)
+from jobs.preprocess.places import check_apart
 from jobs.preprocess.replaced import note_sources, replaced_shards
 from jobs.preprocess.summary import RunLog, print_plan, print_summary
 from jobs.preprocess.tally import Outcome, Tally, first_rejects
@@ -42,13 +50,13 @@ from pipeline.common.words import counted
 from pipeline.config.base import as_dict
 from pipeline.config.preprocess import StoredConfig
 from pipeline.config.stack import ray_address
-from pipeline.dataset.manifest import MANIFEST, Manifest
+from pipeline.dataset.manifest import MANIFEST, Manifest, ShardEntry
 from pipeline.errors import ReciprocalError, UserError
 from pipeline.storage import open_storage
 from pipeline.storage.lease import Lease
 from pipeline.storage.scratch import remove_abandoned
 from preprocessing.annotations import Annotations, read_annotations
-from preprocessing.shard.build import build_shard
+from preprocessing.shard.build import ShardSpec, build_shard
 from preprocessing.shard.plan import ShardPlan, plan_shards
 from preprocessing.shard.provenance import builder_version
 from preprocessing.sources import open_sources
@@ -64,7 +72,9 @@ def preprocess(config: PreprocessConfig) -> Manifest | None:
         ReciprocalError: shards failed, or more sources were rejected than allowed; what was built is kept.
     """
     start_s = time.perf_counter()
-    store = open_sources(config.source)
+    check_apart(config.source, config.out)
+    # Lists say which files are videos; a folder's listing must be told which are not.
+    store = open_sources(config.source, data_sets=config.format != "folder")
     annotations = read_annotations(
         config.format, store, config.lists, config.split_index, any_classes=config.any_classes
     )
@@ -80,16 +90,21 @@ def preprocess(config: PreprocessConfig) -> Manifest | None:
         estimate(plans, job, resources_for(spec, config.gpu_share), config)
         return None
     job.storage.probe(write=True)
+    check_replaceable(job.storage)
     remove_abandoned()
     tally = Tally()
     with lease_target(config.dataset, spec, plans, job.storage) as lease:
         replaced = replaced_shards(plans, store, job.storage, finished=is_finished(config, job.storage))
-        for outcome in finished_shards(
+        outcomes = finished_shards(
             [plan for plan in plans if plan.path not in replaced],
             spec,
             job.storage,
             retry_rejected=config.retry_rejected,
-        ):
+        )
+        if config.overwrite:
+            kept = list(outcomes)
+            outcomes = sound_shards(kept, _manifest(config, spec, [o.entry for o in kept]), job.storage)
+        for outcome in outcomes:
             tally.add(outcome)
         existing = existing_manifest(config, spec, job.storage, plans, set(tally.entries))
         todo = [plan for plan in plans if plan.path not in tally.entries]
@@ -161,6 +176,19 @@ def _within(
     )
 
 
+def _manifest(config: PreprocessConfig, spec: ShardSpec, shards: Sequence[ShardEntry]) -> Manifest:
+    return Manifest(
+        dataset=config.dataset,
+        classes=spec.classes,
+        modalities=spec.stored.modalities,
+        parameters=as_dict(spec.stored),
+        parameter_hash=spec.parameter_hash,
+        code_version=builder_version(),
+        shards=tuple(shards),
+        flow=spec.flow,
+    )
+
+
 def _finish(
     config: PreprocessConfig,
     job: Job,
@@ -174,16 +202,7 @@ def _finish(
     ones it lists.
     """
     storage, num_inputs = job.storage, len(annotations.sources)
-    manifest = Manifest(
-        dataset=config.dataset,
-        classes=annotations.classes,
-        modalities=job.spec.stored.modalities,
-        parameters=as_dict(job.spec.stored),
-        parameter_hash=job.spec.parameter_hash,
-        code_version=builder_version(),
-        shards=tuple(tally.entries[plan.path] for plan in plans),
-        flow=job.spec.flow,
-    )
+    manifest = _manifest(config, job.spec, [tally.entries[plan.path] for plan in plans])
     if existing is not None:
         if manifest.shards != existing.shards:
             raise ReciprocalError(

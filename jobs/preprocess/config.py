@@ -55,7 +55,9 @@ class PreprocessConfig:
     decodes.
     """
     overwrite: bool = False
-    """Replace a finished data set. Runs that read it meanwhile will fail."""
+    """Replace a finished data set, or repair it: stored shards are read and compared with their records, and those that
+    differ or were made otherwise are built again. Runs that read it meanwhile will fail.
+    """
     stored: StoredConfig = dataclasses.field(default_factory=StoredConfig)
 
     def __post_init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from jobs.preprocess.config import PreprocessConfig
 from jobs.preprocess.tally import Outcome
 from jobs.preprocess.target import changed
+from jobs.verify.tasks import verify_shards
 from pipeline.common.words import counted
 from pipeline.config.base import as_dict
 from pipeline.dataset.manifest import MANIFEST, Manifest, read_manifest
 from pipeline.dataset.shards import ShardRecord
-from pipeline.errors import ManifestError, NotFoundError, UserError
+from pipeline.errors import ManifestError, NotAFileError, NotFoundError, ReciprocalError, UserError
 from pipeline.storage import Storage
 from preprocessing.shard.build import ShardSpec, committed_record
 from preprocessing.shard.plan import ShardPlan
@@ -35,6 +38,48 @@ def finished_shards(
         # Records are large: a thousand at a time, and only their sums are kept.
         for start in range(0, len(plans), 1024):
             yield from (outcome for outcome in pool.map(look, plans[start : start + 1024]) if outcome is not None)
+
+
+def sound_shards(outcomes: Sequence[Outcome], made: Manifest, storage: Storage) -> Iterator[Outcome]:
+    """Those of ``outcomes`` whose stored bytes are what the record says, and the record what the manifest says.
+
+    Tar, index and record of every shard are read, and no video is decoded, as ``jobs.verify --decode none`` does.
+
+    Args:
+        made: the manifest of ``outcomes``, in which a stored manifest that can be read takes the place of its own
+            entries.
+
+    Raises:
+        ReciprocalError: the storage failed, which says nothing about the shard.
+    """
+    listed = {}
+    with contextlib.suppress(ManifestError):
+        listed = {entry.path: entry for entry in read_manifest(storage).shards}
+    expected = dataclasses.replace(made, shards=tuple(listed.get(entry.path, entry) for entry in made.shards))
+    damaged: dict[str, str] = {}
+    for entry, result in verify_shards(storage, expected, "none"):
+        if isinstance(result, str):
+            raise ReciprocalError(f"{storage.uri}/{entry.path} could not be compared with its record: {result}")
+        if result.faults:
+            damaged[entry.path] = str(result.faults[0])
+    if damaged:
+        log.warning(
+            "%s: %s built again, because the stored bytes differ from the record (first: %s)",
+            storage.uri,
+            counted(len(damaged), "shard is", "shards are"),
+            next(iter(damaged.values())),
+        )
+    yield from (outcome for outcome in outcomes if outcome.entry.path not in damaged)
+
+
+def check_replaceable(storage: Storage) -> None:
+    """UserError if something that is no file is where the manifest will be written."""
+    try:
+        storage.size(MANIFEST)
+    except NotAFileError as error:
+        raise UserError(f"{error}: move it away, or use another --out") from error
+    except NotFoundError:
+        pass
 
 
 def is_finished(config: PreprocessConfig, storage: Storage) -> bool:
@@ -62,10 +107,7 @@ def existing_manifest(
         storage.delete(MANIFEST)  # first: from here on its shards may change
         return None
     where, fix = f"{storage.uri}/{MANIFEST}", "use another --out, or --overwrite to replace it"
-    try:
-        manifest = read_manifest(storage)
-    except ManifestError as error:
-        raise UserError(f"{error}; {fix}") from error
+    manifest = read_manifest(storage, fix="run the same command with --overwrite, which writes it again")
     _check_same_spec(manifest, config, spec, f"{where} was made", fix)
     others = [
         plan

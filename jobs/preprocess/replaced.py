@@ -16,9 +16,9 @@ from pipeline.errors import NotFoundError
 from pipeline.storage import Storage
 from preprocessing.shard.plan import ShardPlan
 from preprocessing.sources import SourceStore
+from preprocessing.sources.data_sets import NOTES
 
 log = logging.getLogger(__name__)
-NOTES = ".sources.json"
 
 
 def replaced_shards(

@@ -149,6 +149,8 @@ def _summarise(
             style="bold red",
             markup=False,
         )
+    if any(fault.kind != "stray" for fault in faults):
+        console.print("the jobs.preprocess command that made it, with --overwrite, builds damaged shards again")
     if not faults and not failures and manifest is not None:
         console.print(f"sound: {storage.uri} is what its manifest {manifest.digest} says", markup=False)
 

@@ -15,7 +15,7 @@ from pipeline.common.typed import Count, shown
 from pipeline.dataset.rules import record_problems, stored_parameters
 from pipeline.dataset.sample import MODALITIES
 from pipeline.dataset.shards import ShardRecord
-from pipeline.errors import ConfigError, ManifestError, NotFoundError
+from pipeline.errors import ConfigError, ManifestError, NotAFileError, NotFoundError
 from pipeline.storage import Storage
 
 MANIFEST = "manifest.json"
@@ -130,15 +130,24 @@ class Manifest:
         return manifest
 
 
-def read_manifest(storage: Storage) -> Manifest:
+def _fix(storage: Storage) -> str:
+    return (
+        f"python -m jobs.verify {storage.uri} reports every fault; restore it, or run jobs.preprocess again with"
+        " --overwrite"
+    )
+
+
+def read_manifest(storage: Storage, *, fix: str = "") -> Manifest:
     """Read a data set's manifest.
+
+    Args:
+        fix: what the user shall do about a damaged one; default: verify it, and restore it or build it again.
 
     Raises:
         ManifestError: there is none (preprocessing has not finished), or it cannot be read or trusted.
         StorageSetupError: the storage cannot be reached.
     """
-    where = f"{storage.uri}/{MANIFEST}"
-    fix = f"python -m jobs.verify {storage.uri} reports every fault; restore it, or run jobs.preprocess again"
+    where, fix = f"{storage.uri}/{MANIFEST}", fix or _fix(storage)
     data = manifest_bytes(storage)
     try:
         manifest = Manifest.from_json(data, where)
@@ -186,6 +195,8 @@ def manifest_bytes(storage: Storage) -> bytes:
     """
     try:
         return storage.read(MANIFEST, MAX_BYTES)
+    except NotAFileError as error:
+        raise ManifestError(f"{error}: move it away, and restore the file or run jobs.preprocess again") from error
     except NotFoundError as error:
         raise ManifestError(
             f"{error}: no data set is finished there; run jobs.preprocess with --out {storage.uri}, or check the URI"
@@ -199,7 +210,7 @@ def read_record(storage: Storage, manifest: Manifest, entry: ShardEntry) -> Shar
         ManifestError: it is gone, is not the one that the manifest lists, or cannot be trusted.
     """
     where = f"{storage.uri}/{entry.path}.json"
-    fix = f"python -m jobs.verify {storage.uri} reports every fault; restore it, or run jobs.preprocess again"
+    fix = _fix(storage)
     try:
         data = storage.read(f"{entry.path}.json", MAX_BYTES)
     except NotFoundError as error:

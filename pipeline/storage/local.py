@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.common.atomic import PREFIX, atomic_file
-from pipeline.errors import NotFoundError, StorageError, StorageSetupError
+from pipeline.errors import NotAFileError, NotFoundError, StorageError, StorageSetupError
 from pipeline.storage.base import Storage
 
 # No file can have a name that is too long; ENXIO: a socket.
@@ -54,9 +54,12 @@ class LocalStorage(Storage):
             file = os.open(target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         if not stat.S_ISREG(mode := os.fstat(file).st_mode):
             os.close(file)
-            problem = "does not exist" if stat.S_ISDIR(mode) else "is not a file, but a pipe, a socket or a device"
-            raise NotFoundError(f"{self.uri}/{path} {problem}")
+            raise self._not_a_file(path, mode)
         return os.fdopen(file, "rb")
+
+    def _not_a_file(self, path: str, mode: int) -> NotAFileError:
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        return NotAFileError(f"{self.uri}/{path} is not a file, but {kind}")
 
     @contextlib.contextmanager
     def _named(self, path: str) -> Iterator[Path]:
@@ -91,7 +94,7 @@ class LocalStorage(Storage):
         with self._named(path) as target:
             found = target.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise NotFoundError(f"{self.uri}/{path} does not exist")
+            raise self._not_a_file(path, found.st_mode)
         return found.st_size
 
     def list(self, prefix: str = "") -> Iterator[str]:

@@ -21,7 +21,7 @@ from preprocessing.sources.packed import PackedStore
 __all__ = ["BucketStore", "FolderStore", "PackedStore", "SourceStore", "open_sources"]
 
 
-def open_sources(uri: str, *, field: str = "source", archives: bool = True) -> SourceStore:
+def open_sources(uri: str, *, field: str = "source", archives: bool = True, data_sets: bool = True) -> SourceStore:
     """The store at ``uri``: a folder's path, ``file:///FOLDER``, ``s3://BUCKET/PREFIX``, or an archive file in one of
     them.
 
@@ -30,6 +30,8 @@ def open_sources(uri: str, *, field: str = "source", archives: bool = True) -> S
     Args:
         field: what messages call ``uri``.
         archives: whether archives below a folder look unpacked; an archive that ``uri`` itself names always does.
+        data_sets: whether data sets that ``jobs.preprocess`` made are listed like other files; if not, their folders
+            are left out, which the log says.
 
     Raises:
         ConfigError: no such folder or archive, or an unknown scheme.
@@ -38,7 +40,7 @@ def open_sources(uri: str, *, field: str = "source", archives: bool = True) -> S
         folder, _, name = uri.rstrip("/").rpartition("/")
         if archive_kind(name) and folder != "s3:/":
             return PackedStore(BucketStore(open_storage(folder)), only=name)
-        store = BucketStore(open_storage(uri))
+        store = BucketStore(open_storage(uri), data_sets=data_sets)
         return PackedStore(store) if archives else store
     root = Path(uri.removeprefix("file://")).expanduser().absolute()
     if archive_kind(root.name) and root.is_file():
@@ -49,4 +51,5 @@ def open_sources(uri: str, *, field: str = "source", archives: bool = True) -> S
             uri,
             "is not a folder on this machine; give one, s3://BUCKET/PREFIX, or a .tar, .tar.gz or .zip in either",
         )
-    return PackedStore(FolderStore(root)) if archives else FolderStore(root)
+    store = FolderStore(root, data_sets=data_sets)
+    return PackedStore(store) if archives else store

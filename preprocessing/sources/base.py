@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from pipeline.errors import RejectedSource, StorageError
 from pipeline.storage.scratch import scratch_folder
+from preprocessing.sources.data_sets import below, data_sets_in, marked_folder
 
 VIDEO_EXTENSIONS = (
     ".mp4",
@@ -119,7 +120,31 @@ class SourceStore(abc.ABC):
 
 
 class PlainStore(SourceStore):
-    """A store of plain files, which can also be read in part: archives are read through these two methods."""
+    """A store of plain files, which can also be read in part: archives are read through these two methods.
+
+    Args:
+        data_sets: whether data sets that ``jobs.preprocess`` made are listed; if not, their folders are left out.
+    """
+
+    def __init__(self, uri: str, *, data_sets: bool = True) -> None:
+        super().__init__(uri)
+        self._data_sets = data_sets
+        self._marked: set[str] = set()  # folders that hidden files show to be data sets
+        self._left_out: tuple[str, ...] = ()
+
+    def _note_hidden(self, path: str) -> None:
+        """Note what a hidden file says about its folder; ``_list`` calls it."""
+        if (folder := marked_folder(path)) is not None:
+            self._marked.add(folder)
+
+    def listing(self) -> Mapping[str, int]:
+        with self._lock:
+            if self._listing is None and not self._data_sets:
+                self._marked = set()
+                found = dict(sorted(self._list()))
+                self._left_out = data_sets_in(self.uri, found, self._marked)
+                self._listing = {path: size for path, size in found.items() if not below(path, self._left_out)}
+            return super().listing()
 
     @abc.abstractmethod
     def open(self, path: str, *, buffer_bytes: int = 1 << 16) -> BinaryIO:

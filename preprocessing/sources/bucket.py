@@ -20,8 +20,8 @@ _CHUNK_BYTES = 16 << 20  # of a download: how much is in memory, and how much a 
 class BucketStore(PlainStore):
     """The objects below a prefix. A video is copied to the local disk, chunk by chunk, while it is used."""
 
-    def __init__(self, storage: Storage) -> None:
-        super().__init__(storage.uri)
+    def __init__(self, storage: Storage, *, data_sets: bool = True) -> None:
+        super().__init__(storage.uri, data_sets=data_sets)
         self.storage = storage
 
     def _list(self) -> Iterator[tuple[str, int]]:
@@ -31,7 +31,9 @@ class BucketStore(PlainStore):
                 continue
             if escapes(path) or "//" in path:
                 num_odd += 1
-            elif not hidden(path):
+            elif hidden(path):
+                self._note_hidden(path)
+            else:
                 self._versions[path] = version
                 yield path, size
         if num_odd:

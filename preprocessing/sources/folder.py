@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from pipeline.errors import NotFoundError, RejectedSource, StorageError
 from preprocessing.sources.base import PlainStore, escapes, unsafe
+from preprocessing.sources.data_sets import below
 
 log = logging.getLogger(__name__)
 # Errors for a name that does not exist, in contrast to a file system that fails.
@@ -24,8 +25,8 @@ _UNREADABLE = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR}
 class FolderStore(PlainStore):
     """A folder. Links are followed while they stay inside it; one that points outside is never opened."""
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(str(root))
+    def __init__(self, root: Path, *, data_sets: bool = True) -> None:
+        super().__init__(str(root), data_sets=data_sets)
         self.root = root
         self._empty: list[str] = []
 
@@ -43,6 +44,7 @@ class FolderStore(PlainStore):
                     for entry in entries:
                         path = folder + entry.name
                         if entry.name.startswith("."):
+                            self._note_hidden(path)
                             continue
                         seen = True
                         target = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
@@ -80,7 +82,7 @@ class FolderStore(PlainStore):
 
     def empty_folders(self) -> list[str]:
         self.listing()
-        return sorted(self._empty)
+        return sorted(path for path in self._empty if not below(path, self._left_out))
 
     @contextlib.contextmanager
     def local(self, path: str) -> Iterator[Path]:

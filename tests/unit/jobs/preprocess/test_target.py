@@ -14,56 +14,18 @@ import pytest
 
 from jobs.preprocess import command
 from jobs.preprocess.config import PreprocessConfig
-from jobs.preprocess.tally import Outcome
 from jobs.preprocess.target import lease_target
-from pipeline.config.preprocess import StoredConfig
 from pipeline.dataset.manifest import read_manifest
 from pipeline.errors import ReciprocalError, UserError
-from pipeline.storage import Storage, lease, open_storage
+from pipeline.storage import Storage, open_storage
 from pipeline.storage.lease import Lease, LeaseLostError
 from preprocessing.annotations import read_annotations
-from preprocessing.shard.build import ShardSpec, build_shard
+from preprocessing.shard.build import ShardSpec
 from preprocessing.shard.plan import plan_shards
 from preprocessing.sources import open_sources
-from preprocessing.synthetic.generate import SyntheticConfig, generate
+from tests.support.preprocess_here import PLAIN, config
 
-PLAIN = StoredConfig(short_side=32, modalities=("rgb",))
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("toy")
-    generate(SyntheticConfig(out=folder, train=2, val=1, test=1, appearances=2, motions=1, min_frames=6, max_frames=8))
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
-    """Shards are built here, without Ray and MLflow; what the returned list holds is called after each build."""
-    afterwards: list[Callable[[], object]] = []
-
-    def build_all(todo, job, config, tally, num_present, lease) -> None:
-        for plan in todo:
-            tally.add(Outcome.of(build_shard(plan, store=job.store, spec=job.spec, storage=job.storage)))
-            lease.check()
-        for call in afterwards:
-            call()
-
-    monkeypatch.setattr(command, "build_all", build_all)
-    monkeypatch.setattr(lease, "TIMING", lease.Timing(beat_s=0.2, look_s=0.05))
-    return afterwards
-
-
-def config(videos: Path, tmp_path: Path, **changes) -> PreprocessConfig:
-    fields = {
-        "format": "ucf101",
-        "source": str(videos / "videos"),
-        "annotations": str(videos),
-        "out": f"file://{tmp_path}/out",
-        "samples_per_shard": 2,
-        "stored": PLAIN,
-    }
-    return PreprocessConfig(**{**fields, **changes})
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def lease_of(asked: PreprocessConfig) -> contextlib.AbstractContextManager[Lease]:
@@ -73,11 +35,6 @@ def lease_of(asked: PreprocessConfig) -> contextlib.AbstractContextManager[Lease
     paths = [s.path for s in annotations.sources]
     plans = plan_shards(annotations, store.sizes(paths), asked.samples_per_shard, store.versions(paths))
     return lease_target(asked.dataset, ShardSpec.of(annotations.classes, asked.stored), plans, open_storage(asked.out))
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Storage:
-    return open_storage(f"file://{tmp_path}/out")
 
 
 @pytest.mark.parametrize(
