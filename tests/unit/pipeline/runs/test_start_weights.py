@@ -252,8 +252,8 @@ def test_another_file_is_another_run(twin: Path, tmp_path: Path) -> None:
         ("s3://bucket/", "give the path of a .safetensors"),
         ("s3://bucket/none.pt", "s3://bucket/none.pt does not exist"),
         ("s3://absent/none.pt", "bucket 'absent' does not exist"),
-        ("FOLDER", "does not exist"),
-        ("FOLDER/", "does not exist"),
+        ("FOLDER", "is not a file, but a folder"),
+        ("FOLDER/", "is not a file, but a folder"),
     ],
 )
 def test_places_that_hold_no_file(place: str, message: str, tmp_path: Path, s3: MemoryS3) -> None:
