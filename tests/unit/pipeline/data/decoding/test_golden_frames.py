@@ -7,7 +7,6 @@ be its n-th picture.
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +26,7 @@ from pipeline.data.sampling.clips import ClipPlan, sample_plans
 from pipeline.errors import ReciprocalError
 from preprocessing.media.encode import VideoCodec
 from tests.support.encoding import encode_gray, encode_rgb
+from tests.support.ffmpeg_program import ffmpeg_program, run_ffmpeg
 
 BITS, SIDE = 7, 32  # numbers to 127, in blocks of 32 pixels: no codec blurs them
 WIDTH, HEIGHT = BITS * SIDE, 64
@@ -57,12 +57,12 @@ def numbers(pictures: np.ndarray) -> list[int]:
 
 def golden(video: bytes, folder: Path, suffix: str = "mp4", height: int = HEIGHT) -> np.ndarray:
     """All frames of a video as grey pictures, by the ffmpeg program; by plain PyAV where there is no such program."""
-    if shutil.which("ffmpeg"):
+    if program := ffmpeg_program():
         path = folder / f"v.{suffix}"
         path.write_bytes(video)
         raw = subprocess.run(
             [
-                "ffmpeg",
+                program,
                 "-v",
                 "error",
                 "-i",
@@ -243,13 +243,11 @@ def test_other_files_too(name: str, tmp_path: Path) -> None:
 
 def test_an_edit_list_hides_what_stands_before_it(tmp_path: Path) -> None:
     """A file cut without re-encoding holds frames before its first one; they have no number."""
-    if not shutil.which("ffmpeg"):
-        pytest.skip("the ffmpeg program makes this file")
+    if ffmpeg_program() is None:
+        pytest.skip("the ffmpeg program makes this file: install the package imageio-ffmpeg, which make setup does")
     whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
     whole.write_bytes(other("libx264", B_FRAMES, "mp4"))
-    subprocess.run(
-        ["ffmpeg", "-v", "error", "-ss", "0.6", "-i", str(whole), "-c", "copy", str(cut)], check=True, timeout=60
-    )
+    run_ffmpeg("-ss", "0.6", "-i", whole, "-c", "copy", cut)
     everything = golden(cut.read_bytes(), tmp_path)
     shown = numbers(everything)
     assert shown[0] == 15
