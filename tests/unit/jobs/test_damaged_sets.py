@@ -73,6 +73,7 @@ def test_commands_accept_the_sound_set(copy: LocalStorage, commands: dict[str, C
             commands[name](copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", damages(), ids=lambda damage: damage.name)
 def test_damage_is_one_line_that_names_the_object(
     damage: Damage,

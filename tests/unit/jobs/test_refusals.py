@@ -48,6 +48,7 @@ def test_a_refusal_is_one_line_and_code_2() -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_an_unknown_field_is_code_2_and_named() -> None:
     done = command("jobs.train", "crn_demo", "--optim.learning-rate", "1")
     assert done.returncode == 2

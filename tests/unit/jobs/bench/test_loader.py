@@ -333,6 +333,7 @@ class _Paced:
             yield Batch(inputs, torch.tensor([0, 1]), weights, ("a", "b"), epoch, step)
 
 
+@pytest.mark.slow
 def test_the_share_of_a_step_that_waits():
     model = CRNConfig(width=0.25, backbone_stages=3, hidden=8, adapted=8, num_steps=3)
 

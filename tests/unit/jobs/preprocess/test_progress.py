@@ -84,6 +84,7 @@ def test_time_of_waiting_is_no_time_of_work(board: Board, monkeypatch: pytest.Mo
     assert view.rates(4, 40) == (2.0, 20.0)
 
 
+@pytest.mark.slow
 def test_without_ray_s_state_api_nobody_is_named() -> None:
     assert occupancy.other_users() == ""  # no Ray at all here
 

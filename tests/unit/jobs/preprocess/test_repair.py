@@ -31,6 +31,7 @@ def other_label(record: bytes) -> bytes:
     return record.replace(b'"label": 0', b'"label": 1').replace(b'"label":0', b'"label":1')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "damage", "finished"),
     [

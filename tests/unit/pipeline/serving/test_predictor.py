@@ -164,6 +164,7 @@ def test_a_model_packed_before_crops_takes_one(packed: tuple[Path, TrainConfig, 
     assert Predictor(tmp_path).num_crops == 1
 
 
+@pytest.mark.slow
 def test_prediction_needs_neither_dali_nor_ray_nor_storage(packed: tuple[Path, TrainConfig, Manifest]) -> None:
     code = (
         "import sys\nfor name in ('nvidia', 'ray', 'boto3', 'webdataset', 'mlflow', 'tyro', 'matplotlib'):"

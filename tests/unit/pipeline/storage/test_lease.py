@@ -129,7 +129,8 @@ def test_an_object_that_is_no_lease_is_waited_for_and_removed(tmp_path: Path, co
 
 
 _WRITER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from pipeline.storage import open_storage
 from pipeline.storage.lease import LeaseLostError, Timing, hold
 timing = Timing(beat_s=0.1, look_s=0.02, gone_s=0.3, dead_s=1.0)

@@ -239,6 +239,7 @@ def test_samples_ahead_are_a_batch_and_two_for_each_get_in_flight(stored, thread
         assert storage.calls == ahead + 1, "one more for each that is taken"
 
 
+@pytest.mark.slow
 def test_the_deadline_is_a_batchs_not_each_samples(stored) -> None:
     """Samples that trickle in, each a little below the deadline, would otherwise hold up a batch for many times as
     long.
