@@ -168,11 +168,11 @@ def _print_end(rows: list[Row], stack: Stack | None, base: str) -> None:
         "test top-1",
         "views",
         "train s",
-        "",
         title=(
             f"{rows[0].report.dataset}: {rows[0].report.num_videos} test videos, chance"
             f" {1 / len(rows[0].report.classes):.3f}"
         ),
+        caption="* trained by an earlier run" if any(row.reused for row in rows) else None,
     )
     for row in rows:
         report = row.report
@@ -184,11 +184,10 @@ def _print_end(rows: list[Row], stack: Stack | None, base: str) -> None:
             "+".join(report.modalities),
             f"{report.top1:.4f}",
             report.protocol,
-            f"{row.train_s:.0f}",
-            "reused" if row.reused else "",
+            f"{row.train_s:.0f}{'*' if row.reused else ''}",
         )
         for modality, top1 in streams:
-            table.add_row("", f"{modality} branch", f"{top1:.4f}", "", "", "")
+            table.add_row("", f"{modality} branch", f"{top1:.4f}", "", "")
     console.print(table)
     registry = Table("registered model", "version", "aliases", "test top-1", title="MLflow registry")
     for model in MODELS.values():

@@ -105,7 +105,8 @@ def _print(row: dict[str, Any], top: int) -> None:
         return
     stages = [f"{stage.removesuffix('_s')} {seconds:.2f} s" for stage, seconds in row.get("stages", {}).items()]
     took = f"answered in {row['answered_in_s']:.2f} s" + (f": {', '.join(stages)}" if stages else "")
-    table = Table("class", "probability", title=row["video"], title_justify="left", caption=took)
+    caption = f"{row['note']}\n{took}" if "note" in row else took
+    table = Table("class", "probability", title=row["video"], title_justify="left", caption=caption)
     table.caption_justify = "left"
     for label, probability in list(zip(row["labels"], row["probabilities"], strict=True))[:top]:
         table.add_row(label, f"{probability:.4f}")

@@ -142,5 +142,6 @@ def _answer(predictor: Predictor, path: Path) -> dict[str, Any]:
         "frames": answer.num_frames,
         "fps": answer.fps,
         "exact": answer.exact,
+        **({"note": answer.note} if answer.note else {}),
         "stages": {stage: round(seconds, 3) for stage, seconds in dataclasses.asdict(answer.times).items()},
     }

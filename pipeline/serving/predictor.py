@@ -22,6 +22,7 @@ import torch
 from pipeline.data.batch import Batch
 from pipeline.data.decoding.reference import prepare_clip
 from pipeline.data.sampling.clips import ClipPlan, view_plans
+from pipeline.data.sampling.short import short_video_note
 from pipeline.dataset.sample import stored_modalities
 from pipeline.errors import RejectedSource, UserError
 from pipeline.evaluation.evaluate import predict_part
@@ -64,6 +65,8 @@ class Answer:
     fps: float
     exact: bool
     """The model saw, bit for bit, the frames and flow that a data set would hold; see ``StoredClip``."""
+    note: str
+    """What the user should know about this video, such as that it is shorter than a clip; usually empty."""
     times: Times
 
     def ranked(self, classes: tuple[str, ...]) -> tuple[list[str], list[float]]:
@@ -129,6 +132,7 @@ class Predictor:
             num_frames=num_frames,
             fps=decoded.fps,
             exact=clip.exact,
+            note=short_video_note(num_frames, self.config.clip, self.model.modalities),
             times=times,
         )
 

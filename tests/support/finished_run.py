@@ -25,21 +25,24 @@ from pipeline.training.checkpoint import CHECKPOINT_VERSION
 CHECKPOINT = "checkpoint_1"
 
 
-def small_crn(tiny_set: str) -> tuple[TrainConfig, dict[str, torch.Tensor]]:
-    """Config and weights of a model that answers differently for different videos of the set."""
+def small_crn(tiny_set: str, **model: Any) -> tuple[TrainConfig, dict[str, torch.Tensor]]:
+    """Config and weights of a model that answers differently for different videos of the set; ``model`` are more
+    fields of its config.
+    """
     torch.set_num_threads(1)
+    small = CRNConfig(width=0.125, backbone_stages=3, hidden=8, adapted=8, num_steps=4, modalities=("rgb", "flow"))
     config = TrainConfig(
-        model=CRNConfig(width=0.125, backbone_stages=3, hidden=8, adapted=8, num_steps=4, modalities=("rgb", "flow")),
+        model=dataclasses.replace(small, **model),
         clip=ClipConfig(num_frames=4, crop=32, resize=32, flow_std=2.0),
         data=DataConfig(uri=tiny_set, batch_size=4, decoder="reference"),
     )
     torch.manual_seed(3)
-    model = build_model(config.model, num_classes=4, crop=32)
+    built = build_model(config.model, num_classes=4, crop=32)
     with torch.no_grad():  # random weights hardly react to their input; larger classifiers do
-        for parameter in model.parameters():
+        for parameter in built.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(60)
-    return config, model.state_dict()
+    return config, built.state_dict()
 
 
 def small_state(tiny_set: str, config: TrainConfig) -> dict[str, Any]:

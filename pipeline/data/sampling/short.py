@@ -1,4 +1,4 @@
-"""Videos that {'is' if short == 1 else 'are'} shorter than a clip: how many a split has, and what to tell the user."""
+"""Videos that are shorter than a clip: how many a split has, and what to tell the user."""
 
 from __future__ import annotations
 
@@ -44,6 +44,15 @@ def short_note(
         return f"{line}: the frames of a clip are taken closer together{repeated}"
     other = _smaller_stride(frames, clip, modalities)
     return f"{line}: the last frame is repeated; train with {other}--clip.short-videos stretch"
+
+
+def short_video_note(num_frames: int, clip: ClipConfig, modalities: Sequence[str]) -> str:
+    """One line about a video of ``num_frames`` RGB frames for which ``clip`` is too long; empty where it is not."""
+    needed = frames_needed(clip, modalities)
+    if num_frames >= needed:
+        return ""
+    what = "taken closer together" if clip.short_videos == "stretch" else "repeated at the end"
+    return f"{num_frames} frames, fewer than the {needed} that a clip covers: frames are {what}"
 
 
 def _smaller_stride(frames: np.ndarray, clip: ClipConfig, modalities: Sequence[str]) -> str:

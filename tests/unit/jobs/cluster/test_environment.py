@@ -195,6 +195,7 @@ def test_which_addresses_promise_that_all_nodes_are_on_this_host(address: str, l
 
 
 @pytest.mark.parametrize("module", ["jobs.preprocess.command", "jobs.cluster.errors"])
+@pytest.mark.slow
 def test_what_ray_reads_when_it_is_imported_is_set_before(module: str) -> None:
     code = (
         "import importlib, os, sys\n"

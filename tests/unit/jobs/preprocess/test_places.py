@@ -61,6 +61,7 @@ def test_the_command_refuses_a_nested_out_before_it_writes(videos: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("in_this_process")
+@pytest.mark.slow
 def test_a_data_set_below_a_folder_source_changes_nothing(
     videos: Path, tmp_path: Path, out: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:

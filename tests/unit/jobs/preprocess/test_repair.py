@@ -60,6 +60,7 @@ def test_overwrite_builds_damaged_shards_again_to_the_same_bytes(
     assert verify_job.main([out.uri]) == 0
 
 
+@pytest.mark.slow
 def test_verify_ends_with_the_fix(
     videos: Path, tmp_path: Path, out: Storage, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +73,7 @@ def test_verify_ends_with_the_fix(
     assert capsys.readouterr().out.splitlines()[-1] == fix
 
 
+@pytest.mark.slow
 def test_a_cut_manifest_gets_one_advice_which_works(videos: Path, tmp_path: Path, out: Storage) -> None:
     command.preprocess(config(videos, tmp_path))
     sound = contents(out)

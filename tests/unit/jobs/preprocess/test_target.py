@@ -45,6 +45,7 @@ def lease_of(asked: PreprocessConfig) -> contextlib.AbstractContextManager[Lease
         ({"name": "new"}, r"with another plan \(dataset 'new' -> 'out'\)"),
     ],
 )
+@pytest.mark.slow
 def test_a_target_that_another_command_writes_is_refused_in_one_line(
     videos: Path, tmp_path: Path, out: Storage, changes: dict, said: str
 ) -> None:
@@ -80,6 +81,7 @@ def test_videos_that_arrive_meanwhile_make_another_plan(videos: Path, tmp_path: 
         command.preprocess(config(videos, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_refused_or_failed_command_leaves_no_lease(
     videos: Path, tmp_path: Path, out: Storage, in_this_process: list[Callable[[], object]]
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_refused_or_failed_command_leaves_no_lease(
 
 
 @pytest.mark.parametrize("path", ["train/shard-000001.json", "train/shard-000001.tar"])
+@pytest.mark.slow
 def test_no_manifest_lists_a_shard_that_something_else_wrote_over(
     videos: Path, tmp_path: Path, out: Storage, in_this_process: list[Callable[[], object]], path: str
 ) -> None:
@@ -118,6 +121,7 @@ def test_a_manifest_that_another_command_wrote_meanwhile_stays(
     assert out.read("manifest.json") == b"{}"
 
 
+@pytest.mark.slow
 def test_a_command_that_lost_its_lease_writes_no_manifest(
     videos: Path, tmp_path: Path, out: Storage, in_this_process: list[Callable[[], object]]
 ) -> None:
@@ -127,6 +131,7 @@ def test_a_command_that_lost_its_lease_writes_no_manifest(
     assert not out.exists("manifest.json")
 
 
+@pytest.mark.slow
 def test_a_replaced_video_leaves_a_finished_data_set_alone_and_is_taken_with_overwrite(
     videos: Path, tmp_path: Path, out: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:

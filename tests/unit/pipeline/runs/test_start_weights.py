@@ -155,6 +155,7 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_is_started(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_driver_says_what_it_starts_from_and_prepare_says_nothing(
     tiny_set: str, tmp_path: Path, no_ray: None, run: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:

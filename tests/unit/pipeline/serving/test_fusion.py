@@ -14,9 +14,6 @@ import torch
 
 from jobs.evaluate.command import print_report
 from pipeline.config.base import as_dict
-from pipeline.config.data import ClipConfig, DataConfig
-from pipeline.config.model import CRNConfig
-from pipeline.config.train import TrainConfig
 from pipeline.data.loader import make_loader
 from pipeline.dataset.manifest import read_manifest, read_records
 from pipeline.evaluation.evaluate import join_parts, predict_part
@@ -26,36 +23,18 @@ from pipeline.evaluation.report import EvalReport, compare
 from pipeline.models import build_model
 from pipeline.serving.predictor import load_predictor, pack
 from pipeline.storage import open_storage
+from tests.support.finished_run import small_crn
 
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
 def test_a_fused_score_goes_the_whole_way(
     fusion: Any, tiny_set: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.set_num_threads(1)
     storage = open_storage(tiny_set)
     manifest = read_manifest(storage)
-    config = TrainConfig(
-        model=CRNConfig(
-            width=0.125,
-            backbone_stages=3,
-            hidden=8,
-            adapted=8,
-            num_steps=4,
-            modalities=("rgb", "flow"),
-            partner="off",
-            rib="none",
-            fusion=fusion,
-        ),
-        clip=ClipConfig(num_frames=4, crop=32, resize=32, flow_std=2.0),
-        data=DataConfig(uri=tiny_set, batch_size=4, decoder="reference"),
-    )
-    torch.manual_seed(3)
+    config, weights = small_crn(tiny_set, partner="off", rib="none", fusion=fusion)
     model = build_model(config.model, num_classes=4, crop=32)
-    with torch.no_grad():  # random weights hardly react to their input; larger classifiers do
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(60)
+    model.load_state_dict(weights)
     with make_loader(
         storage,
         manifest,

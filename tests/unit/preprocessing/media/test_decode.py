@@ -186,6 +186,7 @@ def test_a_file_cut_off_behind_its_index_is_truncated(make_video, gray_levels):
     assert len(decode_video(data, short_side=32, start_s=1.0, end_s=10.0).frames_rgb_THWC) == 25
 
 
+@pytest.mark.slow
 def test_every_odd_file_ends_as_frames_or_as_its_reject(real_data: Path):
     """As many frames as FFmpeg counted, in the list that comes with the files."""
     header, *lines = [line.split("\t") for line in (real_data / "MANIFEST.tsv").read_text().splitlines()]

@@ -55,6 +55,7 @@ def test_versions_of_the_libraries_that_decode_compute_and_encode_are_in() -> No
         assert any(version.startswith(f"{name}-") for version in versions), name
 
 
+@pytest.mark.slow
 def test_the_modules_found_are_those_that_python_loads() -> None:
     """Independent of the syntax trees: import builder, plan, lists and all engines, and look at sys.modules."""
     code = (
@@ -78,6 +79,7 @@ def copy(tmp_path: Path) -> Path:
     "changed",
     ["preprocessing/media/packets.py", "preprocessing/annotations/kinetics.py", "preprocessing/flow/numba/__init__.py"],
 )
+@pytest.mark.slow
 def test_one_byte_of_the_decisive_code_changes_the_version(copy: Path, changed: str) -> None:
     before = builder_version(copy)
     assert before == builder_version()
@@ -89,6 +91,7 @@ def test_one_byte_of_the_decisive_code_changes_the_version(copy: Path, changed: 
 @pytest.mark.parametrize(
     "changed", ["preprocessing/verify/shard.py", "pipeline/models/build.py", "pipeline/storage/local.py"]
 )
+@pytest.mark.slow
 def test_other_code_does_not_change_the_version(copy: Path, changed: str) -> None:
     before = builder_version(copy)
     with (copy / changed).open("a") as file:

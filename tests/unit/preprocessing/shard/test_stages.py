@@ -129,6 +129,7 @@ class OpenedVideos:
             return self._changed.wait_for(lambda: self.count >= count, timeout_s)
 
 
+@pytest.mark.slow
 def test_decoding_and_flow_continue_while_the_encoder_works(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

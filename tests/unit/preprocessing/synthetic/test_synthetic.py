@@ -21,6 +21,7 @@ def files(root: Path) -> list[str]:
     return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         generate(SyntheticConfig(out=tmp_path / name, seed=seed, train=1, val=0, test=1, appearances=2, motions=2))
@@ -40,6 +41,7 @@ def test_a_clip_does_not_depend_on_how_many_there_are(tmp_path):
     assert np.array_equal(draw_clip(few, 4, "train", 0)[0], draw_clip(many, 5, "train", 0)[0])
 
 
+@pytest.mark.slow
 def test_files_are_what_the_lists_say(tmp_path):
     out = tmp_path / "set"
     assert main([str(out), "--train", "2", "--val", "1", "--test", "1"]) == 0
@@ -134,6 +136,7 @@ def test_one_frame_has_the_same_law_whatever_the_motion():
                 assert distance < 0.123, (a, b, ("y", "x", "radius")[k], distance)
 
 
+@pytest.mark.slow
 def test_colour_of_one_frame_is_at_chance(tmp_path):
     """A linear classifier on mean and spread of a frame's colours; 2 x 12 clips of 9 classes, chance 1/9."""
     config = SyntheticConfig(out=tmp_path, min_frames=2, max_frames=4)

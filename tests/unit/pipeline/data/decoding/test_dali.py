@@ -174,6 +174,7 @@ def test_a_graph_that_failed_says_so(textures) -> None:
     decoder.close()
 
 
+@pytest.mark.slow
 def test_prediction_machines_need_no_dali() -> None:
     modules = "batch index loader preflight sampling.clips fetch.fetcher decoding.reference decoding.factory"
     load = f"import sys\nfor m in '{modules}'.split(): __import__('pipeline.data.' + m)\n"

@@ -276,6 +276,7 @@ def test_foreign_colours_go_the_long_way(pictures) -> None:
 
 
 @pytest.mark.parametrize("backend", [*DEVICES, "reference"])
+@pytest.mark.slow
 def test_the_share_of_decoding_falls_with_the_work_after_it(samples, backend: str) -> None:
     shares = []
     for crop in (16, 400):

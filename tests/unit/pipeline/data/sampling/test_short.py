@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.config.data import ClipConfig
 from pipeline.data.sampling.clips import sample_plans, span, stack_gather, view_plans
-from pipeline.data.sampling.short import short_note
+from pipeline.data.sampling.short import short_note, short_video_note
 
 BOTH = ("rgb", "flow")
 SMALL = ClipConfig(num_frames=10, stride=3, crop=16)  # what crn_small takes: 28 frames, and one more for the motion
@@ -92,3 +92,13 @@ def test_the_note_says_how_many_and_what_to_use() -> None:
     assert few.endswith("; in 1 of them some frames are shown twice")
     assert short_note(np.array([29, 40]), SMALL, BOTH, "train", {"fps": 10.0}) == ""
     assert not re.search("stride 1", short_note(np.array([5, 40]), SMALL, BOTH, "train", {"fps": 10.0})), "none helps"
+
+
+def test_one_video_has_a_note_exactly_where_it_counts_as_short() -> None:
+    for clip in (SMALL, dataclasses.replace(SMALL, short_videos="stretch")):
+        for frames in range(1, 40):
+            counted = short_note(np.array([frames]), clip, BOTH, "test", {})
+            assert bool(short_video_note(frames, clip, BOTH)) == bool(counted)
+    assert short_video_note(20, SMALL, BOTH) == (
+        "20 frames, fewer than the 29 that a clip covers: frames are repeated at the end"
+    )

@@ -13,6 +13,7 @@ from tests.oracles import backbones
     ("channels", "parameters", "giga_macs"),
     [(3, 10_270_240, 2.032), (10, 10_292_192, 2.307), (15, 10_307_872, 2.504), (2, 10_267_104, 1.992)],
 )
+@pytest.mark.slow
 def test_size_and_cost_at_224(channels: int, parameters: int, giga_macs: float) -> None:
     """11,295,240 parameters are known with the 1000-way classifier's 1,025,000, which is not part of the features."""
     with torch.device("meta"):

@@ -220,6 +220,7 @@ def test_first_kernel_of_a_motion_branch_is_the_mean_over_rgb(
         (InceptionV3, inception_v3_shapes(), "Mixed_6c.branch7x7_2.conv"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_files_name_the_tensor(kind: type[BNInception] | type[InceptionV3], shapes: Shapes, name: str) -> None:
     good = weights(shapes)
     key, net = f"{name}.weight", kind()

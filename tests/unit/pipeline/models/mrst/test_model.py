@@ -92,6 +92,7 @@ def test_pooled_gates_equal_map_gates(unit: str) -> None:
         ("STF", True, "pad", 36_753_168 - 4_587_520, 75.90),
     ],
 )
+@pytest.mark.slow
 def test_parameters_and_flops_are_those_of_table_1(
     unit: str, pooled: bool, shortcut: str, parameters: int, giga_flops: float
 ) -> None:
