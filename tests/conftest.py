@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,18 @@ def _no_user_state(
     """Tests that do not start a stack of their own see none, and keep their state to themselves."""
     if "stack" not in request.keywords:
         monkeypatch.setenv("RECIPROCAL_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_ray_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A file that leaves this process connected to a Ray breaks whichever file a pytest worker runs next, so that file
+    is the one that fails.
+    """
+    yield
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+        pytest.fail(f"{request.node.nodeid} leaves Ray running: its tests need ray.shutdown()")
 
 
 @pytest.fixture(autouse=True)

@@ -61,8 +61,10 @@ def free_resources(*, gpus: bool) -> str:
 
 def other_users() -> str:
     """The other commands on the cluster that hold CPUs or GPUs, as far as Ray tells: ``python -m jobs.train crn_demo
-    (2 CPUs)``; empty where it does not.
+    (2 CPUs)``; empty where it does not, and where this process is connected to no Ray.
     """
+    if not ray.is_initialized():  # Ray's own functions would start one
+        return ""
     try:
         with _quiet():
             users = _by_job()

@@ -84,9 +84,19 @@ def test_time_of_waiting_is_no_time_of_work(board: Board, monkeypatch: pytest.Mo
     assert view.rates(4, 40) == (2.0, 20.0)
 
 
-@pytest.mark.slow
-def test_without_ray_s_state_api_nobody_is_named() -> None:
-    assert occupancy.other_users() == ""  # no Ray at all here
+def test_without_a_ray_nobody_is_named_and_none_is_started() -> None:
+    assert occupancy.other_users() == ""
+    assert not ray.is_initialized()
+
+
+def test_without_ray_s_state_api_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_dashboard(**_: object) -> None:
+        raise RuntimeError("Failed to connect to the API server")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "01"))
+    monkeypatch.setattr(occupancy.state, "list_actors", no_dashboard)
+    assert occupancy.other_users() == ""
 
 
 def test_users_of_the_cluster_are_added_up_by_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +106,7 @@ def test_users_of_the_cluster_are_added_up_by_job(monkeypatch: pytest.MonkeyPatc
     grouped = {"CPU_group_0_ab12": 1.0, "CPU_group_ab12": 1.0, "bundle_group_ab12": 0.001, "GPU_group_ab12": 1.0}
     rank = SimpleNamespace(job_id="02", required_resources=grouped)
 
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "01"))
     monkeypatch.setattr(occupancy.state, "list_actors", lambda **_: [rank, user("02", 1), user("03", 0)])
     monkeypatch.setattr(
