@@ -178,6 +178,15 @@ def _racing_bytes(folder: Path) -> int:
     return total
 
 
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    fill(DiskCache(tmp_path, 100 * KB, "d"), range(2))
+    (tmp_path / "new-left").write_bytes(b"half")
+    (tmp_path / "news").write_bytes(b"somebody else's")
+    assert held(DiskCache(tmp_path, 100 * KB, "d"), range(2)) == [0, 1]
+    assert not (tmp_path / "new-left").exists()
+    assert (tmp_path / "news").exists()
+
+
 def test_a_file_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, seen = DiskCache(tmp_path, 100 * KB, "d"), []
     rename = os.replace

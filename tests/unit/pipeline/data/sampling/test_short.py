@@ -91,6 +91,12 @@ def test_the_note_says_how_many_and_what_to_use() -> None:
     few = short_note(np.array([8, 20, 40]), stretched, BOTH, "train", {})
     assert few.endswith("; in 1 of them some frames are shown twice")
     assert short_note(np.array([29, 40]), SMALL, BOTH, "train", {"fps": 10.0}) == ""
+    assert short_note(np.array([12, 40]), SMALL, BOTH, "train", {}).endswith(
+        "the last frame is repeated; train with --clip.stride 1 (11 frames, 0 too short) or --clip.short-videos stretch"
+    )
+    assert "1 of 2 videos in split 'val' is shorter than" in short_note(np.array([20, 40]), SMALL, BOTH, "val", {})
+    tight = short_note(np.array([21] * 19 + [5]), SMALL, BOTH, "train", {})
+    assert "--clip.stride 2 (20 frames, 1 too short)" in tight, "one in twenty is few"
     assert not re.search("stride 1", short_note(np.array([5, 40]), SMALL, BOTH, "train", {"fps": 10.0})), "none helps"
 
 
