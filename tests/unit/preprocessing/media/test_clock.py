@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import RejectedSource
 from preprocessing.media.clock import Clock, Resampler
 from preprocessing.media.decode import decode_video
 
@@ -109,3 +110,27 @@ def test_constant_rate_against_its_definition(gaps, fps):
             assert times[pick] - min(usual, times[pick] - times[pick - 1]) / 2 <= k / rate - slack + 1e-9
         if pick + 1 < len(times):
             assert times[pick + 1] - min(usual, times[pick + 1] - times[pick]) / 2 >= k / rate - slack - 1e-9
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.9, 1.0, 1.05])
+def test_slow_clocks_of_time_lapses_keep_every_picture(rate: float) -> None:
+    times_s = np.arange(12) / rate
+    clock = Clock.of_times(times_s, rate)
+    assert (clock.fps, clock.every) == (pytest.approx(rate), True)
+    stopped = Clock.of_times(np.zeros(12), rate)
+    assert (stopped.fps, stopped.source_fps) == (pytest.approx(rate), rate), "evenly spaced at the announced rate"
+    asked = Clock.of_times(np.arange(40) / 25, 25.0, fps=rate)
+    assert (asked.fps, asked.every) == (rate, False)
+
+
+def test_gaps_that_would_be_filled_by_thousands_of_copies_are_a_bad_clock() -> None:
+    """12 pictures in ten hours asked for at 30 fps would be a million frames."""
+    times_s = np.append(np.arange(11) / 30, 36_000.0)
+    for fps in (0.0, 30.0):
+        with pytest.raises(RejectedSource, match="12 pictures in 36000 s: most of 30 fps would be copies") as caught:
+            Clock.of_times(times_s, 30.0, fps=fps)
+        assert caught.value.reason == "bad_clock"
+    for rate in (0.05, 2000.0):
+        with pytest.raises(RejectedSource, match="frames per second") as caught:
+            Clock.of_times(np.arange(12) / rate, rate)
+        assert caught.value.reason == "bad_clock"
