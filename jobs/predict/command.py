@@ -105,9 +105,10 @@ def _print(row: dict[str, Any], top: int) -> None:
         return
     stages = [f"{stage.removesuffix('_s')} {seconds:.2f} s" for stage, seconds in row.get("stages", {}).items()]
     took = f"answered in {row['answered_in_s']:.2f} s" + (f": {', '.join(stages)}" if stages else "")
-    caption = f"{row['note']}\n{took}" if "note" in row else took
-    table = Table("class", "probability", title=row["video"], title_justify="left", caption=caption)
+    table = Table("class", "probability", title=row["video"], title_justify="left", caption=took)
     table.caption_justify = "left"
     for label, probability in list(zip(row["labels"], row["probabilities"], strict=True))[:top]:
         table.add_row(label, f"{probability:.4f}")
     console.print(table)
+    if "note" in row:
+        console.print(f"note: {row['note']}")

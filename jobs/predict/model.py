@@ -65,9 +65,14 @@ def open_model(uri: str, *, run: str, code: str, trust_code: bool) -> Iterator[A
         else:
             _compare(pinned, found, witness)
             if witness is None or not witness.registration.code:
+                fix = (
+                    f"{witness.run_uri} has none of this version, so it was not registered from there by jobs.promote"
+                    if witness
+                    else "name the run that it was registered from by --run"
+                )
                 raise UserError(
-                    f"{pinned}: no digest of its code is known (sha256 {found.code}): name the run that it was"
-                    " registered from by --run, or accept any code by --trust-model-code"
+                    f"{pinned}: no digest of its code is known (sha256 {found.code}): {fix};"
+                    " --trust-model-code runs any code"
                 )
         with carried_code(place, folder) as answer:
             yield answer
@@ -119,18 +124,20 @@ def _registration(run: Storage, name: str, number: str) -> Registration:
 def _compare(uri: str, found: Registration, witness: _Witness | None) -> None:
     if witness is None:
         return
-    for file, ours, theirs in (
+    pairs = (
         (WEIGHTS, found.weights, witness.registration.weights),
         (CARD, found.card, witness.registration.card),
         ("code", found.code, witness.registration.code),
-    ):
+    )
+    for file, ours, theirs in pairs:
         if ours and theirs and ours != theirs:
             how = "; --trust-model-code runs it all the same" if file == "code" else ""
             raise UserError(
                 f"{uri} is not what was registered of {witness.run_uri}: {file} has sha256 {ours[:16]}..., there it is"
                 f" {theirs[:16]}...{how}"
             )
-    log.info("%s is what was registered of %s", uri, witness.run_uri)
+    compared = [file for file, ours, theirs in pairs if ours and theirs]
+    log.info("%s is what was registered of %s: %s compared", uri, witness.run_uri, ", ".join(compared) or "nothing")
 
 
 def _answer(predictor: Predictor, path: Path) -> dict[str, Any]:

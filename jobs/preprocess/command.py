@@ -41,7 +41,7 @@ from jobs.preprocess.existing import (
 )
 from jobs.preprocess.places import check_apart
 from jobs.preprocess.replaced import note_sources, replaced_shards
-from jobs.preprocess.summary import RunLog, print_plan, print_summary
+from jobs.preprocess.summary import RunLog, print_plan, print_summary, split_missing
 from jobs.preprocess.tally import Outcome, Tally, first_rejects
 from jobs.preprocess.target import check_stored, lease_target
 from jobs.preprocess.tasks import Job, resources_for, run_shards, spec_for
@@ -80,7 +80,7 @@ def preprocess(config: PreprocessConfig) -> Manifest | None:
     )
     paths = {s.path for s in annotations.sources}
     plans = plan_shards(annotations, store.sizes(paths), config.samples_per_shard, store.versions(paths))
-    num_missing = sum(len(plan.missing) for plan in plans)
+    num_missing = len(split_missing(plans)[0])
     print_plan(annotations, plans, time.perf_counter() - start_s)
     _within("missing", num_missing, config.max_missing, len(annotations.sources))
     spec = spec_for(annotations.classes, resolve_engine(config), config.gpu_share)

@@ -62,6 +62,13 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         require(self.out.startswith(("s3://", "file://")), "out", self.out, "give s3://BUCKET/PREFIX or file:///FOLDER")
+        bucket, _, prefix = self.out.removeprefix("s3://").partition("/")
+        require(
+            not self.out.startswith("s3://") or bool(bucket and prefix.strip("/")),
+            "out",
+            self.out,
+            "a data set needs a place of its own in the bucket, beside others and the runs: give s3://BUCKET/PREFIX",
+        )
         require(
             not (self.format == "folder" and self.annotations),
             "annotations",

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from jobs.cluster.occupancy import wait_for
 from jobs.preprocess.config import PreprocessConfig
-from jobs.preprocess.summary import stage_line
+from jobs.preprocess.summary import split_missing, stage_line
 from jobs.preprocess.tasks import Job, Resources, remote_options
 from pipeline.common.cli import console
 from pipeline.common.words import counted
@@ -150,7 +150,7 @@ def _print(
     table = Table(title="what it will take", title_justify="left", show_header=False)
     rows = {
         "videos": (
-            f"{len(present)} found, {sum(len(p.missing) for p in plans)} missing; "
+            f"{len(present)} found, {len(split_missing(plans)[0])} missing; "
             f"{filesize.decimal(int(figures['source_bytes']))} to read"
         ),
         "shards": f"{len(plans)}, {sum(1 for p in plans if p.present)} with samples",

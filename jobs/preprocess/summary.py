@@ -20,8 +20,9 @@ from pipeline.config.base import as_dict
 from pipeline.dataset.manifest import MANIFEST, Manifest
 from pipeline.tracking.runs import RunTracker, check_server, run_page, start_run
 from preprocessing.annotations import Annotations
-from preprocessing.shard.plan import ShardPlan
+from preprocessing.shard.plan import PlannedSource, ShardPlan
 from preprocessing.shard.work import StageTimes
+from preprocessing.sources.base import escapes
 
 log = logging.getLogger(__name__)
 EXPERIMENT = "preprocessing"
@@ -29,10 +30,22 @@ _STAGES = ("fetch", "decode", "flow", "encode", "verify", "store")
 _LOG_EVERY_S = 10.0
 
 
+def split_missing(plans: Sequence[ShardPlan]) -> tuple[list[PlannedSource], list[str]]:
+    """What the store does not list: the sources that do not exist, and the paths that lead out of --source, which are
+    never looked up and become rejects.
+    """
+    absent = [planned for plan in plans for planned in plan.missing]
+    return (
+        [planned for planned in absent if not escapes(planned.source.path)],
+        [planned.source.path for planned in absent if escapes(planned.source.path)],
+    )
+
+
 def print_plan(annotations: Annotations, plans: Sequence[ShardPlan], seconds: float) -> None:
     """Print videos, classes, shards and what is missing, before anything is computed."""
     num_inputs = len(annotations.sources)
-    missing = Counter(p.source.label for plan in plans for p in plan.missing)
+    absent, outside = split_missing(plans)
+    missing = Counter(planned.source.label for planned in absent)
     splits = Counter(s.split for s in annotations.sources)
     by_split = ", ".join(f"{split} {splits[split]}" for split in ("train", "val", "test") if splits[split])
     console.print(
@@ -40,8 +53,13 @@ def print_plan(annotations: Annotations, plans: Sequence[ShardPlan], seconds: fl
         f" {counted(len(plans), 'shard')}; planned in"
         f" {seconds:.1f} s"
     )
+    if outside:
+        console.print(
+            f"{len(outside)} of {counted(num_inputs, 'listed path')} {'leads' if len(outside) == 1 else 'lead'} out of"
+            f" --source and will be rejected (unsafe_path), such as {outside[0]}"
+        )
     if missing:
-        present = num_inputs - missing.total()
+        present = num_inputs - missing.total() - len(outside)
         console.print(
             f"{missing.total()} of {num_inputs} videos are missing, in {counted(len(missing), 'class', 'classes')}:"
             f" {_per_class(list(missing.most_common()), annotations.classes)}"

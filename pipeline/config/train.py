@@ -91,7 +91,10 @@ class RunConfig:
             require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
         require(self.cpus_per_worker > 0, "run.cpus_per_worker", self.cpus_per_worker, "must be positive")
         require(
-            "/" not in self.run_id and "." not in self.run_id, "run.run_id", self.run_id, "use letters, digits, - and _"
+            "/" not in self.run_id and "." not in self.run_id,
+            "run.run_id",
+            self.run_id,
+            "use letters, digits, - and _, at most 120 of them",
         )
         require(
             self.output == "" or self.output.startswith(("s3://", "file://")),

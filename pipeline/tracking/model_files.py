@@ -18,6 +18,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipeline.common.digest import folder_sha256
+from pipeline.config.stack import tracking_uri
 from pipeline.errors import UserError
 from pipeline.tracking.runs import address, client
 
@@ -106,4 +107,8 @@ def _check_size(uri: str, name: str, size: int, most: int) -> None:
 
 def _unknown(uri: str, error: Exception) -> UserError:
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"cannot load {uri}: {line}; use models:/NAME@ALIAS or models:/NAME/VERSION")
+    fix = "use models:/NAME@ALIAS or models:/NAME/VERSION"
+    if tracking_uri() is None:
+        fix += f". The registry is {address()}, because no local stack is up and MLFLOW_TRACKING_URI is not set:"
+        fix += " python -m infra.local up if the model is the stack's"
+    return UserError(f"cannot load {uri}: {line}; {fix}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pipeline.common.words import counted
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.rules import stored_parameters
 from preprocessing.report.survey import Survey
@@ -48,7 +49,9 @@ def warnings(manifest: Manifest, found: Survey, damaged: Mapping[str, str], uri:
     else:
         lossy = [c.name for c in found.classes if c.num_rejects > _REJECT_SHARE * (c.num_rejects + c.num_samples)]
         if lossy:
-            notes.append(f"{len(lossy)} classes lost more than a tenth of their sources: {_some(lossy)}.")
+            notes.append(
+                f"{counted(len(lossy), 'class', 'classes')} lost more than a tenth of their sources: {_some(lossy)}."
+            )
     notes += _flow_notes(manifest, found)
     if found.enlarged > _SHARE * num_samples:
         notes.append(

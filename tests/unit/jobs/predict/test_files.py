@@ -6,10 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.predict.command import main
 from pipeline.errors import UserError
+from tests.support.odd_media import write_video
 from tests.unit.jobs.predict.conftest import Registry
 
 pytestmark = pytest.mark.slow  # MLflow sets up a database
@@ -54,6 +56,26 @@ def test_bad_files_are_named_and_the_others_are_answered(
 def test_all_good_files_end_with_0(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models:/tiny/1", str(registry.videos[0])]) == 0
     assert not re.search(r"mp4 \(\d", capsys.readouterr().out), "the time looks as if it were the clip's"
+
+
+def test_a_video_shorter_than_a_clip_has_a_note_of_its_own_line(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    short = write_video(tmp_path / "short.mp4", rng.integers(0, 255, (3, 48, 64, 3), np.uint8))
+    assert main(["models:/tiny/1", str(short), "--json", str(tmp_path / "a.json")]) == 0
+    (answer,) = json.loads((tmp_path / "a.json").read_text())["answers"]
+    assert answer["note"].startswith("3 frames, fewer than the 5 that a clip covers")
+    assert f"note: {answer['note']}" in capsys.readouterr().out.splitlines()
+
+
+def test_without_a_stack_the_message_says_which_registry_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: Registry
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("RECIPROCAL_HOME", str(tmp_path / "home"))
+    with pytest.raises(UserError, match="no local stack is up and MLFLOW_TRACKING_URI is not set: python -m infra"):
+        main(["models:/tiny/1", str(registry.videos[0])])
 
 
 def test_nothing_is_loaded_where_no_file_exists(tmp_path: Path) -> None:

@@ -53,6 +53,26 @@ def test_places_beside_each_other_are_accepted(source: str, out: str) -> None:
     check_apart(source, out)
 
 
+@pytest.mark.parametrize("out", ["s3://bucket", "s3://bucket/", "s3:///", "s3:///x"])
+def test_a_data_set_has_a_prefix_of_its_own(videos: Path, tmp_path: Path, out: str) -> None:
+    with pytest.raises(ConfigError, match=r"a data set needs a place of its own in the bucket.*s3://BUCKET/PREFIX"):
+        config(videos, tmp_path, out=out)
+
+
+def test_a_path_that_leaves_the_source_is_announced_and_counts_as_rejected_not_as_missing(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], in_this_process: object
+) -> None:
+    first = next((videos / "videos").rglob("*.mp4")).relative_to(videos / "videos")
+    (tmp_path / "list.csv").write_text(f"path,label,split\n{first},a,train\n../outside.mp4,a,train\nno.mp4,a,train\n")
+    changes = {"format": "csv", "annotations": str(tmp_path / "list.csv"), "max_rejects": "1"}
+    manifest = command.preprocess(config(videos, tmp_path, **changes))
+    out = capsys.readouterr().out
+    assert "1 of 3 listed paths leads out of --source and will be rejected (unsafe_path), such as ../outside.mp4" in out
+    assert "1 of 3 videos are missing" in out
+    assert manifest is not None
+    assert sum(shard.num_samples for shard in manifest.shards) == 1
+
+
 def test_the_command_refuses_a_nested_out_before_it_writes(videos: Path, tmp_path: Path) -> None:
     for changes in ({}, {"format": "folder", "annotations": ""}):
         with pytest.raises(UserError, match="is inside --source"):
