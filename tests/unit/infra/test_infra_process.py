@@ -114,6 +114,7 @@ def test_orphans_of_a_killed_leader_are_found_by_token(tmp_path: Path, stranger:
     assert not process.is_alive(orphan)
 
 
+@pytest.mark.slow
 def test_sigkill_after_grace(tmp_path: Path) -> None:
     leader = start(tmp_path, STUBBORN, "t4/")
     assert read_when_there(tmp_path / "log") == "ready"

@@ -168,6 +168,7 @@ def test_a_row_of_the_paper_and_its_page(
     }
 
 
+@pytest.mark.slow
 def test_reuse_and_what_ends_it(runs: Runs) -> None:
     args = EnsembleArgs((runs.make("a", "crn_t4_ucf_bni_crn", 1).uri, runs.make("b", "crn_t4_ucf_bni_ncrn", 5).uri))
     first, folder, tracking_id = ensemble(args)
@@ -189,6 +190,7 @@ def test_reuse_and_what_ends_it(runs: Runs) -> None:
     assert third.scores["b:rgb"]["top1"] == top(probabilities(50), 1)
 
 
+@pytest.mark.slow
 def test_runs_of_one_name_and_a_fused_net(runs: Runs) -> None:
     a, same = (
         runs.make("a", "crn_t4_ucf_bni_early", 1, fused=True).uri,
@@ -265,6 +267,7 @@ def test_evaluations_of_older_code_and_damaged_files(runs: Runs) -> None:
     refused("has not finished", a.uri, b.uri)
 
 
+@pytest.mark.slow
 def test_rows_of_the_paper_are_checked(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
     crn, own = runs.make("crn", "crn_t3_ucf_bni_crn_flow", 1).uri, runs.make("own", "crn_t3_ucf_bni_ncrn_rgb", 5).uri
     refused(

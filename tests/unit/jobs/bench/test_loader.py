@@ -89,6 +89,7 @@ def baseline_of(workload: Workload, urls: Sequence[str] | None = None, **changes
     ],
     ids=["plain", "caffe-stacked", "short-videos-enlarged"],
 )
+@pytest.mark.slow
 def test_the_baseline_gives_the_reference_loaders_values(tiny_set, clip):
     workload = workload_of(tiny_set, clip)
     batches = list(baseline_of(workload))

@@ -65,6 +65,7 @@ def test_the_guides_name_variables_at_all() -> None:
     assert {"RECIPROCAL_S3_DEADLINE_S", "AWS_CA_BUNDLE", "TMPDIR", "MLFLOW_TRACKING_URI"} <= set(passed_on())
 
 
+@pytest.mark.slow
 def test_every_variable_that_the_code_reads_is_passed_on_or_stays_for_a_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

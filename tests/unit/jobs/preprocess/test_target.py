@@ -61,6 +61,7 @@ def test_a_target_that_another_command_writes_is_refused_in_one_line(
         assert [path for path in out.list() if not path.startswith(".lease-")] == [], "a refused command wrote"
 
 
+@pytest.mark.slow
 def test_a_command_that_writes_the_same_is_let_in_and_leaves_no_lease(
     videos: Path, tmp_path: Path, out: Storage
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_command_that_writes_the_same_is_let_in_and_leaves_no_lease(
     assert list(out.list(".lease-")) == []
 
 
+@pytest.mark.slow
 def test_videos_that_arrive_meanwhile_make_another_plan(videos: Path, tmp_path: Path) -> None:
     files = sorted((videos / "videos").rglob("*.mp4"))
     hidden = files[0].rename(videos / "away.mp4")
@@ -112,6 +114,7 @@ def test_no_manifest_lists_a_shard_that_something_else_wrote_over(
     assert command.preprocess(config(videos, tmp_path)) == read_manifest(out)
 
 
+@pytest.mark.slow
 def test_a_manifest_that_another_command_wrote_meanwhile_stays(
     videos: Path, tmp_path: Path, out: Storage, in_this_process: list[Callable[[], object]]
 ) -> None:

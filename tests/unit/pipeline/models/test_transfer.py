@@ -44,6 +44,7 @@ def build(config: ModelConfig, classes: int) -> ActionModel:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow
 def test_all_but_the_classifier_come_along(name: str) -> None:
     config, classifier = NETWORKS[name]
     source, target = build(config, 3), build(config, 5)

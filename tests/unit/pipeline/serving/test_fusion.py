@@ -27,6 +27,7 @@ from tests.support.finished_run import small_crn
 
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
+@pytest.mark.slow
 def test_a_fused_score_goes_the_whole_way(
     fusion: Any, tiny_set: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

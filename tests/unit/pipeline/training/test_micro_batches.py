@@ -99,6 +99,7 @@ def test_four_ranks_then_two_equal_one(tiny_set: str, tmp_path: Path, micro_batc
     assert worst < 1e-6 < way
 
 
+@pytest.mark.slow
 def test_micro_batches_of_a_step_add_up(tiny_set: str, tmp_path: Path) -> None:
     """4 clips at once, 3 + 1, and one by one: the same weights after 5 steps, the last of which holds no filler."""
     folders = {}

@@ -41,6 +41,7 @@ def texture(height: int, width: int, dx: float = 0.0, dy: float = 0.0) -> np.nda
 
 @ENGINES
 @pytest.mark.parametrize(("dx", "dy"), [(0.2, 0.1), (1.5, -0.8), (4.0, 2.0)])
+@pytest.mark.slow
 def test_a_level_ends_with_the_first_warp_that_hardly_moves_the_flow(make: Callable[..., FlowEngine], dx, dy):
     pair = np.stack([texture(40, 56), texture(40, 56, dx, dy)])
     few = TVL1Params(scales=1, outer_iterations=2, inner_iterations=12)

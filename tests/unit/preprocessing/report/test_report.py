@@ -273,6 +273,7 @@ def test_warnings_name_what_is_unusual(tmp_path: Path) -> None:
         assert any(note.startswith(start) for note in notes), (start, notes)
 
 
+@pytest.mark.slow
 def test_sets_of_the_pipeline(tiny_set: str) -> None:
     page = make_report(open_storage(tiny_set))
     parsed = Parsed(page.html)

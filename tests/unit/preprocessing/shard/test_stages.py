@@ -49,6 +49,7 @@ def our_threads() -> set[str]:
     return {t.name for t in threading.enumerate() if t.name.startswith(("encode", "decode"))}
 
 
+@pytest.mark.slow
 def test_every_source_comes_once_in_order_and_the_planned_key_is_used(videos: Path, tmp_path: Path) -> None:
     found = list(samples_of(videos, tmp_path))
     assert [source.path for source, _ in found] == list(NAMES)
@@ -153,6 +154,7 @@ def test_decoding_and_flow_continue_while_the_encoder_works(
     assert overlapped == [True]
 
 
+@pytest.mark.slow
 def test_a_slow_consumer_stops_the_stages_before_it(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

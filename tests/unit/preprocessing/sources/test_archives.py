@@ -409,6 +409,7 @@ def test_the_last_of_one_name_in_one_archive(tmp_path):
     assert bytes_of(open_sources(str(tmp_path))) == {"a.mp4": b"last, as tar -x leaves it"}
 
 
+@pytest.mark.slow
 def test_a_changed_archive_gets_a_new_index_and_stops_those_who_knew_the_old(tmp_path):
     make(tmp_path / "v" / "x.tar", {"a.mp4": b"11", "b.mp4": b"2"})
     before = open_sources(str(tmp_path / "v"))
@@ -429,6 +430,7 @@ def _read(pickled: bytes, path: str) -> bytes:
         return file.read_bytes()
 
 
+@pytest.mark.slow
 def test_processes_and_threads_share_one_index(tmp_path):
     make(tmp_path / "v" / "x.tar.gz")
     store = open_sources(str(tmp_path / "v"))

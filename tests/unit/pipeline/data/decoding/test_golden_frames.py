@@ -146,6 +146,7 @@ def decoders(modalities: tuple[str, ...], clip: ClipConfig, rows: int) -> dict[s
 
 
 @pytest.mark.parametrize(("num_frames", "stride", "stack"), [(6, 1, 1), (5, 4, 1), (4, 3, 5), (12, 5, 2)])
+@pytest.mark.slow
 def test_every_backend_delivers_the_planned_frames(
     stored: dict[str, bytes], num_frames: int, stride: int, stack: int
 ) -> None:

@@ -76,6 +76,7 @@ def test_every_passing_fault_costs_repetitions_that_are_counted(proxy: FaultProx
 
 
 @pytest.mark.parametrize("fault", ["hang", "trickle", "refuse"])
+@pytest.mark.slow
 def test_a_server_that_gives_nothing_ends_within_the_deadline_with_shard_and_key(
     proxy: FaultProxy, requests: list[SampleRange], monkeypatch, fault: str
 ) -> None:

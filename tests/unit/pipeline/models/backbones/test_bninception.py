@@ -35,6 +35,7 @@ def test_each_stage_has_its_channels_and_side(stages: int, out_channels: int, si
 
 @pytest.mark.parametrize("side", [16, 40, 56, 64, 80, 96, 100, 112])
 @pytest.mark.parametrize("stages", [3, 4, 5])
+@pytest.mark.slow
 def test_small_and_odd_sides(side: int, stages: int) -> None:
     """Every halving rounds up, so the branches of a block agree for each side."""
     with torch.device("meta"):

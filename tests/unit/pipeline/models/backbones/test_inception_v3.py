@@ -13,6 +13,7 @@ from tests.oracles import backbones
     ("channels", "side", "giga_macs", "map_side"),
     [(3, 299, 5.711, 8), (10, 299, 5.756, 8), (15, 299, 5.788, 8), (3, 224, 2.836, 5)],
 )
+@pytest.mark.slow
 def test_size_and_cost(channels: int, side: int, giga_macs: float, map_side: int) -> None:
     """23,834,568 parameters are known without the auxiliary head, 2,049,000 of them the 1000-way classifier's."""
     with torch.device("meta"):

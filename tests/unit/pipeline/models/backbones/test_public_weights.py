@@ -158,6 +158,7 @@ def test_the_lists_of_this_test_are_the_published_ones() -> None:
         (InceptionV3, inception_v3_shapes(), ("AuxLogits.", "fc.")),
     ],
 )
+@pytest.mark.slow
 def test_published_weights_load_strictly(
     kind: type[BNInception] | type[InceptionV3], shapes: Shapes, heads: tuple[str, ...]
 ) -> None:
@@ -199,6 +200,7 @@ def test_older_files_and_fewer_stages() -> None:
         (InceptionV3, inception_v3_shapes(), "Conv2d_1a_3x3.conv.weight"),
     ],
 )
+@pytest.mark.slow
 def test_first_kernel_of_a_motion_branch_is_the_mean_over_rgb(
     kind: type[BNInception] | type[InceptionV3], shapes: Shapes, first: str
 ) -> None:
@@ -311,6 +313,7 @@ def test_build_model_loads_into_both_branches_when_asked() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_meta_device_checks_and_copies_nothing() -> None:
     state = weights(bninception_shapes())
     config = CRNConfig(hidden=4, adapted=4, num_steps=2, modalities=("rgb", "diff"), pretrained="bn.pth")

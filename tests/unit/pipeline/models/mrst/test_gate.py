@@ -55,6 +55,7 @@ def test_gated_sum_and_its_gradients() -> None:
         torch.testing.assert_close(x, y, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_operators_are_registered_as_torch_wants_them() -> None:
     """torch's own checks: fake tensors agree with real ones, gradients are registered, under ahead-of-time tracing
     too.
