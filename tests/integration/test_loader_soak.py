@@ -80,8 +80,11 @@ def test_two_thousand_batches_grow_nothing(
     assert last < 1.02 * second
     early, late = counts[len(counts) // 4 : len(counts) // 2], counts[-len(counts) // 4 :]
     for which, name in enumerate(("files", "threads")):
-        # How many GETs and connections there are follows the load: what must not be is a trend.
-        assert max(c[which] for c in late) <= max(c[which] for c in early) + 2, f"{name}: {[c[which] for c in counts]}"
+        # Each fetching thread opens its connection when it is first needed, however late that is. A file or thread that
+        # every epoch left behind would be dozens.
+        assert max(c[which] for c in late) <= max(c[which] for c in early) + data.fetch_threads, (
+            f"{name}: {[c[which] for c in counts]}"
+        )
     if cached:
         assert metrics["cache_hits"] > 0
         assert metrics["cache_misses"] > 0
