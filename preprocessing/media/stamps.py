@@ -120,11 +120,15 @@ def spread(times_s: np.ndarray) -> np.ndarray:
     gaps = np.diff(values)
     usual = float(np.median(gaps))
     spaced = times_s.astype(np.float64)
-    for i in np.flatnonzero(counts > 1):
-        before = gaps[i - 1] if i > 0 else 0.0
-        after = gaps[i] if i < len(gaps) else usual
-        count = int(counts[i])
-        step = min(max(before, after) / count, usual)
-        steps = step * np.arange(count)
-        spaced[first[i] : first[i] + count] = values[i] + (steps if after > 0.9 * before else steps - steps[-1])
+    room = np.append(gaps, usual)  # after each value
+    before = np.insert(gaps, 0, 0.0)
+    forward = room > 0.9 * before
+    added = counts - 1
+    # Into a gap come the pictures of the value before it, of the one after it, or of both.
+    inside = np.where(forward, added, 0) + np.append(np.where(forward, 0, added)[1:], 0)
+    for i in np.flatnonzero(added):
+        gap = i if forward[i] else i - 1
+        step = min(room[gap] / (inside[gap] + 1), usual)
+        steps = step * np.arange(counts[i])
+        spaced[first[i] : first[i] + counts[i]] = values[i] + (steps if forward[i] else steps - steps[-1])
     return spaced
