@@ -66,7 +66,7 @@ def open_model(uri: str, *, run: str, code: str, trust_code: bool) -> Iterator[A
             _compare(pinned, found, witness)
             if witness is None or not witness.registration.code:
                 fix = (
-                    f"{witness.run_uri} has none of this version, so it was not registered from there by jobs.promote"
+                    f"{witness.run_uri} has none of this version, registered by older code or not from there"
                     if witness
                     else "name the run that it was registered from by --run"
                 )
