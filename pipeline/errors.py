@@ -77,3 +77,9 @@ class RejectedSource(ReciprocalError):
 
 class DamagedSampleError(ReciprocalError):
     """More samples than the budget allows could not be read back intact."""
+
+
+class StepTimeoutError(ReciprocalError):
+    """A training step took longer than ``run.step_timeout_s``. What held it up may have passed when the run is
+    restarted from its last checkpoint.
+    """

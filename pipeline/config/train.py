@@ -77,6 +77,10 @@ class RunConfig:
     keep_checkpoints: int = 2
     max_failures: int = 3
     """Restarts from the last checkpoint after lost workers."""
+    step_timeout_s: float = 600.0
+    """Longest time without progress in a step: then every rank stores its stacks in the run's folder and the step ends
+    with an error that says which rank, shard and key the others wait for; 0: no limit.
+    """
     log_steps: int = 10
     """Steps between two points of a curve."""
     log_samples: bool = False
@@ -87,7 +91,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("num_workers", "checkpoint_epochs", "keep_checkpoints", "log_steps"):
             require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
-        for name in ("checkpoint_steps", "max_failures", "seed"):
+        for name in ("checkpoint_steps", "max_failures", "seed", "step_timeout_s"):
             require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
         require(self.cpus_per_worker > 0, "run.cpus_per_worker", self.cpus_per_worker, "must be positive")
         require(
@@ -112,6 +116,7 @@ _FREE_ON_RESUME = {
         "use_gpu",
         "spread",
         "max_failures",
+        "step_timeout_s",
         "keep_checkpoints",
         "log_steps",
         "compile",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,6 +28,15 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def gather_numbers(values: Sequence[float], device: torch.device) -> list[list[float]]:
+    """Every rank's numbers (as many on each), in the order of ranks, on every rank; in one message."""
+    if world_size() == 1:
+        return [list(values)]
+    rows = torch.zeros(world_size(), len(values), dtype=torch.float64, device=device)
+    rows[dist.get_rank()] = torch.tensor(values, dtype=torch.float64, device=device)
+    return sum_over_ranks(rows).tolist()
 
 
 def average_buffers(model: torch.nn.Module) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +24,12 @@ from pipeline.training.checkpoint import (
     save_main,
     save_samples,
 )
-from pipeline.training.collective import average_buffers, gather_objects, world_size
+from pipeline.training.collective import average_buffers, world_size
+from pipeline.training.meter import Meter
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.step import Stepper
 from pipeline.training.stopping import EarlyStopping
-from pipeline.training.timing import Lap, StepTimes, communication_s, find_bottleneck, timed
+from pipeline.training.timing import timed
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ def train(
     rank: int = 0,
     tracker: Tracker | None = None,
     validate: Validate | None = None,
+    meter: Meter | None = None,
 ) -> dict[str, float]:
     """Train from the newest checkpoint, or from the start, to the last epoch or until ``config.stop`` ends the run.
 
@@ -78,6 +79,7 @@ def train(
         loader: this rank's batches; its state is (epoch, step).
         reporter: keeps and finds checkpoints.
         validate: called after every checkpointed epoch.
+        meter: where this rank's time goes.
 
     Returns:
         The last metrics (of the last epoch's curve and validation; with early stopping those of the best validation).
@@ -107,7 +109,11 @@ def train(
                 for problem in audit_samples(folder)[:1]:
                     log.warning("the samples that this run keeps (run.log_samples) are incomplete: %s", problem)
             log.info("resuming at epoch %d, step %d of %d", position.epoch, position.step, steps)
+    meter = meter or Meter()
+    times = meter.times
+    times.begin(position.global_step)
     wrapped = _distribute(model, device)
+    meter.begin(wrapped, loader, device, config.data.batch_size, rank)
     stepper = Stepper(wrapped, model, optimizer, scheduler, config, device)
 
     def save() -> None:
@@ -120,14 +126,15 @@ def train(
             if config.run.log_samples:
                 save_samples(folder, rank, seen)
 
-        reporter.save(metrics, write)
+        with times.measure("checkpoint_s"):
+            reporter.save(metrics, write)
 
-    times, keys = StepTimes(), []
+    keys = []
     for epoch in range(position.epoch, epochs):
         if stopping.stopped:
             break
         _train_mode(model, config)
-        lap = Lap(times)
+        meter.restart()
         for batch in timed(loader.iter_epoch(epoch, position.step), times):
             with times.measure("copy_s"):
                 batch = batch.to(device, non_blocking=True)
@@ -144,21 +151,22 @@ def train(
                 line = {"epoch": epoch, "step": batch.step, "rank": rank, "ranks": world_size(), "keys": keys}
                 seen.append(json.dumps(line))
                 keys = []
-            times.steps += 1
+            meter.step_ended()
             position.step, position.global_step = position.step + 1, position.global_step + 1
             if position.global_step % config.run.log_steps == 0 or position.step == steps:
-                metrics = metrics | _curve(stepper, lap.end(), config.data.batch_size)
+                metrics = metrics | _curve(stepper, meter.curve())
                 if tracker:
                     tracker.log_metrics(metrics, position.global_step)
                 if rank == 0:
                     log.info(
-                        "epoch %d step %d/%d loss %.4f top1 %.3f %.1f clips/s",
+                        "epoch %d step %d/%d loss %.4f top1 %.3f %.1f clips/s%s",
                         epoch,
                         position.step,
                         steps,
                         metrics["train/loss"],
                         metrics["train/top1"],
                         metrics["train/clips_per_s"],
+                        meter.straggler_line(metrics),
                     )
             if (
                 config.run.checkpoint_steps
@@ -166,42 +174,21 @@ def train(
                 and position.step < steps
             ):
                 save()
-                lap = Lap(times)  # the time of a checkpoint counts in no rate
+                meter.restart()  # the time of a checkpoint counts in no rate
         position.epoch, position.step = epoch + 1, 0
         if position.epoch % config.run.checkpoint_epochs == 0 or position.epoch == epochs:
             if validate:
                 average_buffers(model)
-                metrics = metrics | validate(model, epoch)
+                with times.measure("validate_s"):
+                    metrics = metrics | validate(model, epoch)
                 if tracker:
                     tracker.log_metrics(metrics, position.global_step)
                 stopping.add(metrics, position.epoch, model)
             if stopping.stopped or position.epoch == epochs:
                 metrics = metrics | stopping.finish(model)
             save()
-    if times.steps:
-        _report_times(times, loader, wrapped, rank, tracker, position.global_step)
+    meter.report(tracker, position.global_step)
     return metrics
-
-
-def _report_times(
-    times: StepTimes, loader: Loader, wrapped: torch.nn.Module, rank: int, tracker: Tracker | None, step: int
-) -> None:
-    """Collective: log where the time of all ranks went."""
-    own = {**dataclasses.asdict(times), **loader.metrics(), "exchange_s": communication_s(wrapped)}
-    ranks = gather_objects(own)
-    if rank != 0:
-        return
-    mean = {name: sum(r.get(name, 0.0) for r in ranks) / len(ranks) for name in own}
-    bottleneck = find_bottleneck(
-        StepTimes(times.steps, mean["wait_s"], mean["copy_s"], mean["step_s"]),
-        mean,
-        decode_share=mean.get("decode_share", 1.0),
-        exchange_s=mean["exchange_s"],
-    )
-    log.info("the run is %s", bottleneck)
-    if tracker:
-        tracker.log_metrics({f"time/{name}_share": share for name, share in bottleneck.shares.items()}, step)
-        tracker.set_tags({"bottleneck": str(bottleneck)})
 
 
 def _distribute(model: ActionModel, device: torch.device) -> torch.nn.Module:
@@ -221,14 +208,6 @@ def _train_mode(model: ActionModel, config: TrainConfig) -> None:
         freeze_batchnorm(model)
 
 
-def _curve(stepper: Stepper, lap: tuple[float, StepTimes], batch_size: int) -> dict[str, float]:
-    seconds, times = lap
-    rates = stepper.scheduler.get_last_lr()
-    return {
-        **{f"train/{name}": value for name, value in stepper.sums.means().items()},
-        "train/lr": rates[-1],
-        "train/clips_per_s": batch_size * times.steps / max(seconds, 1e-9),
-        "train/data_wait_share": times.wait_s / max(seconds, 1e-9),
-        "train/copy_share": times.copy_s / max(seconds, 1e-9),
-        "train/step_share": times.step_s / max(seconds, 1e-9),
-    }
+def _curve(stepper: Stepper, speed: dict[str, float]) -> dict[str, float]:
+    means = {f"train/{name}": value for name, value in stepper.sums.means().items()}
+    return {**means, "train/lr": stepper.scheduler.get_last_lr()[-1], **speed}

@@ -1,24 +1,50 @@
-"""Where the time of a run goes, and what limits it: storage, decoding, computing or communication."""
+"""Where the time of a rank's training thread goes, stage by stage, and what that thread is doing now."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
-
-import torch
+from collections.abc import Iterator
+from typing import Any
 
 from pipeline.common.timer import StageTimer
 from pipeline.data.batch import Batch
 
-# Share of a run's time in which a trainer may wait for data before data is the bottleneck: removing it gains no more.
-_MAX_WAIT_SHARE = 0.10
-_MAX_EXCHANGE_SHARE = 0.25  # of a run's time, exchanging gradients while nothing is computed
+
+class Progress:
+    """What a rank's training thread is doing; written by that thread, read by its watchdog.
+
+    Attributes:
+        stage: the field of ``StepTimes`` that is being measured; "" between two of them.
+        since_s: when the thread last finished a batch, a checkpoint or a validation (``time.monotonic``); 0 before
+            ``begin``.
+        first: for each stage when it first ended, in seconds since 1970.
+    """
+
+    def __init__(self) -> None:
+        self.stage = ""
+        self.since_s = 0.0
+        self.first: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """From here on, time in which nothing is finished counts."""
+        self.since_s = time.monotonic()
+
+    def enter(self, stage: str) -> None:
+        self.stage = stage
+
+    def leave(self, stage: str) -> None:
+        self.stage = ""
+        if stage not in ("wait_s", "copy_s"):  # those only begin the work on a batch
+            self.since_s = time.monotonic()
+        if stage not in self.first:
+            self.first[stage] = time.time()
 
 
 @dataclasses.dataclass
 class StepTimes(StageTimer):
-    """Seconds of the trainer's own thread since the start; they do not overlap.
+    """Seconds of the training thread since the start; those that ``total_s`` adds up do not overlap.
 
     Work on a GPU counts where the host waits for it, which it does for the norm of the gradient in every step.
     """
@@ -30,102 +56,69 @@ class StepTimes(StageTimer):
     """Of batches to the device."""
     step_s: float = 0.0
     """Forward, backward (with the exchange of gradients) and update."""
+    exchange_s: float = 0.0
+    """Part of ``step_s`` in which only gradients were exchanged, or a slower rank's were waited for."""
+    checkpoint_s: float = 0.0
+    """Training stood still for a checkpoint; not in ``total_s``."""
+    validate_s: float = 0.0
+    """Not in ``total_s``."""
+
+    def __post_init__(self) -> None:
+        self.progress = Progress()
+        self.first_step = 0
+
+    def begin(self, global_step: int) -> None:
+        """The training thread begins its first step, number ``global_step`` of the run."""
+        self.first_step = global_step
+        self.progress.begin()
+
+    @property
+    def global_step(self) -> int:
+        """The step that is under way."""
+        return self.first_step + self.steps
 
     @property
     def total_s(self) -> float:
         return self.wait_s + self.copy_s + self.step_s
 
+    @property
+    def busy_s(self) -> float:
+        """Of this rank's own work and waiting for data, without waiting for other ranks."""
+        return self.total_s - min(self.exchange_s, self.step_s)
 
-def communication_s(model: torch.nn.Module) -> float:
-    """Seconds of the latest sampled step's backward pass in which only gradients were exchanged; 0 for a single rank.
+    @contextlib.contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """See ``StageTimer``; ``progress`` says meanwhile that this is being done."""
+        with super().measure(stage):
+            self.progress.enter(stage)
+            try:
+                yield
+            finally:
+                self.progress.leave(stage)
 
-    torch's own measurement in DistributedDataParallel: the exchange less the part that overlapped with computation.
+
+class ExchangeTimer:
+    """Adds the time that each step only exchanged gradients to ``times.exchange_s``; 0 for a single rank.
+
+    torch's own measurement in DistributedDataParallel: the exchange less the part that overlapped with computation. It
+    tells of a step once the next has begun, so the last step's is missing.
     """
-    read = getattr(model, "_get_ddp_logging_data", None)
-    if read is None:
-        return 0.0
-    data = read()
-    exposed_ns = data.get("avg_backward_comm_time", 0) - data.get("avg_backward_compute_comm_overlap_time", 0)
-    return max(0.0, exposed_ns / 1e9)
 
+    def __init__(self, model: Any, times: StepTimes) -> None:
+        self._read = getattr(model, "_get_ddp_logging_data", None)
+        self._times, self._seen = times, 0
+        if self._read is not None:
+            model._set_ddp_runtime_logging_sample_rate(1)  # by default one step in a hundred
 
-@dataclasses.dataclass(frozen=True)
-class Bottleneck:
-    """What limits a run, shares of the trainer's time, and what to change."""
-
-    bound: str
-    """storage, decode, augment, copy, compute or communication."""
-    shares: dict[str, float]
-    """storage, decode and augment are the trainer's waiting, divided in the proportions of the loader's own time."""
-    advice: str
-
-    def __str__(self) -> str:
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in self.shares.items())
-        return f"{self.bound}-bound ({shares}): {self.advice}"
-
-
-_ADVICE = {
-    "storage": (
-        "more GETs in flight (data.fetch_threads), a cache on local disk (data.cache_dir), or a bucket that is nearer"
-    ),
-    "decode": (
-        "more run.cpus_per_worker, decoding on a GPU (data.device), a smaller stored.short_side or clip.stride, or"
-        " fewer modalities"
-    ),
-    "augment": (
-        "more run.cpus_per_worker, augmentation on a GPU (data.device), a smaller clip.crop, or no colour jitter"
-    ),
-    "copy": "decode on the GPU (data.device = gpu), so that nothing is copied, or a smaller data.micro_batch",
-    "compute": (
-        "the data keeps up: a faster or another device (run.num_workers), bf16 (run.precision), a smaller model or"
-        " clip.crop"
-    ),
-    "communication": (
-        "a larger data.batch_size a rank, fewer nodes with more GPUs each, or a faster network between them"
-    ),
-}
-
-
-def find_bottleneck(
-    times: StepTimes, loader: Mapping[str, float], *, decode_share: float = 1.0, exchange_s: float = 0.0
-) -> Bottleneck:
-    """What limits a run.
-
-    Args:
-        times: of the trainer's thread, all ranks together or of one.
-        loader: ``Loader.metrics()`` of the same ranks: ``fetch_wait_s`` and ``decode_s`` of the producing thread.
-        decode_share: part of ``decode_s`` that is decoding; the rest is augmentation.
-        exchange_s: seconds a step in which only gradients were exchanged.
-
-    Returns:
-        Data is the bottleneck where the trainer waits more than 10 % of its time: storage, decoding or augmentation,
-        whichever takes most of the loader's time.
-    """
-    total = max(times.total_s, 1e-9)
-    fetch_s, decode_s = loader.get("fetch_wait_s", 0.0), loader.get("decode_s", 0.0)
-    busy = max(fetch_s + decode_s, 1e-9)
-    waits = times.wait_s / total
-    data = {
-        "storage": waits * fetch_s / busy,
-        "decode": waits * decode_s * decode_share / busy,
-        "augment": waits * decode_s * (1 - decode_share) / busy,
-    }
-    communication = min(exchange_s * times.steps, times.step_s) / total
-    shares = {
-        **data,
-        "copy": times.copy_s / total,
-        "compute": times.step_s / total - communication,
-        "communication": communication,
-    }
-    if waits > _MAX_WAIT_SHARE:
-        bound = max(data, key=lambda name: data[name])
-    elif shares["copy"] > max(_MAX_WAIT_SHARE, communication):
-        bound = "copy"
-    elif communication > _MAX_EXCHANGE_SHARE:
-        bound = "communication"
-    else:
-        bound = "compute"
-    return Bottleneck(bound, shares, _ADVICE[bound])
+    def step_ended(self) -> None:
+        if self._read is None:
+            return
+        data = self._read()
+        ended = data.get("backward_comm_time_end", 0)
+        if ended != self._seen:
+            self._seen = ended
+            exposed_ns = data.get("backward_comm_time", 0) - data.get("backward_compute_comm_overlap_time", 0)
+            self._times.exchange_s += max(0.0, exposed_ns / 1e9)
 
 
 class Lap:
