@@ -8,40 +8,9 @@ from typing import Any, Literal
 from pipeline.config.base import as_dict, from_dict, require
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CRNConfig, MRSTConfig
+from pipeline.config.optim import OptimConfig
 from pipeline.config.renamed import with_new_names, with_old_names
 from pipeline.config.stop import StopConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Optimiser and schedule."""
-
-    name: Literal["sgd", "adam"] = "sgd"
-    lr: float = 1e-2
-    """Of everything but the backbone."""
-    backbone_lr: float = 1e-3
-    momentum: float = 0.9
-    """Of SGD."""
-    weight_decay: float = 5e-4
-    """L2, on all parameters."""
-    clip_norm: float = 20.0
-    """Largest norm of the whole gradient; 0: no limit."""
-    epochs: int = 30
-    warmup_steps: int = 0
-    """Learning rates rise linearly over these steps."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: unchanged, or half a cosine down to 1 % at the last step."""
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "backbone_lr"):
-            require(getattr(self, name) > 0, f"optim.{name}", getattr(self, name), "must be positive")
-        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "must be in [0, 1)")
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "must be 0 or more")
-        require(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "must be 0 (off) or more")
-        require(self.epochs >= 1, "optim.epochs", self.epochs, "must be at least 1")
-        require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "must be 0 or more")
-        require(0 <= self.label_smoothing < 1, "optim.label_smoothing", self.label_smoothing, "must be in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,12 +56,20 @@ class RunConfig:
     """Keep the keys of every step next to the checkpoint (small sets, audits)."""
     freeze_batchnorm: bool = False
     """BatchNorm keeps its running statistics: results do not depend on the number of ranks."""
+    sync_batchnorm: bool = False
+    """BatchNorm that learns takes its statistics over all ranks instead of each rank's own clips; several ranks need
+    GPUs for it.
+    """
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "checkpoint_epochs", "keep_checkpoints", "log_steps"):
             require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
         for name in ("checkpoint_steps", "max_failures", "seed", "step_timeout_s"):
             require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
+        both = self.freeze_batchnorm and self.sync_batchnorm
+        fix = "frozen layers have no statistics to synchronise: leave this out, or run.freeze_batchnorm"
+        require(not both, "run.sync_batchnorm", self.sync_batchnorm, fix)
+        self.check_device(self.use_gpu != "no")
         require(self.cpus_per_worker > 0, "run.cpus_per_worker", self.cpus_per_worker, "must be positive")
         require(
             "/" not in self.run_id and "." not in self.run_id,
@@ -106,6 +83,11 @@ class RunConfig:
             self.output,
             "give s3://BUCKET/PREFIX or file:///FOLDER",
         )
+
+    def check_device(self, gpu: bool) -> None:
+        """Refuse what needs a GPU where ranks have none. Raises ConfigError."""
+        fix = "ranks without a GPU cannot: use run.use_gpu yes, run.num_workers 1, or run.freeze_batchnorm instead"
+        require(gpu or not self.sync_batchnorm or self.num_workers == 1, "run.sync_batchnorm", self.sync_batchnorm, fix)
 
 
 # May change when a run resumes: they decide where and how fast, not what is computed.
@@ -144,6 +126,17 @@ _FREE_ON_RESUME = {
 _ADDED_LATER: dict[str, dict[str, Any]] = {
     "clip": {"short_videos": "repeat"},
     "data": {"val_share": 0.0, "val_group": ""},
+    "optim": {
+        "reference_batch": 0,
+        "classifier_multiplier": 1.0,
+        "first_conv_multiplier": 1.0,
+        "weight_decay_on": "all",
+        "warmup_epochs": 0.0,
+        "decay_epochs": [],
+        "decay_factor": 0.1,
+        "ema_decay": 0.0,
+    },
+    "run": {"sync_batchnorm": False},
     "stop": {"patience": 0, "metric": "loss", "min_delta": 0.0},
 }
 
@@ -208,11 +201,13 @@ class TrainConfig:
         )
         batch, workers = self.data.batch_size, self.run.num_workers
         near = sorted({max(workers, batch // workers * workers), (batch // workers + 1) * workers})
+        larger = f" with optim.reference_batch {batch}, so that the learning rates follow, or at most {batch} ranks"
+        larger = larger if near[0] > batch and not self.optim.reference_batch else ""
         require(
             batch % workers == 0,
             "data.batch_size",
             batch,
-            f"{workers} ranks (run.num_workers) cannot divide it; use {' or '.join(map(str, near))}",
+            f"{workers} ranks (run.num_workers) cannot divide it; use {' or '.join(map(str, near))}{larger}",
         )
 
     def identity(self) -> dict[str, Any]:

@@ -64,6 +64,10 @@ class ActionModel(nn.Module, abc.ABC):
         rest).
         """
 
+    def first_convolutions(self) -> dict[str, list[nn.Module]]:
+        """The convolutions that read the frames of each modality."""
+        return {modality: [first_convolution(self)] for modality in self.modalities}
+
     @abc.abstractmethod
     def scores(self, inputs: Mapping[str, Tensor], steps: tuple[int, ...] | Tensor) -> dict[str, Tensor]:
         """``forward`` without its checks.
@@ -193,6 +197,14 @@ def fuse(probabilities: Mapping[str, Tensor]) -> Tensor:
     if not probabilities:
         raise ValueError("probabilities: got no branch, expected at least one")
     return torch.stack(list(probabilities.values())).mean(dim=0)
+
+
+def first_convolution(module: nn.Module) -> nn.Module:
+    """The first convolution of a module, in order of definition. Raises ValueError if it has none."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.conv._ConvNd):
+            return part
+    raise ValueError(f"{type(module).__name__}: has no convolution")
 
 
 def count_parameters(module: nn.Module) -> int:

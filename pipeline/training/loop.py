@@ -95,8 +95,8 @@ def train(
     if config.run.compile:
         model.compile_training()
     epochs, steps = config.optim.epochs, loader.num_steps(0)
-    optimizer = build_optimizer(model.parameter_groups(), config.optim)
-    scheduler = build_scheduler(optimizer, config.optim, epochs * steps)
+    optimizer = build_optimizer(model, config)
+    scheduler = build_scheduler(optimizer, config, epochs * steps)
     position, metrics, seen = Position(), {}, []
     stopping = EarlyStopping(config, rank)
     with reporter.latest() as folder:

@@ -13,7 +13,7 @@ from pipeline.models.backbones.bninception import BNInception
 from pipeline.models.backbones.inception_v3 import InceptionV3
 from pipeline.models.crn.convlstm import State
 from pipeline.models.crn.recurrence import Head, Recurrence
-from pipeline.models.interface import ActionModel, freeze_batchnorm
+from pipeline.models.interface import ActionModel, first_convolution, freeze_batchnorm
 
 _DRAWN_STEPS = {"a": 0, "c": 1, "d": 2}  # besides the last; strategy b takes all
 
@@ -227,3 +227,7 @@ class CRN(ActionModel):
         for name, parameter in self.named_parameters():
             groups["backbone" if ".backbone." in name else "head"].append(parameter)
         return groups
+
+    def first_convolutions(self) -> dict[str, list[nn.Module]]:
+        """Of the backbones."""
+        return {m: [first_convolution(self.backbone(m))] for m in self.modalities}

@@ -105,6 +105,11 @@ class MRSTNet(ClipModel):
         self.dropout = nn.Dropout(config.dropout)
         self.fc = nn.Linear(width if self.lstm is None else config.lstm, num_classes)
 
+    def first_convolutions(self) -> dict[str, list[nn.Module]]:
+        """Both of conv1 read the frames; unit 2D has one."""
+        temporal = [] if self.stem.temporal is None else [self.stem.temporal]
+        return {self.modalities[0]: [self.stem.spatial, *temporal]}
+
     def features(self, x_FCHW: Tensor) -> Tensor:
         """Maps after the last pool, (F, C, h, w), from frames (F, C, crop, crop) with F = B * num_steps."""
         x = x_FCHW.contiguous(memory_format=torch.channels_last)

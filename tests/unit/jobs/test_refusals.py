@@ -92,6 +92,14 @@ def test_recipes_are_whole_and_survive_json(name: str) -> None:
         ([], "data.uri = '': give the data set"),
         (["--data.uri", "/plain"], "give s3://BUCKET/PREFIX or file:///FOLDER"),
         (["--data.uri", "SET", "--data.batch-size", "15"], "2 ranks .* cannot divide it; use 14 or 16"),
+        (
+            ["--data.uri", "SET", "--run.num-workers", "64"],
+            "64 ranks .* use 64 with optim.reference_batch 16, so that the learning rates follow, or at most 16 ranks",
+        ),
+        (
+            ["--data.uri", "SET", "--run.sync-batchnorm", "--run.use-gpu", "no"],
+            "run.sync_batchnorm = True: ranks",
+        ),
         (["--data.uri", "SET", "--clip.num-frames", "5"], "must equal model.num_steps = 8"),
         (
             ["--data.uri", "SET", "--data.val-split", "dev"],

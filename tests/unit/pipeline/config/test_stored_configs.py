@@ -138,13 +138,21 @@ def test_fields_added_since_then_count_as_soon_as_they_are_set(tmp_path: Path) -
     assert old.identity()["clip"] == OLD["clip"]
     changes = (
         ("clip", {"short_videos": "stretch"}, r"clip\.short_videos = 'stretch': .* started with 'repeat'"),
+        ("optim", {"reference_batch": 8}, r"optim\.reference_batch = 8: .* started with 0;"),
+        ("optim", {"ema_decay": 0.9}, r"optim\.ema_decay = 0\.9: .* started with 0\.0;"),
+        (
+            "optim",
+            {"schedule": "step", "decay_epochs": (2,)},
+            r"optim\.decay_epochs = \[2\]: .* started with \[\];",
+        ),
+        ("run", {"sync_batchnorm": True}, r"run\.sync_batchnorm = True: .* started with False;"),
         ("stop", {"patience": 3}, r"stop\.patience = 3: .* started with 0;"),
         ("data", {"val_split": "", "val_share": 0.2}, r"data\.val_share = 0\.2: .* started with 0\.0;"),
     )
-    for section, fields, message in changes:
+    for number, (section, fields, message) in enumerate(changes):
         changed = dataclasses.replace(old, **{section: dataclasses.replace(getattr(old, section), **fields)})
         for first, second, expected in ((old, changed, message), (changed, old, rf"{section}\.")):
-            run = open_storage(f"file://{tmp_path}/{section}-{first is old}")
+            run = open_storage(f"file://{tmp_path}/{number}-{first is old}")
             for config in (first, first):
                 start_or_resume(run, record_of(config))
             with pytest.raises(ConfigError, match=expected):

@@ -127,11 +127,9 @@ def test_a_clip_of_weight_0_takes_nothing_from_the_others(tiny_set: str) -> None
         for module in model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.eval()
-        optimizer = build_optimizer(model.parameter_groups(), config.optim)
+        optimizer = build_optimizer(model, config)
         whole = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=batch_size))
-        stepper = Stepper(
-            model, model, optimizer, build_scheduler(optimizer, config.optim, 10), whole, torch.device("cpu")
-        )
+        stepper = Stepper(model, model, optimizer, build_scheduler(optimizer, config, 10), whole, torch.device("cpu"))
         offset = 0
         for number, rows in enumerate(micro_batches):
             batch = Batch(

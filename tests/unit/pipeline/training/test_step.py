@@ -61,8 +61,8 @@ def stepper_of(seed: int, **optim: Any) -> tuple[Stepper, DropoutModel]:
     config = TrainConfig(data=DataConfig(batch_size=4), optim=OptimConfig(**optim), run=RunConfig(seed=seed))
     torch.manual_seed(0)
     model = DropoutModel()
-    optimizer = build_optimizer(model.parameter_groups(), config.optim)
-    scheduler = build_scheduler(optimizer, config.optim, 10)
+    optimizer = build_optimizer(model, config)
+    scheduler = build_scheduler(optimizer, config, 10)
     return Stepper(model, model, optimizer, scheduler, config, torch.device("cpu")), model
 
 
