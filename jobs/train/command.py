@@ -47,6 +47,7 @@ from pipeline.runs.folder import RESULT, RunRecord, read_result, start_or_resume
 from pipeline.storage import join, open_storage
 from pipeline.tracking.runs import RunTracker, check_server, run_page, start_run
 from pipeline.training.checkpoint import RunFacts
+from pipeline.training.watchdog import collective_limit_s
 
 log = logging.getLogger("jobs.train")
 
@@ -167,7 +168,10 @@ def _trainer(task: WorkerTask) -> ray.train.torch.TorchTrainer:
     return ray.train.torch.TorchTrainer(
         functools.partial(train_worker, task),  # pickled as it is; a train_loop_config would have to be a dict
         # A lost rank must fail the step within minutes: what hangs longer than any sane step is an error.
-        torch_config=NodeTorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
+        torch_config=NodeTorchConfig(
+            backend="nccl" if gpu else "gloo",
+            timeout_s=collective_limit_s(config.run.step_timeout_s, config.run.compile),
+        ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.run.num_workers,
             use_gpu=gpu,

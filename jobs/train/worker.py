@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import secrets
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,12 +27,16 @@ from pipeline.evaluation.evaluate import join_parts, predict_part
 from pipeline.evaluation.metrics import log_loss
 from pipeline.models import ActionModel
 from pipeline.runs.start_weights import StartWeights, first_model
-from pipeline.storage import Storage, open_storage
+from pipeline.storage import Storage, join, open_storage
 from pipeline.tracking.runs import RunTracker
 from pipeline.training.checkpoint import RunFacts
 from pipeline.training.collective import gather_objects
+from pipeline.training.hang import HangReports
 from pipeline.training.loop import train
+from pipeline.training.meter import Meter
 from pipeline.training.stopping import metric_name
+from pipeline.training.timing import StepTimes
+from pipeline.training.watchdog import Watchdog
 
 log = logging.getLogger("jobs.train")
 
@@ -66,8 +72,11 @@ class RayReporter:
 def train_worker(task: WorkerTask) -> dict[str, float]:
     """One rank; returns the last metrics."""
     _set_up_logging()
+    run = task.facts.config.run
+    times = StepTimes()
+    watchdog = Watchdog(times, run.step_timeout_s, compiles=run.compile)
     try:
-        return _train_rank(task)
+        return watchdog.run(lambda: _train_rank(task, times, watchdog))
     except Exception as error:
         if task.facts.config.run.max_failures:  # else the command says it at once
             text = str(error) if isinstance(error, ReciprocalError) else one_line(error)
@@ -75,7 +84,7 @@ def train_worker(task: WorkerTask) -> dict[str, float]:
         raise
 
 
-def _train_rank(task: WorkerTask) -> dict[str, float]:
+def _train_rank(task: WorkerTask, times: StepTimes, watchdog: Watchdog) -> dict[str, float]:
     # Weights in channels-last order make gradients of 1x1 convolutions whose strides differ in name only
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     facts, config = task.facts, task.facts.config
@@ -93,6 +102,9 @@ def _train_rank(task: WorkerTask) -> dict[str, float]:
     torch.manual_seed(config.run.seed)  # equal initial weights on all ranks
     model = first_model(config, len(manifest.classes), start)
     tracker = RunTracker(facts.tracking_run_id) if rank == 0 else None
+    node = ray.util.get_node_ip_address()
+    watchdog.reports = _hang_reports(config, rank, node)
+    meter = Meter(times, node=node)
     log.info(
         "rank %d of %d (local %d) on %s, node %s",
         rank,
@@ -113,9 +125,18 @@ def _train_rank(task: WorkerTask) -> dict[str, float]:
         "channels_last": True,  # as the models' convolutions want it
     }
     with make_loader(storage, manifest, config.data.train_split, train=True, **common) as loader:
-        validate = _validation(config, storage, manifest, device, common)
+        watchdog.waiting_for = loader.waiting_for
+        validate = _validation(config, storage, manifest, device, common, times)
         metrics = train(
-            facts, model, loader, RayReporter(), device=device, rank=rank, tracker=tracker, validate=validate
+            facts,
+            model,
+            loader,
+            RayReporter(),
+            device=device,
+            rank=rank,
+            tracker=tracker,
+            validate=validate,
+            meter=meter,
         )
         if tracker:
             tracker.log_metrics(
@@ -123,6 +144,14 @@ def _train_rank(task: WorkerTask) -> dict[str, float]:
                 config.optim.epochs * loader.num_steps(0),
             )
     return metrics
+
+
+def _hang_reports(config: TrainConfig, rank: int, node: str) -> HangReports:
+    """Collective."""
+    attempt = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+    ranks = gather_objects((attempt, node))
+    run = open_storage(join(config.run.output, config.run.run_id))
+    return HangReports(run, ranks[0][0], rank, [node for _, node in ranks])
 
 
 def _set_up_logging() -> None:
@@ -144,7 +173,12 @@ def _set_up_logging() -> None:
 
 
 def _validation(
-    config: TrainConfig, storage: Storage, manifest: Manifest, device: torch.device, common: dict[str, Any]
+    config: TrainConfig,
+    storage: Storage,
+    manifest: Manifest,
+    device: torch.device,
+    common: dict[str, Any],
+    times: StepTimes,
 ) -> Callable[[ActionModel, int], dict[str, float]] | None:
     split = config.data.validation
     if not split:
@@ -154,7 +188,8 @@ def _validation(
     def validate(model: ActionModel, epoch: int) -> dict[str, float]:
         # One view a video: a curve to watch, named by its protocol so that it is not mistaken for the test result.
         with make_loader(storage, manifest, split, train=False, num_views=1, index=index, **common) as loader:
-            part = predict_part(model, loader.iter_epoch(0), device=device, precision=config.run.precision)
+            batches = times.progress.follow(loader.iter_epoch(0))
+            part = predict_part(model, batches, device=device, precision=config.run.precision)
             predictions = join_parts(
                 gather_objects(part),
                 {loader.index.key(i): int(loader.index.labels[i]) for i in range(len(loader.index))},

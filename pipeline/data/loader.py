@@ -32,6 +32,8 @@ from pipeline.data.sampling.order import num_steps, rank_batch_size
 from pipeline.dataset.manifest import Manifest
 from pipeline.storage import Storage
 
+_MOST_NAMED = 4  # samples
+
 
 class Loader:
     """One rank's batches of one split; made by ``make_loader``. Use from one thread; ``close`` when done."""
@@ -75,6 +77,7 @@ class Loader:
             index, self._assembler, self._times, data=data, shuffle=train, seed=seed, rank=rank, world_size=world_size
         )
         self._running: ReadAhead[Batch] | None = None
+        self._fetcher: Fetcher | None = None
 
     def num_steps(self, epoch: int = 0) -> int:
         """Steps of an epoch: the same for every rank and every epoch."""
@@ -96,7 +99,7 @@ class Loader:
         if not 0 <= start_step <= self.num_steps(epoch):
             raise ValueError(f"start_step {start_step} is outside 0..{self.num_steps(epoch)}")
         self._stop()
-        fetcher = Fetcher(
+        fetcher = self._fetcher = Fetcher(
             self._storage,
             self._data.fetch_threads,
             self._data.fetch_deadline_s,
@@ -129,6 +132,19 @@ class Loader:
             "damaged": len(self._ledger),
             "decode_share": self._assembler.decode_share,
         }
+
+    def waiting_for(self) -> str:
+        """What holds up the next batch, from any thread: the sample that has not arrived and its shard, or the samples
+        that are being decoded; "" where it is neither.
+        """
+        if self._fetcher and (sample := self._fetcher.waiting_for):
+            return sample
+        if decoding := self._producer.decoding:
+            ranges = [self.index.sample_range(i) for i in decoding.stored]
+            more = f" and {len(ranges) - _MOST_NAMED} more" if len(ranges) > _MOST_NAMED else ""
+            named = ", ".join(f"{r.key} of {self._storage.uri}/{r.tar}" for r in ranges[:_MOST_NAMED])
+            return f"the decoding of {named}{more}"
+        return ""
 
     def close(self) -> None:
         """Stop all threads and free the decoder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 
@@ -51,6 +52,8 @@ class Producer:
     ) -> None:
         self._index, self._assembler, self._times, self._data = index, assembler, times, data
         self._shuffle, self._seed, self._rank, self._world_size = shuffle, seed, rank, world_size
+        self.decoding: MicroBatch | None = None
+        """The micro-batch that is being decoded; None between two."""
 
     def produce(self, epoch: int, start_step: int, fetcher: Fetcher) -> Iterator[Batch]:
         """Batches from ``start_step`` to the end of the epoch; raises what fetching, decoding and the budget raise."""
@@ -60,20 +63,20 @@ class Producer:
         arriving = fetcher.iterate(
             self._index.sample_range(i) for ahead in self._micro_batches(order, steps) for i in ahead.stored
         )
-        begun: Callable[[], Batch] | None = None
+        begun: tuple[MicroBatch, Callable[[], Batch]] | None = None
         for micro_batch in self._micro_batches(order, steps):
             try:
                 following = self._begin(micro_batch, arriving, epoch)
             except Exception:
                 if begun is not None:  # what stops this batch does not touch the one before it
-                    yield self._finish(begun)
+                    yield self._finish(*begun)
                 raise
             # The next batch is begun before the last is waited for: no thread idles while a batch's last clip is made.
             if begun is not None:
-                yield self._finish(begun)
-            begun = following
+                yield self._finish(*begun)
+            begun = micro_batch, following
         if begun is not None:
-            yield self._finish(begun)
+            yield self._finish(*begun)
 
     def _micro_batches(self, order: np.ndarray, steps: range) -> Iterator[MicroBatch]:
         for step in steps:
@@ -90,12 +93,19 @@ class Producer:
         self, micro_batch: MicroBatch, arriving: Iterator[dict[str, bytes] | Damaged], epoch: int
     ) -> Callable[[], Batch]:
         fetched = [next(arriving) for _ in micro_batch.stored]
-        with self._times.measure("decode_s"):
+        with self._decoding(micro_batch):
             begun = self._assembler.begin(micro_batch, fetched, epoch)
         self._times.batches += 1
         self._times.samples += len(fetched)
         return begun
 
-    def _finish(self, begun: Callable[[], Batch]) -> Batch:
-        with self._times.measure("decode_s"):
+    def _finish(self, micro_batch: MicroBatch, begun: Callable[[], Batch]) -> Batch:
+        with self._decoding(micro_batch):
             return begun()
+
+    @contextlib.contextmanager
+    def _decoding(self, micro_batch: MicroBatch) -> Iterator[None]:
+        self.decoding = micro_batch
+        with self._times.measure("decode_s"):
+            yield
+        self.decoding = None

@@ -3,6 +3,7 @@
 OUTPUT/RUN_ID/run.json            written by the driver before any worker starts: config, data, code
 OUTPUT/RUN_ID/checkpoint_*/       written by Ray Train; pipeline.training.checkpoint describes the contents
 OUTPUT/RUN_ID/result.json         written LAST: if it exists, the run has finished; names the final checkpoint
+OUTPUT/RUN_ID/hangs/*/            reports of steps that hung; pipeline.training.hang describes them
 OUTPUT/RUN_ID/evaluations/*.json  one report per split and protocol
 """
 

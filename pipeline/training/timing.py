@@ -31,6 +31,12 @@ class Progress:
         """From here on, time in which nothing is finished counts."""
         self.since_s = time.monotonic()
 
+    def follow(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches of a validation, each of which is progress."""
+        for batch in batches:
+            yield batch
+            self.begin()
+
     def enter(self, stage: str) -> None:
         self.stage = stage
 

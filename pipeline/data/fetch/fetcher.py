@@ -68,6 +68,7 @@ class Fetcher:
         self._in_flight = self._idle = self._num_taken = self._wanted = 0
         self._batch_wait_s = 0.0
         self._closed = self._failed = False
+        self._awaited: SampleRange | None = None
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Fetcher:
@@ -75,6 +76,12 @@ class Fetcher:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def waiting_for(self) -> str:
+        """The sample that has not arrived and is waited for, with its shard; "" where none is."""
+        request = self._awaited
+        return f"sample {request.key} of {self._storage.uri}/{request.tar}" if request else ""
 
     def _retried(self) -> None:
         with self._lock:
@@ -155,13 +162,13 @@ class Fetcher:
     def _take(self, number: int, request: SampleRange) -> dict[str, bytes] | Damaged:
         began_s = time.perf_counter()
         with self._lock:
-            queued, self._wanted = len(self._todo), number
+            queued, self._wanted, self._awaited = len(self._todo), number, request
             if self._num_taken % self._burst == 0:
                 self._batch_wait_s = 0.0
             arrived = self._arrival.wait_for(
                 lambda: number in self._done or self._closed, timeout=max(0.0, self._deadline_s - self._batch_wait_s)
             )
-            result = self._done.pop(number, None)
+            result, self._awaited = self._done.pop(number, None), None
             now_s = time.perf_counter()
             self._batch_wait_s += now_s - began_s
             self._num_taken += 1
