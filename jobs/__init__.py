@@ -28,8 +28,7 @@ from pipeline.config.stack import ray_authentication
 
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
-    # A reported checkpoint counts once the controller has seen it, and the next report waits for that: with Ray's 2 s a
-    # worker that dies right after a checkpoint would lose it, and frequent checkpoints would cost 2 s each.
+    # A lost worker is noticed within this time; Ray's own is 2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
     "RAY_DEDUP_LOGS": "0",  # ranks that print alike are worth seeing apart
     # Of several tasks that fail a command reports the first; Ray would print the tracebacks of the others at its end.

@@ -52,6 +52,10 @@ class ManifestError(UserError):
     """A manifest or a shard record is missing, damaged or belongs to another data set."""
 
 
+class DamagedCheckpointError(UserError):
+    """A file of a checkpoint is missing, cut off or has other bytes than were written; the text names its URI."""
+
+
 class RejectedSource(ReciprocalError):
     """A source video that cannot become a sample.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config.train import TrainConfig
 from pipeline.config.version import code_version
 from pipeline.data.loader import make_loader
@@ -23,7 +24,6 @@ from pipeline.evaluation.evaluate import join_parts, predict_part
 from pipeline.models import build_model, count_parameters
 from pipeline.storage import Storage, open_storage
 from pipeline.training.checkpoint import RunFacts
-from pipeline.training.local import LocalReporter
 from pipeline.training.loop import train
 
 TEST_SPLIT = "test"
@@ -84,7 +84,8 @@ def train_and_test(name: str, config: TrainConfig, out_uri: str) -> dict[str, An
         tempfile.TemporaryDirectory() as folder,
         make_loader(data, manifest, config.data.train_split, data=config.data, train=True, **common) as loader,
     ):
-        metrics = train(facts, model, loader, LocalReporter(open_storage(f"file://{folder}")), device=cpu)
+        checkpoints = CheckpointStore(open_storage(f"file://{folder}"), keep=1)
+        metrics = train(facts, model, loader, checkpoints, device=cpu).metrics
     with make_loader(
         data,
         manifest,

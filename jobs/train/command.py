@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import secrets
 import sys
 import time
 from collections.abc import Sequence
@@ -47,9 +48,11 @@ from pipeline.runs.folder import RESULT, RunRecord, read_result, start_or_resume
 from pipeline.storage import join, open_storage
 from pipeline.tracking.runs import RunTracker, check_server, run_page, start_run
 from pipeline.training.checkpoint import RunFacts
+from pipeline.training.loop import Outcome
 from pipeline.training.watchdog import collective_limit_s
 
 log = logging.getLogger("jobs.train")
+_RAY_FOLDER = "ray_train"  # in the run's folder, while the run lasts: what Ray Train keeps for itself
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,13 +146,13 @@ def train(config: TrainConfig) -> int:
         if isinstance(error, SystemExit):  # what Ray Train's own handler of Ctrl-C makes of it
             raise KeyboardInterrupt from error
         raise
-    checkpoint = result.checkpoint
-    if checkpoint is None:
-        raise ReciprocalError(f"Ray Train ended without a checkpoint in {run_uri}")
-    metrics = {name: value for name, value in (result.metrics or {}).items() if isinstance(value, float)}
+    finally:
+        for path in list(run.list(f"{_RAY_FOLDER}/")):
+            run.delete(path)
+    ended: Outcome = result.return_value  # type: ignore[assignment]
     outcome = {
-        "checkpoint": checkpoint.path.rstrip("/").rsplit("/", 1)[-1],
-        "metrics": metrics,
+        "checkpoint": ended.checkpoint,
+        "metrics": ended.metrics,
         "seconds": round(time.perf_counter() - start, 1),
         "tracking_run_id": tracking_id,
     }
@@ -179,11 +182,11 @@ def _trainer(task: WorkerTask) -> ray.train.torch.TorchTrainer:
             placement_strategy="STRICT_SPREAD" if config.run.spread else "PACK",
         ),
         run_config=ray.train.RunConfig(
-            name=config.run.run_id,
+            # A new folder each time: Ray would go on from what it finds there, and a run goes on from its checkpoints.
+            name=f"{config.run.run_id}/{_RAY_FOLDER}/{secrets.token_hex(4)}",
             storage_filesystem=ray_file_system(config.run.output),
             storage_path="",
             failure_config=ray.train.FailureConfig(max_failures=config.run.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.run.keep_checkpoints),
             # Ray Train's own lines say every report of every rank, and every error as a traceback of many lines; ours
             # say what a person wants to know. Its log files have them all.
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),

@@ -1,16 +1,14 @@
-"""What every rank runs under Ray Train: build, resume, train, report."""
+"""What every rank runs under Ray Train: build, resume, train."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import logging
 import secrets
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import ray.train
@@ -26,13 +24,14 @@ from pipeline.errors import ManifestError, ReciprocalError
 from pipeline.evaluation.evaluate import join_parts, predict_part
 from pipeline.evaluation.metrics import log_loss
 from pipeline.models import ActionModel
+from pipeline.runs.folder import checkpoint_store
 from pipeline.runs.start_weights import StartWeights, first_model
 from pipeline.storage import Storage, join, open_storage
 from pipeline.tracking.runs import RunTracker
 from pipeline.training.checkpoint import RunFacts
 from pipeline.training.collective import gather_objects
 from pipeline.training.hang import HangReports
-from pipeline.training.loop import train
+from pipeline.training.loop import Outcome, train
 from pipeline.training.meter import Meter
 from pipeline.training.stopping import metric_name
 from pipeline.training.timing import StepTimes
@@ -51,26 +50,8 @@ class WorkerTask:
     """None: random weights."""
 
 
-class RayReporter:
-    """Checkpoints through ``ray.train.report``: a barrier, an upload by every rank, then Ray's own record of it."""
-
-    @contextlib.contextmanager
-    def latest(self) -> Iterator[Path | None]:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-            return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
-
-    def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder))
-            ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def train_worker(task: WorkerTask) -> dict[str, float]:
-    """One rank; returns the last metrics."""
+def train_worker(task: WorkerTask) -> Outcome:
+    """One rank."""
     _set_up_logging()
     run = task.facts.config.run
     times = StepTimes()
@@ -84,7 +65,7 @@ def train_worker(task: WorkerTask) -> dict[str, float]:
         raise
 
 
-def _train_rank(task: WorkerTask, times: StepTimes, watchdog: Watchdog) -> dict[str, float]:
+def _train_rank(task: WorkerTask, times: StepTimes, watchdog: Watchdog) -> Outcome:
     # Weights in channels-last order make gradients of 1x1 convolutions whose strides differ in name only
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     facts, config = task.facts, task.facts.config
@@ -98,9 +79,7 @@ def _train_rank(task: WorkerTask, times: StepTimes, watchdog: Watchdog) -> dict[
             f"{config.data.uri} changed while the run was waiting: manifest {manifest.digest[:12]} instead of"
             f" {facts.manifest_digest[:12]}"
         )
-    start = task.start if ray.train.get_checkpoint() is None else None  # a checkpoint has all weights
-    torch.manual_seed(config.run.seed)  # equal initial weights on all ranks
-    model = first_model(config, len(manifest.classes), start)
+    model = _first_model(config, len(manifest.classes), None)
     tracker = RunTracker(facts.tracking_run_id) if rank == 0 else None
     node = ray.util.get_node_ip_address()
     watchdog.reports = _hang_reports(config, rank, node)
@@ -127,23 +106,33 @@ def _train_rank(task: WorkerTask, times: StepTimes, watchdog: Watchdog) -> dict[
     with make_loader(storage, manifest, config.data.train_split, train=True, **common) as loader:
         watchdog.waiting_for = loader.waiting_for
         validate = _validation(config, storage, manifest, device, common, times)
-        metrics = train(
+        outcome = train(
             facts,
             model,
             loader,
-            RayReporter(),
+            checkpoint_store(config),
             device=device,
             rank=rank,
             tracker=tracker,
             validate=validate,
             meter=meter,
+            start=functools.partial(_load_start, config, len(manifest.classes), task.start) if task.start else None,
         )
         if tracker:
             tracker.log_metrics(
                 {f"train_loader/{name}": float(value) for name, value in loader.metrics().items()},
-                config.optim.epochs * loader.num_steps(0),
+                outcome.position.global_step,
             )
-    return metrics
+    return outcome
+
+
+def _first_model(config: TrainConfig, num_classes: int, start: StartWeights | None) -> ActionModel:
+    torch.manual_seed(config.run.seed)  # equal initial weights on all ranks
+    return first_model(config, num_classes, start)
+
+
+def _load_start(config: TrainConfig, num_classes: int, start: StartWeights, model: ActionModel) -> None:
+    model.load_state_dict(_first_model(config, num_classes, start).state_dict())
 
 
 def _hang_reports(config: TrainConfig, rank: int, node: str) -> HangReports:

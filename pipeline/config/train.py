@@ -43,7 +43,14 @@ class RunConfig:
     """A checkpoint every so many steps, besides those at the end of epochs; 0: none."""
     checkpoint_epochs: int = 1
     """A checkpoint (and a validation) every so many epochs, and at the end."""
+    checkpoint_minutes: float = 10.0
+    """A checkpoint where none was written for so long; 0: none by the clock."""
     keep_checkpoints: int = 2
+    """The newest checkpoints that are kept."""
+    keep_best: str = ""
+    """Metric of a validation, such as val/top1_1x1, whose best checkpoint is kept too; of a loss, the least. Empty:
+    none.
+    """
     max_failures: int = 3
     """Restarts from the last checkpoint after lost workers."""
     step_timeout_s: float = 600.0
@@ -64,7 +71,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("num_workers", "checkpoint_epochs", "keep_checkpoints", "log_steps"):
             require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
-        for name in ("checkpoint_steps", "max_failures", "seed", "step_timeout_s"):
+        for name in ("checkpoint_steps", "checkpoint_minutes", "max_failures", "seed", "step_timeout_s"):
             require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
         both = self.freeze_batchnorm and self.sync_batchnorm
         fix = "frozen layers have no statistics to synchronise: leave this out, or run.freeze_batchnorm"
@@ -99,7 +106,9 @@ _FREE_ON_RESUME = {
         "spread",
         "max_failures",
         "step_timeout_s",
+        "checkpoint_minutes",
         "keep_checkpoints",
+        "keep_best",
         "log_steps",
         "compile",
         "run_id",

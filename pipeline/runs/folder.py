@@ -1,7 +1,7 @@
 """The folder of a run: what identifies the run, whether it has finished, and its checkpoints.
 
 OUTPUT/RUN_ID/run.json            written by the driver before any worker starts: config, data, code
-OUTPUT/RUN_ID/checkpoint_*/       written by Ray Train; pipeline.training.checkpoint describes the contents
+OUTPUT/RUN_ID/checkpoint_*/       written by rank 0; pipeline.training.checkpoint describes the contents
 OUTPUT/RUN_ID/result.json         written LAST: if it exists, the run has finished; names the final checkpoint
 OUTPUT/RUN_ID/hangs/*/            reports of steps that hung; pipeline.training.hang describes them
 OUTPUT/RUN_ID/evaluations/*.json  one report per split and protocol
@@ -13,12 +13,12 @@ import dataclasses
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.common.printable import printable
 from pipeline.common.strict_json import MAX_BYTES, JsonError, checked, parse_json, read_json
 from pipeline.common.typed import Range, shown
@@ -38,6 +38,12 @@ def default_output(data_uri: str) -> str:
     if data_uri.startswith("s3://"):
         return join("s3://" + data_uri.removeprefix("s3://").split("/")[0], "runs")
     return data_uri.rstrip("/").rsplit("/", 1)[0] + "/runs"
+
+
+def checkpoint_store(config: TrainConfig) -> CheckpointStore:
+    """The checkpoints of a run whose config is complete."""
+    run = open_storage(join(config.run.output, config.run.run_id))
+    return CheckpointStore(run, keep=config.run.keep_checkpoints, keep_best=config.run.keep_best)
 
 
 def default_run_id(config: TrainConfig, manifest_digest: str) -> str:
@@ -185,18 +191,13 @@ def read_result(run: Storage) -> dict[str, Any]:
 def fetched_checkpoint(
     run: Storage, name: str, only: tuple[str, ...] = ("model.safetensors", "state.json")
 ) -> Iterator[Path]:
-    """A temporary local folder with the named files of a checkpoint.
+    """A temporary local folder with the named files of a checkpoint, verified.
 
     Raises:
-        UserError: one of them is not there.
+        UserError: one of them is not there, or has other bytes than were written.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        for file in only:
-            try:
-                (Path(folder) / file).write_bytes(run.read(f"{name}/{file}"))
-            except NotFoundError as error:
-                raise UserError(f"{error}: the checkpoint is incomplete; restore it, or train again") from error
-        yield Path(folder)
+    with CheckpointStore(run).fetch(name, only) as folder:
+        yield folder
 
 
 def check_same_data(record: RunRecord, manifest: Manifest, data_uri: str) -> None:

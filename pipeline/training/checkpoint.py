@@ -3,7 +3,9 @@
     model.safetensors     weights and running statistics
     optimizer.pt          optimiser and scheduler (tensors and numbers: loads with weights_only)
     state.json            position, config, manifest digest, classes, code version
-    samples-RANK.jsonl    with run.log_samples: keys of every step since the run began, of that rank (``StepKeys``)
+    samples-0000.jsonl    with run.log_samples: keys of every step since the run began, of all ranks (``StepKeys``);
+                          older code wrote a file for each rank
+    files.json            sizes and sha256 of the others, written last (pipeline.checkpoints.record)
 
 The position is two numbers, epoch and step: the order of samples, their augmentation, the drawn supervision steps
 and dropout all follow from (seed, epoch, step), so there is no other random state to keep. That also lets a run resume
@@ -12,10 +14,11 @@ with another number of ranks.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +26,16 @@ import safetensors
 import safetensors.torch
 import torch
 
+from pipeline.checkpoints.record import Position
 from pipeline.common.strict_json import JsonError, as_object, checked, parse_json, read_json
 from pipeline.common.typed import Count, shown
 from pipeline.config.base import as_dict
 from pipeline.config.train import TrainConfig
 from pipeline.errors import UserError
+from pipeline.training.host_copies import HostCopies
 
 CHECKPOINT_VERSION = 1
 WEIGHTS = "model.safetensors"
-
-
-@dataclasses.dataclass(kw_only=True)
-class Position:
-    """The next step: ``step`` of ``epoch``, and how many steps have been taken in all."""
-
-    epoch: Count = 0
-    step: Count = 0
-    global_step: Count = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,27 +66,52 @@ def save_main(
     facts: RunFacts,
     metrics: dict[str, float],
 ) -> None:
-    """Write rank 0's part of a checkpoint."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    safetensors.torch.save_file(weights, folder / WEIGHTS)
-    torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, folder / "optimizer.pt")
+    """Write weights, optimiser and ``state.json`` of a checkpoint."""
+    snapshot(HostCopies(), model, optimizer, scheduler, position, facts, metrics)(folder)
+
+
+def snapshot(
+    copies: HostCopies,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    position: Position,
+    facts: RunFacts,
+    metrics: dict[str, float],
+) -> Callable[[Path], None]:
+    """Copy what ``save_main`` writes; the function that is returned writes it, while training goes on.
+
+    Args:
+        copies: keeps the memory; one snapshot at a time may be in use.
+    """
+    weights = {
+        name: copies.copy(tensor, f"model.{name}", contiguous=True) for name, tensor in model.state_dict().items()
+    }
+    progress = copies.copy({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, "progress")
     state = {
         "version": CHECKPOINT_VERSION,
         "position": dataclasses.asdict(position),
-        "metrics": metrics,
+        "metrics": dict(metrics),
         **facts.state(),
     }
-    (folder / "state.json").write_text(json.dumps(state, sort_keys=True, indent=1))
+    copies.settle()
+
+    def write(folder: Path) -> None:
+        safetensors.torch.save_file(weights, folder / WEIGHTS)
+        torch.save(progress, folder / "optimizer.pt")
+        (folder / "state.json").write_text(json.dumps(state, sort_keys=True, indent=1))
+
+    return write
 
 
 def save_samples(folder: Path, rank: int, lines: list[str]) -> None:
-    """Write a rank's keys, one JSON line per step."""
+    """Write keys, one JSON line per step and rank."""
     (folder / f"samples-{rank:04d}.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepKeys:
-    """One line of ``samples-RANK.jsonl``: what a rank trained on in a step. ``ranks`` is 0 in lines of older code."""
+    """One line of ``samples-*.jsonl``: what a rank trained on in a step. ``ranks`` is 0 in lines of older code."""
 
     epoch: Count
     step: Count
@@ -169,12 +190,17 @@ def read_state(folder: Path, need: Sequence[str] = ()) -> dict[str, Any]:
     return state
 
 
-def load_weights(folder: Path, model: torch.nn.Module) -> None:
-    """Load ``model.safetensors`` strictly. Raises UserError naming the first keys that do not fit."""
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of ``model.safetensors``. Raises UserError."""
     try:
-        weights = safetensors.torch.load_file(folder / WEIGHTS)
+        return safetensors.torch.load_file(folder / WEIGHTS)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS} is not a file of weights: {error}; restore it, or train again") from error
+
+
+def load_weights(folder: Path, model: torch.nn.Module) -> None:
+    """Load ``model.safetensors`` strictly. Raises UserError naming the first keys that do not fit."""
+    weights = read_weights(folder)
     expected = model.state_dict()
     wrong = [name for name in expected if name not in weights or weights[name].shape != expected[name].shape]
     extra = [name for name in weights if name not in expected]
@@ -185,14 +211,33 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
     model.load_state_dict(weights)
 
 
+def check_readable(folder: Path) -> None:
+    """Raise UserError unless the files that a run resumes from can be read: all that can be said of older code's."""
+    read_state(folder, ("position", "metrics"))
+    read_weights(folder)
+    _read_progress(folder)
+
+
 def load_main(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> Position:
     """Restore everything ``save_main`` wrote; returns the position to resume from."""
     state = read_state(folder, ("position", "metrics"))
     load_weights(folder, model)
-    try:
-        saved = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+    with _progress_errors(folder):
+        saved = _read_progress(folder)
         optimizer.load_state_dict(saved["optimizer"])
         scheduler.load_state_dict(saved["scheduler"])
+    return Position(**state["position"])
+
+
+def _read_progress(folder: Path) -> dict[str, Any]:
+    with _progress_errors(folder):
+        return torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+
+
+@contextlib.contextmanager
+def _progress_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
     # What torch and pickle raise for a file that is cut off or is another's.
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
         detail = str(error).strip().partition("\n")[0]
@@ -200,4 +245,3 @@ def load_main(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optim
             f"{folder / 'optimizer.pt'} is not this model's optimiser ({type(error).__name__}: {detail}); restore it,"
             " or train again with another --run.run-id"
         ) from error
-    return Position(**state["position"])

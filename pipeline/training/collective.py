@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
+_PIECE_BYTES = 64 << 20  # of a file that is shared, in the memory of every rank
 
 
 def world_size() -> int:
@@ -19,6 +23,14 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+def largest_over_ranks(value: int, device: torch.device) -> int:
+    """The largest of every rank's small number, on every rank."""
+    number = torch.tensor(value, device=device)
+    if world_size() > 1:
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+    return int(number.item())
 
 
 def gather_objects(value: Any) -> list[Any]:
@@ -51,3 +63,39 @@ def average_buffers(model: torch.nn.Module) -> None:
     flat /= world_size()
     for buffer, mean in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(mean.view_as(buffer))
+
+
+def decided_by_rank_0(decide: Callable[[], T], rank: int) -> T:
+    """What rank 0's call returns, on every rank; its error is raised on every rank. Small picklable things only."""
+    answer: list[Any] = [None, None]
+    if rank == 0:
+        try:
+            answer[0] = decide()
+        except Exception as error:
+            if world_size() == 1:
+                raise
+            answer[1] = error
+    if world_size() > 1:
+        dist.broadcast_object_list(answer, src=0)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
+def share_files(folder: Path, rank: int, device: torch.device) -> None:
+    """Copy the files of rank 0's folder into every other rank's."""
+    if world_size() == 1:
+        return
+    sizes = decided_by_rank_0(lambda: {path.name: path.stat().st_size for path in sorted(folder.iterdir())}, rank)
+    on = device if dist.get_backend() == "nccl" else torch.device("cpu")
+    for name, size in sizes.items():
+        with (folder / name).open("rb" if rank == 0 else "wb") as file:
+            for start in range(0, size, _PIECE_BYTES):
+                length = min(_PIECE_BYTES, size - start)
+                piece = torch.empty(length, dtype=torch.uint8)
+                if rank == 0:
+                    piece = torch.frombuffer(bytearray(file.read(length)), dtype=torch.uint8)
+                piece = piece.to(on)
+                dist.broadcast(piece, src=0)
+                if rank != 0:
+                    file.write(piece.cpu().numpy().tobytes())

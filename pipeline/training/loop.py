@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
+import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from pipeline.checkpoints.record import Position
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.models import ActionModel, freeze_batchnorm
+from pipeline.training.ask import Ask, Asker, never
 from pipeline.training.checkpoint import (
-    Position,
     RunFacts,
+    StepKeys,
     audit_samples,
     load_main,
     read_samples,
     read_state,
-    save_main,
-    save_samples,
+    snapshot,
 )
-from pipeline.training.collective import average_buffers, world_size
+from pipeline.training.collective import average_buffers, largest_over_ranks, world_size
 from pipeline.training.meter import Meter
 from pipeline.training.optim import build_optimizer, build_scheduler
+from pipeline.training.resume import newest_checkpoint
+from pipeline.training.saving import Saver
 from pipeline.training.step import Stepper
 from pipeline.training.stopping import EarlyStopping
 from pipeline.training.timing import timed
@@ -42,13 +45,6 @@ class Loader(Protocol):
     def metrics(self) -> Mapping[str, float]: ...
 
 
-class Reporter(Protocol):
-    """Where checkpoints go. ``save`` is collective: every rank calls it at the same step."""
-
-    def latest(self) -> contextlib.AbstractContextManager[Path | None]: ...
-    def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None: ...
-
-
 class Tracker(Protocol):
     """Receives the curves. Called on rank 0 only."""
 
@@ -59,33 +55,49 @@ class Tracker(Protocol):
 Validate = Callable[[ActionModel, int], dict[str, float]]  # collective; metrics named by protocol
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How ``train`` ended, the same on every rank."""
+
+    metrics: dict[str, float]
+    """The last ones: of the last curve and validation; with early stopping those of the best validation."""
+    left: bool
+    """It was asked to leave before the end: the newest checkpoint has the place."""
+    position: Position
+    checkpoint: str
+    """On rank 0, the name of the checkpoint that holds this position."""
+
+
 def train(
     facts: RunFacts,
     model: ActionModel,
     loader: Loader,
-    reporter: Reporter,
+    checkpoints: CheckpointStore,
     *,
     device: torch.device,
     rank: int = 0,
     tracker: Tracker | None = None,
     validate: Validate | None = None,
     meter: Meter | None = None,
-) -> dict[str, float]:
-    """Train from the newest checkpoint, or from the start, to the last epoch or until ``config.stop`` ends the run.
+    ask: Asker = never,
+    start: Callable[[ActionModel], None] | None = None,
+) -> Outcome:
+    """Train from the newest sound checkpoint, or from the start, to the last epoch, until ``config.stop`` ends the run,
+    or until a rank asks to leave. Collective.
 
     Args:
         facts: the run's config, and what else its checkpoints must carry.
         model: with its initial weights, equal on all ranks; moved to ``device`` here.
         loader: this rank's batches; its state is (epoch, step).
-        reporter: keeps and finds checkpoints.
+        checkpoints: of the run; rank 0 alone reads and writes them.
         validate: called after every checkpointed epoch.
         meter: where this rank's time goes.
-
-    Returns:
-        The last metrics (of the last epoch's curve and validation; with early stopping those of the best validation).
+        ask: called before every step's update; any rank's answer counts for all at that step.
+        start: puts the weights to start from into the model; called only where there is no checkpoint.
 
     Raises:
-        UserError: the checkpoint belongs to another config or data set.
+        UserError: the checkpoint belongs to another config or data set, or there is no room for temporary files.
+        StorageError: a checkpoint could not be stored.
         ReciprocalError: the loss stopped being finite, or too many samples are damaged.
     """
     config = facts.config
@@ -97,98 +109,131 @@ def train(
     epochs, steps = config.optim.epochs, loader.num_steps(0)
     optimizer = build_optimizer(model, config)
     scheduler = build_scheduler(optimizer, config, epochs * steps)
-    position, metrics, seen = Position(), {}, []
+    position, metrics, name = Position(), {}, ""
     stopping = EarlyStopping(config, rank)
-    with reporter.latest() as folder:
-        if folder is not None:
+    saver = Saver(checkpoints, rank, minutes=config.run.checkpoint_minutes, ask=ask)
+    with newest_checkpoint(checkpoints, rank, device) as found:
+        if found is not None:
+            name, folder = found
             position = load_main(folder, model, optimizer, scheduler)
             metrics = read_state(folder)["metrics"]
             stopping.restore(folder)
             if rank == 0 and config.run.log_samples:
-                seen = read_samples(folder)
+                saver.resume_keys(read_samples(folder))
                 for problem in audit_samples(folder)[:1]:
                     log.warning("the samples that this run keeps (run.log_samples) are incomplete: %s", problem)
             log.info("resuming at epoch %d, step %d of %d", position.epoch, position.step, steps)
+        elif start:
+            start(model)
     meter = meter or Meter()
     times = meter.times
     times.begin(position.global_step)
     wrapped = _distribute(model, device)
     meter.begin(wrapped, loader, device, config.data.batch_size, rank)
-    stepper = Stepper(wrapped, model, optimizer, scheduler, config, device)
+    stepper = Stepper(wrapped, model, optimizer, scheduler, config, device, saver.ask)
+    keys, left = [], False
 
-    def save() -> None:
+    def save(measured: dict[str, float], *, wait: bool = False) -> None:
         average_buffers(model)
-
-        def write(folder: Path) -> None:
-            if rank == 0:
-                save_main(folder, model, optimizer, scheduler, position, facts, metrics)
-                stopping.save(folder)
-            if config.run.log_samples:
-                save_samples(folder, rank, seen)
-
+        main = functools.partial(
+            snapshot,
+            model=model,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            position=dataclasses.replace(position),
+            facts=facts,
+            metrics=metrics,
+        )
         with times.measure("checkpoint_s"):
-            reporter.save(metrics, write)
+            saver.save(position, measured, [main, stopping.snapshot], wait=wait)
 
-    keys = []
-    for epoch in range(position.epoch, epochs):
-        if stopping.stopped:
-            break
-        _train_mode(model, config)
-        meter.restart()
-        for batch in timed(loader.iter_epoch(epoch, position.step), times):
-            with times.measure("copy_s"):
-                batch = batch.to(device, non_blocking=True)
-            with times.measure("step_s"):
-                complete = stepper(batch, position.global_step)
-            keys += (
-                [k for k, w in zip(batch.keys, batch.weights.tolist(), strict=True) if w > 0]
-                if config.run.log_samples
-                else []
-            )
-            if not complete:
-                continue
-            if config.run.log_samples:
-                line = {"epoch": epoch, "step": batch.step, "rank": rank, "ranks": world_size(), "keys": keys}
-                seen.append(json.dumps(line))
-                keys = []
-            meter.step_ended()
-            position.step, position.global_step = position.step + 1, position.global_step + 1
-            if position.global_step % config.run.log_steps == 0 or position.step == steps:
-                metrics = metrics | _curve(stepper, meter.curve())
-                if tracker:
-                    tracker.log_metrics(metrics, position.global_step)
-                if rank == 0:
-                    log.info(
-                        "epoch %d step %d/%d loss %.4f top1 %.3f %.1f clips/s%s",
-                        epoch,
-                        position.step,
-                        steps,
-                        metrics["train/loss"],
-                        metrics["train/top1"],
-                        metrics["train/clips_per_s"],
-                        meter.straggler_line(metrics),
+    try:
+        for epoch in range(position.epoch, epochs):
+            if stopping.stopped:
+                break
+            _train_mode(model, config)
+            meter.restart()
+            asked = Ask.NONE
+            for batch in timed(loader.iter_epoch(epoch, position.step), times):
+                with times.measure("copy_s"):
+                    batch = batch.to(device, non_blocking=True)
+                with times.measure("step_s"):
+                    complete = stepper(batch, position.global_step)
+                if config.run.log_samples:
+                    keys += [k for k, w in zip(batch.keys, batch.weights.tolist(), strict=True) if w > 0]
+                if not complete:
+                    continue
+                if config.run.log_samples:
+                    saver.add_keys(
+                        StepKeys(epoch=epoch, step=batch.step, keys=tuple(keys), rank=rank, ranks=world_size())
                     )
-            if (
-                config.run.checkpoint_steps
-                and position.global_step % config.run.checkpoint_steps == 0
-                and position.step < steps
-            ):
-                save()
-                meter.restart()  # the time of a checkpoint counts in no rate
-        position.epoch, position.step = epoch + 1, 0
-        if position.epoch % config.run.checkpoint_epochs == 0 or position.epoch == epochs:
-            if validate:
-                average_buffers(model)
-                with times.measure("validate_s"):
-                    metrics = metrics | validate(model, epoch)
-                if tracker:
-                    tracker.log_metrics(metrics, position.global_step)
-                stopping.add(metrics, position.epoch, model)
-            if stopping.stopped or position.epoch == epochs:
-                metrics = metrics | stopping.finish(model)
-            save()
+                    keys = []
+                meter.step_ended()
+                position.step, position.global_step = position.step + 1, position.global_step + 1
+                if position.global_step % config.run.log_steps == 0 or position.step == steps:
+                    metrics = metrics | _curve(stepper, meter.curve())
+                    if tracker:
+                        tracker.log_metrics(_of_training(metrics), position.global_step)
+                    if rank == 0:
+                        _print_curve(metrics, position, steps, meter.straggler_line(metrics))
+                asked = stepper.asked
+                if asked is Ask.LEAVE:
+                    break
+                if position.step < steps and (asked is Ask.SAVE or _is_due(position, config)):
+                    save(_of_training(metrics))
+                    meter.restart()  # the time of a checkpoint counts in no rate
+            if asked is Ask.LEAVE:
+                # After an epoch's last step its validation is still to come: it follows when the run goes on.
+                left = True
+                save(_of_training(metrics), wait=True)
+                break
+            position.epoch, position.step = epoch + 1, 0
+            if position.epoch % config.run.checkpoint_epochs == 0 or position.epoch == epochs:
+                if validate:
+                    average_buffers(model)
+                    with times.measure("validate_s"):
+                        scores = validate(model, epoch)
+                    metrics = metrics | scores
+                    if tracker:
+                        tracker.log_metrics(scores, position.global_step)
+                    stopping.add(metrics, position.epoch, model)
+                if stopping.stopped or position.epoch == epochs:
+                    metrics = metrics | stopping.finish(model)
+                left = position.epoch < epochs and largest_over_ranks(saver.ask(), device) == Ask.LEAVE
+                save(metrics, wait=left)
+                if left:  # the validation took its time: what was asked for meanwhile is heard before the next step
+                    break
+            elif asked is Ask.SAVE:
+                save(_of_training(metrics))
+        name = saver.finish() or name
+    except BaseException:
+        saver.abandon()
+        raise
     meter.report(tracker, position.global_step)
-    return metrics
+    return Outcome(metrics=metrics, left=left, position=position, checkpoint=name)
+
+
+def _is_due(position: Position, config: TrainConfig) -> bool:
+    every = config.run.checkpoint_steps
+    return bool(every) and position.global_step % every == 0
+
+
+def _of_training(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those that are measured at every point of the curve: a validation's belong to the place where it was made."""
+    return {name: value for name, value in metrics.items() if name.startswith("train/")}
+
+
+def _print_curve(metrics: Mapping[str, float], position: Position, steps: int, remark: str) -> None:
+    log.info(
+        "epoch %d step %d/%d loss %.4f top1 %.3f %.1f clips/s%s",
+        position.epoch,
+        position.step,
+        steps,
+        metrics["train/loss"],
+        metrics["train/top1"],
+        metrics["train/clips_per_s"],
+        remark,
+    )
 
 
 def _distribute(model: ActionModel, device: torch.device) -> torch.nn.Module:

@@ -14,6 +14,7 @@ from pipeline.data.batch import Batch
 from pipeline.errors import ReciprocalError
 from pipeline.models import ActionModel, branch_probabilities, fuse
 from pipeline.models.precision import autocast
+from pipeline.training.ask import Ask, Asker, never
 from pipeline.training.collective import sum_over_ranks, world_size
 from pipeline.training.loss import supervised_loss
 
@@ -52,6 +53,7 @@ class Stepper:
         model: the model, or its DistributedDataParallel wrapper.
         core: the bare model.
         config: of the run.
+        ask: what this rank asks of the loop, called before every update.
 
     Dropout differs between micro-batches and ranks, the drawn supervision steps do not.
     """
@@ -64,11 +66,15 @@ class Stepper:
         scheduler: Any,
         config: TrainConfig,
         device: torch.device,
+        ask: Asker = never,
     ) -> None:
         self.model, self.core, self.optimizer, self.scheduler = model, core, optimizer, scheduler
         self.config, self.device = config, device
         self._loss = self._weight = self._correct = torch.zeros((), device=device)  # of the step's micro-batches so far
         self.sums = Sums.zero(device)
+        self._ask = ask
+        self.asked = Ask.NONE
+        """What the ranks asked for at the latest complete step, the same on all of them."""
 
     def __call__(self, batch: Batch, global_step: int) -> bool:
         """Take one micro-batch of global batch ``global_step`` through the model; update after its last one.
@@ -120,8 +126,11 @@ class Stepper:
         )
 
     def _update(self, batch: Batch, global_step: int) -> None:
-        size, own_weight = self.config.data.batch_size, self._weight.clone()
-        scale = size / sum_over_ranks(self._weight).clamp(min=1e-12)
+        size, own_weight, ask = self.config.data.batch_size, self._weight, self._ask()
+        # What the ranks ask for travels with the sum of their weights: all learn of it at the same step, at no cost.
+        asks = torch.tensor([float(ask == Ask.SAVE), float(ask == Ask.LEAVE)], device=self.device)
+        sums = sum_over_ranks(torch.cat([own_weight[None], asks]))
+        scale = size / sums[0].clamp(min=1e-12)
         for parameter in self.core.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
@@ -133,6 +142,8 @@ class Stepper:
                 f"loss {loss:.3g} or gradient norm {norm.item():.3g} is not finite at step {global_step}, samples"
                 f" {', '.join(batch.keys[:4])}...: lower optim.lr or optim.clip_norm"
             )
+        save, leave = sums[1:].tolist()
+        self.asked = Ask.LEAVE if leave else Ask.SAVE if save else Ask.NONE
         self.optimizer.step()
         self.scheduler.step()
         with torch.no_grad():

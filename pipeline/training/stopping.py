@@ -12,7 +12,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pipeline.config.stop import StopConfig
 from pipeline.config.train import TrainConfig
 from pipeline.errors import UserError
 from pipeline.training.collective import gather_objects
+from pipeline.training.host_copies import HostCopies
 
 log = logging.getLogger(__name__)
 
@@ -107,14 +108,24 @@ class EarlyStopping:
         return {**self._best_metrics, "stop/best_epoch": float(epoch)}
 
     def save(self, folder: Path) -> None:
-        """Write rank 0's files of a checkpoint."""
-        if not self._config.patience:
-            return
+        """Write the files of a checkpoint."""
+        self.snapshot(HostCopies())(folder)
+
+    def snapshot(self, copies: HostCopies) -> Callable[[Path], None]:
+        """The function that is returned writes what is known now, whatever is added later."""
+        # The best weights are a copy in the host's memory, which is replaced and never changed.
+        weights = {name: tensor.contiguous() for name, tensor in self._best_weights.items()}
         scores = tuple(score if math.isfinite(score) else None for score in self._scores)
         state = _Saved(epochs=tuple(self._epochs), scores=scores, best_metrics=self._best_metrics)
-        (folder / _STATE).write_text(json.dumps(dataclasses.asdict(state), sort_keys=True, indent=1))
-        if self._best_weights:
-            safetensors.torch.save_file({k: t.contiguous() for k, t in self._best_weights.items()}, folder / _BEST)
+
+        def write(folder: Path) -> None:
+            if not self._config.patience:
+                return
+            (folder / _STATE).write_text(json.dumps(dataclasses.asdict(state), sort_keys=True, indent=1))
+            if weights:
+                safetensors.torch.save_file(weights, folder / _BEST)
+
+        return write
 
     def restore(self, folder: Path) -> None:
         """Read what ``save`` wrote. Raises UserError where that is missing or damaged."""

@@ -20,6 +20,7 @@ import pytest
 import webdataset
 
 from infra import local, ray_head
+from pipeline.checkpoints.listing import State, entries
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.stack import Stack, find_stack, tracking_credentials
 from pipeline.data.fetch.fetcher import Fetcher
@@ -207,12 +208,10 @@ def train_workers() -> list[int]:
 
 
 def wait_for_checkpoint(run_storage: Storage, process: subprocess.Popen[str], timeout_s: float = 150) -> bool:
-    """Until Ray's own record names a checkpoint: what is in it survives. False where the process ended before."""
+    """Until there is a whole checkpoint. False where the process ended before."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
-        if run_storage.exists("checkpoint_manager_snapshot.json") and b"checkpoint_dir_name" in run_storage.read(
-            "checkpoint_manager_snapshot.json"
-        ):
+        if any(entry.state is State.WHOLE for entry in entries(run_storage)):
             return True
         time.sleep(0.1)
     return False

@@ -1,54 +1,67 @@
-"""One rank of a training in this process, without Ray, and a reporter that dies as a killed process would."""
+"""One rank of a training in this process, without Ray, and a store that dies as a killed process would."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from pipeline.checkpoints.record import Position
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config.train import TrainConfig
 from pipeline.data.loader import make_loader
 from pipeline.dataset.manifest import read_manifest
 from pipeline.models import build_model
 from pipeline.storage import Storage, open_storage
-from pipeline.training.checkpoint import RunFacts
-from pipeline.training.local import LocalReporter
-from pipeline.training.loop import Validate, train
+from pipeline.training.checkpoint import RunFacts, check_readable
+from pipeline.training.loop import Outcome, Validate, train
 
 
 class Stop(Exception):
     """The process dies."""
 
 
-class StoppingReporter(LocalReporter):
-    """Dies right after its n-th checkpoint; 0: never."""
+class StoppingStore(CheckpointStore):
+    """The process dies right after its n-th checkpoint, before it stores another; 0: never."""
 
-    def __init__(self, storage: Storage, stop_after: int = 0) -> None:
-        super().__init__(storage)
+    def __init__(self, run: Storage, stop_after: int = 0, **options: Any) -> None:
+        super().__init__(run, **options)
         self._left = stop_after
 
-    def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
-        super().save(metrics, write)
+    def save(self, folder: Path, position: Position, metrics: Mapping[str, float]) -> str:
+        name = super().save(folder, position, metrics)
         self._left -= 1
         if self._left == 0:
             raise Stop
+        return name
 
 
-def reporter_in(folder: Path, stop_after: int = 0) -> StoppingReporter:
+def store_in(folder: Path, stop_after: int = 0, **options: Any) -> StoppingStore:
     """Checkpoints in a folder."""
-    return StoppingReporter(open_storage(f"file://{folder}"), stop_after)
+    return StoppingStore(open_storage(f"file://{folder}"), stop_after, **options)
+
+
+@contextlib.contextmanager
+def newest_in(folder: Path) -> Iterator[Path]:
+    """The files of the newest checkpoint in a folder."""
+    with store_in(folder).newest(check_readable) as found:
+        assert found is not None
+        yield found[1]
 
 
 def train_here(
     config: TrainConfig,
-    reporter: LocalReporter,
+    checkpoints: CheckpointStore,
     rank: int = 0,
     world_size: int = 1,
     validate: Validate | None = None,
-) -> dict[str, float]:
-    """Train one rank on the CPU with one thread, weights and data from seed 0; returns the last metrics."""
+    **options: Any,
+) -> Outcome:
+    """Train one rank on the CPU with one thread, weights and data from seed 0; ``options`` are those of ``train``."""
     torch.set_num_threads(1)
     storage = open_storage(config.data.uri)
     manifest = read_manifest(storage)
@@ -75,7 +88,9 @@ def train_here(
         rank=rank,
         world_size=world_size,
     ) as loader:
-        return train(facts, model, loader, reporter, device=torch.device("cpu"), rank=rank, validate=validate)
+        return train(
+            facts, model, loader, checkpoints, device=torch.device("cpu"), rank=rank, validate=validate, **options
+        )
 
 
 def free_port() -> int:

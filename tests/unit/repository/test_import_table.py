@@ -41,9 +41,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.data.fetch": STORED,
     "pipeline.data.decoding": (*BASE, "pipeline.dataset", "pipeline.data.sampling"),
     "pipeline.models": BASE,
-    "pipeline.training": (*BASE, "pipeline.storage", "pipeline.data.batch", "pipeline.models"),
+    "pipeline.checkpoints": (*BASE, "pipeline.storage"),
+    "pipeline.training": (
+        *BASE,
+        "pipeline.storage",
+        "pipeline.checkpoints",
+        "pipeline.data.batch",
+        "pipeline.models",
+    ),
     "pipeline.evaluation": (*STORED, "pipeline.data", "pipeline.models"),
-    "pipeline.runs": (*STORED, "pipeline.models", "pipeline.training.checkpoint"),
+    "pipeline.runs": (*STORED, "pipeline.checkpoints", "pipeline.models", "pipeline.training.checkpoint"),
     # prediction repeats the loader's views on raw frames with the reference implementation, never with DALI
     "pipeline.serving": (
         *BASE,

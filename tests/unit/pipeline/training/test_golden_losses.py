@@ -27,10 +27,10 @@ from pipeline.dataset.manifest import read_manifest
 from pipeline.models import build_model
 from pipeline.storage import open_storage
 from pipeline.training.checkpoint import RunFacts
-from pipeline.training.local import LocalReporter
 from pipeline.training.loop import train
 from tests.support.paths import ROOT
 from tests.support.synthetic_set import store_synthetic
+from tests.support.training_runs import store_in
 
 RECIPES = ("crn_demo", "rgb_demo", "flow_demo", "mrst_demo", "crn_small", "mrst_small")
 STEPS = 20
@@ -111,8 +111,7 @@ def losses(config: TrainConfig, folder: Path) -> list[float]:
         seed=config.run.seed,
         channels_last=True,
     ) as loader:
-        reporter = LocalReporter(open_storage(f"file://{folder}"))
-        train(facts, model, loader, reporter, device=torch.device("cpu"), tracker=curve)
+        train(facts, model, loader, store_in(folder), device=torch.device("cpu"), tracker=curve)
     return curve.losses
 
 

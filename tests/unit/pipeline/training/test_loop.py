@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -19,8 +20,7 @@ from pipeline.errors import ReciprocalError, UserError
 from pipeline.models import ActionModel, build_model
 from pipeline.training.checkpoint import load_weights, read_samples, read_state
 from pipeline.training.collective import average_buffers
-from pipeline.training.local import LocalReporter
-from tests.support.training_runs import Stop, free_port, reporter_in, train_here
+from tests.support.training_runs import Stop, free_port, newest_in, store_in, train_here
 
 
 def tiny_config(uri: str, **run: object) -> TrainConfig:
@@ -33,11 +33,8 @@ def tiny_config(uri: str, **run: object) -> TrainConfig:
     )
 
 
-def final_state(reporter: LocalReporter) -> tuple[dict[str, torch.Tensor], list[dict], dict]:
-    with reporter.latest() as folder:
-        assert folder is not None
-        import safetensors.torch
-
+def final_state(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict], dict]:
+    with newest_in(folder) as folder:
         return (
             safetensors.torch.load_file(folder / "model.safetensors"),
             [json.loads(line) for line in read_samples(folder)],
@@ -47,14 +44,13 @@ def final_state(reporter: LocalReporter) -> tuple[dict[str, torch.Tensor], list[
 
 def test_stopped_anywhere_and_resumed_equals_undisturbed(tiny_set: str, tmp_path: Path) -> None:
     config = tiny_config(tiny_set, checkpoint_steps=1)
-    whole = reporter_in(tmp_path / "whole")
-    train_here(config, whole)
+    train_here(config, store_in(tmp_path / "whole"))
     for stop in (3, 2, 1):  # three deaths in one run: after 3 checkpoints, then after 2 more, then after 1 more
         with pytest.raises(Stop):
-            train_here(config, reporter_in(tmp_path / "broken", stop))
-    train_here(config, reporter_in(tmp_path / "broken"))
-    weights, samples, state = final_state(whole)
-    resumed_weights, resumed_samples, resumed_state = final_state(reporter_in(tmp_path / "broken"))
+            train_here(config, store_in(tmp_path / "broken", stop))
+    train_here(config, store_in(tmp_path / "broken"))
+    weights, samples, state = final_state(tmp_path / "whole")
+    resumed_weights, resumed_samples, resumed_state = final_state(tmp_path / "broken")
     assert weights.keys() == resumed_weights.keys()
     worst = max((weights[k].double() - resumed_weights[k].double()).abs().max().item() for k in weights)
     assert worst == 0, f"largest difference {worst}"
@@ -70,9 +66,8 @@ def test_compiled_steps_are_the_same_steps(tiny_set: str, tmp_path: Path, monkey
     monkeypatch.setattr(ActionModel, "compile_training", lambda self: compile_training(self, backend=graphs))
     weights = []
     for compiled in (False, True):
-        reporter = reporter_in(tmp_path / str(compiled))
-        train_here(tiny_config(tiny_set, compile=compiled), reporter)
-        weights.append(final_state(reporter)[0])
+        train_here(tiny_config(tiny_set, compile=compiled), store_in(tmp_path / str(compiled)))
+        weights.append(final_state(tmp_path / str(compiled))[0])
     assert graphs.frame_count == 1  # ten steps, ten draws of the supervised step
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5)
@@ -80,8 +75,8 @@ def test_compiled_steps_are_the_same_steps(tiny_set: str, tmp_path: Path, monkey
 
 
 def test_every_sample_of_an_epoch_is_used_once(tiny_set: str, tmp_path: Path) -> None:
-    train_here(tiny_config(tiny_set), reporter_in(tmp_path))
-    _, lines, _ = final_state(reporter_in(tmp_path))
+    train_here(tiny_config(tiny_set), store_in(tmp_path))
+    _, lines, _ = final_state(tmp_path)
     for epoch in (0, 1):
         keys = [key for line in lines if line["epoch"] == epoch for key in line["keys"]]
         assert len(keys) == len(set(keys)) == 20
@@ -89,7 +84,7 @@ def test_every_sample_of_an_epoch_is_used_once(tiny_set: str, tmp_path: Path) ->
 
 def _rank(rank: int, world_size: int, port: int, config: TrainConfig, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    train_here(config, reporter_in(Path(folder) / f"rank{rank}"), rank, world_size)
+    train_here(config, store_in(Path(folder) / "both"), rank, world_size)
     dist.destroy_process_group()
 
 
@@ -116,29 +111,26 @@ def test_two_ranks_equal_one_process(tiny_set: str, tmp_path: Path) -> None:
     port = free_port()
     config = tiny_config(tiny_set)
     mp.spawn(_rank, args=(2, port, config, str(tmp_path)), nprocs=2)
-    train_here(config, reporter_in(tmp_path / "single"))
-    single, lines, _ = final_state(reporter_in(tmp_path / "single"))
-    both, _, _ = final_state(reporter_in(tmp_path / "rank0"))
+    train_here(config, store_in(tmp_path / "single"))
+    single, lines, _ = final_state(tmp_path / "single")
+    both, shared, _ = final_state(tmp_path / "both")
     worst = max(
         (single[k].double() - both[k].double()).abs().max().item() for k in single if single[k].is_floating_point()
     )
     print(f"two ranks against one process: largest weight difference {worst:.2e}")
     assert worst < 1e-5  # sums over 4 clips in another order, through 10 steps of SGD
-    with reporter_in(tmp_path / "rank1").latest() as folder:
-        other = [json.loads(line) for line in read_samples(folder)]
-    with reporter_in(tmp_path / "rank0").latest() as folder:
-        first = [json.loads(line) for line in read_samples(folder)]
-    assert [sorted(a["keys"] + b["keys"]) for a, b in zip(first, other, strict=True)] == [
+    assert [line["rank"] for line in shared] == [0, 1] * 10
+    assert [sorted(a["keys"] + b["keys"]) for a, b in zip(shared[::2], shared[1::2], strict=True)] == [
         sorted(line["keys"]) for line in lines
     ]
 
 
 def test_weights_of_another_model_are_refused(tiny_set: str, tmp_path: Path) -> None:
     config = tiny_config(tiny_set)
-    train_here(dataclasses.replace(config, optim=dataclasses.replace(config.optim, epochs=1)), reporter_in(tmp_path))
+    train_here(dataclasses.replace(config, optim=dataclasses.replace(config.optim, epochs=1)), store_in(tmp_path))
     other = build_model(dataclasses.replace(config.model, hidden=16), num_classes=4, crop=32)
     with (
-        reporter_in(tmp_path).latest() as folder,
+        newest_in(tmp_path) as folder,
         pytest.raises(UserError, match=r"do not fit the model: missing or of another shape \["),
     ):
         load_weights(folder, other)
@@ -150,19 +142,4 @@ def test_a_loss_that_explodes_names_step_and_samples(tiny_set: str, tmp_path: Pa
         config, optim=dataclasses.replace(config.optim, lr=1e30, backbone_lr=1e30, clip_norm=0, warmup_steps=0)
     )
     with pytest.raises(ReciprocalError, match=r"not finite at step \d+, samples \S+"):
-        train_here(wild, reporter_in(tmp_path))
-
-
-def test_no_checkpoint_is_half_written(tmp_path: Path) -> None:
-    reporter = reporter_in(tmp_path)
-    reporter.save({}, lambda folder: (folder / "a").write_text("1"))
-
-    def fails(folder: Path) -> None:
-        (folder / "a").write_text("2")
-        raise Stop
-
-    with pytest.raises(Stop):
-        reporter.save({}, fails)
-    with reporter.latest() as folder:
-        assert folder is not None
-        assert (folder / "a").read_text() == "1"
+        train_here(wild, store_in(tmp_path))

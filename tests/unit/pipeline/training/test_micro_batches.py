@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
+import itertools
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,10 @@ from pipeline.config.model import CRNConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.models import build_model
-from pipeline.storage import open_storage
-from pipeline.training.local import LocalReporter
+from pipeline.training.ask import Ask
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.step import Stepper
-from tests.support.training_runs import Stop, reporter_in, train_here
+from tests.support.training_runs import free_port, newest_in, store_in, train_here
 
 Weights = dict[str, torch.Tensor]
 
@@ -36,13 +35,21 @@ def tiny_config(uri: str, *, micro_batch: int = 0, dropout: float = 0.0, **run: 
     )
 
 
-def run(config: TrainConfig, folder: Path, rank: int = 0, world_size: int = 1, stop_after: int = 0) -> None:
-    train_here(config, reporter_in(folder, stop_after), rank, world_size)
+def run(config: TrainConfig, folder: Path, rank: int = 0, world_size: int = 1, leave_at: int = 0) -> None:
+    asks = itertools.count(1)
+    outcome = train_here(
+        config,
+        store_in(folder),
+        rank,
+        world_size,
+        # One rank alone asks, as the one whose node is taken away.
+        ask=lambda: Ask.LEAVE if next(asks) == leave_at and rank == world_size - 1 else Ask.NONE,
+    )
+    assert outcome.left == bool(leave_at)
 
 
 def weights(folder: Path) -> Weights:
-    with LocalReporter(open_storage(f"file://{folder}")).latest() as checkpoint:
-        assert checkpoint is not None
+    with newest_in(folder) as checkpoint:
         return safetensors.torch.load_file(checkpoint / "model.safetensors")
 
 
@@ -51,45 +58,31 @@ def difference(a: Weights, b: Weights) -> float:
     return max((a[k].double() - b[k].double()).abs().max().item() for k in a)
 
 
-def _rank(rank: int, world_size: int, port: int, config: TrainConfig, folder: str, stop_after: int) -> None:
+def _rank(rank: int, world_size: int, port: int, config: TrainConfig, folder: str, leave_at: int) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     try:
-        # Every rank reads and writes a folder of its own, as if each node had a copy of the checkpoint; rank 0's holds
-        # the weights.
-        run(config, Path(folder) / f"rank{rank}", rank, world_size, stop_after)
-    except Stop:
-        pass
+        run(config, Path(folder), rank, world_size, leave_at)
     finally:
         dist.destroy_process_group()
 
 
-def on_ranks(world_size: int, config: TrainConfig, folder: Path, stop_after: int = 0) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_rank, args=(world_size, port, config, str(folder), stop_after), nprocs=world_size)
+def on_ranks(world_size: int, config: TrainConfig, folder: Path, leave_at: int = 0) -> None:
+    mp.spawn(_rank, args=(world_size, free_port(), config, str(folder), leave_at), nprocs=world_size)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(("micro_batch", "dropout"), [(0, 0.0), (1, 0.5)])
 def test_four_ranks_then_two_equal_one(tiny_set: str, tmp_path: Path, micro_batch: int, dropout: float) -> None:
-    """Stopped after step 2 of 5 on four ranks, resumed on two. Pieces as large as a rank's part of the four have
-    the same dropout, too.
+    """Asked by one rank to leave after step 2 of 5 on four ranks, resumed on two. Pieces as large as a rank's part of
+    the four have the same dropout, too.
     """
-    config = tiny_config(tiny_set, micro_batch=micro_batch, dropout=dropout, checkpoint_steps=1)
+    config = tiny_config(tiny_set, micro_batch=micro_batch, dropout=dropout)
     run(config, tmp_path / "single")
-    on_ranks(4, config, tmp_path / "broken", stop_after=2)
-    stopped = weights(tmp_path / "broken/rank0")
-    for rank in (1,):  # rank 0 alone writes weights: the second of the two ranks resumes from the same checkpoint
-        target = tmp_path / f"broken/rank{rank}"
-        for path in sorted((tmp_path / "broken/rank0").rglob("*")):
-            if path.is_file():
-                copy = target / path.relative_to(tmp_path / "broken/rank0")
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(path.read_bytes())
+    on_ranks(4, config, tmp_path / "broken", leave_at=2)
+    stopped = weights(tmp_path / "broken")
     on_ranks(2, config, tmp_path / "broken")
-    end, whole = weights(tmp_path / "broken/rank0"), weights(tmp_path / "single")
+    end, whole = weights(tmp_path / "broken"), weights(tmp_path / "single")
     worst, way = difference(end, whole), difference(stopped, whole)
     print(
         f"4 ranks, then 2, against 1 (micro_batch {micro_batch}, dropout {dropout}): largest weight difference"

@@ -22,9 +22,8 @@ from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
 from pipeline.errors import ConfigError, UserError
 from pipeline.models import ActionModel
 from pipeline.training.checkpoint import read_state
-from pipeline.training.local import LocalReporter
 from pipeline.training.stopping import EarlyStopping, best_of, is_over
-from tests.support.training_runs import Stop, free_port, reporter_in, train_here
+from tests.support.training_runs import Stop, free_port, newest_in, store_in, train_here
 
 NAN = math.nan
 
@@ -84,9 +83,8 @@ class Scripted:
         return {"val/loss_1x1": self.losses[epoch], "val/top1_1x1": epoch / 8}
 
 
-def last(reporter: LocalReporter) -> tuple[dict[str, torch.Tensor], dict]:
-    with reporter.latest() as folder:
-        assert folder is not None
+def last(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    with newest_in(folder) as folder:
         return safetensors.torch.load_file(folder / "model.safetensors"), read_state(folder)
 
 
@@ -99,9 +97,9 @@ LOSSES = [3.0, 1.0, 2.0, 0.5, 0.6, 0.7, 0.1, 0.0]  # patience 2: the best is the
 
 def test_the_last_checkpoint_has_the_best_weights_and_their_metrics(tiny_set: str, tmp_path: Path) -> None:
     validate = Scripted(LOSSES)
-    metrics = train_here(config_for(tiny_set), reporter_in(tmp_path), validate=validate)
+    metrics = train_here(config_for(tiny_set), store_in(tmp_path), validate=validate).metrics
     assert sorted(validate.seen) == [0, 1, 2, 3, 4, 5]
-    weights, state = last(reporter_in(tmp_path))
+    weights, state = last(tmp_path)
     assert same(weights, validate.seen[3])
     assert not same(weights, validate.seen[5])
     assert (metrics["val/loss_1x1"], metrics["val/top1_1x1"], metrics["stop/best_epoch"]) == (0.5, 3 / 8, 4.0)
@@ -111,18 +109,17 @@ def test_the_last_checkpoint_has_the_best_weights_and_their_metrics(tiny_set: st
 
 def test_a_run_that_reaches_its_last_epoch_keeps_the_best_weights_too(tiny_set: str, tmp_path: Path) -> None:
     validate = Scripted([3.0, 1.0, 2.0])
-    metrics = train_here(config_for(tiny_set, epochs=3, patience=5), reporter_in(tmp_path), validate=validate)
-    assert same(last(reporter_in(tmp_path))[0], validate.seen[1])
+    metrics = train_here(config_for(tiny_set, epochs=3, patience=5), store_in(tmp_path), validate=validate).metrics
+    assert same(last(tmp_path)[0], validate.seen[1])
     assert metrics["stop/best_epoch"] == 2.0
 
 
 def test_without_patience_the_last_weights_are_kept(tiny_set: str, tmp_path: Path) -> None:
     validate = Scripted([1.0, 2.0, 3.0])
-    metrics = train_here(config_for(tiny_set, epochs=3, patience=0), reporter_in(tmp_path), validate=validate)
-    assert same(last(reporter_in(tmp_path))[0], validate.seen[2])
+    metrics = train_here(config_for(tiny_set, epochs=3, patience=0), store_in(tmp_path), validate=validate).metrics
+    assert same(last(tmp_path)[0], validate.seen[2])
     assert "stop/best_epoch" not in metrics
-    with reporter_in(tmp_path).latest() as folder:
-        assert folder is not None
+    with newest_in(tmp_path) as folder:
         assert not list(folder.glob("best*")) + list(folder.glob("stopping*"))
 
 
@@ -130,17 +127,17 @@ def test_without_patience_the_last_weights_are_kept(tiny_set: str, tmp_path: Pat
 def test_a_run_killed_anywhere_ends_as_one_that_never_was(tiny_set: str, tmp_path: Path) -> None:
     config = config_for(tiny_set, checkpoint_steps=3)
     whole = Scripted(LOSSES)
-    train_here(config, reporter_in(tmp_path / "whole"), validate=whole)
-    weights, state = last(reporter_in(tmp_path / "whole"))
+    train_here(config, store_in(tmp_path / "whole"), validate=whole)
+    weights, state = last(tmp_path / "whole")
     broken, deaths = Scripted(LOSSES), 0
     # Checkpoints after steps 3, 6, 9, ... and at the end of each epoch of five: 14, the last of which ends the run.
     for stop in (3, 4, 1, 6):
         with pytest.raises(Stop):
-            train_here(config, reporter_in(tmp_path / "broken", stop), validate=broken)
+            train_here(config, store_in(tmp_path / "broken", stop), validate=broken)
         deaths += 1
     steps = []
-    metrics = train_here(config, reporter_in(tmp_path / "broken"), validate=lambda *_: steps.append(1) or {})
-    resumed_weights, resumed_state = last(reporter_in(tmp_path / "broken"))
+    metrics = train_here(config, store_in(tmp_path / "broken"), validate=lambda *_: steps.append(1) or {}).metrics
+    resumed_weights, resumed_state = last(tmp_path / "broken")
     for name in ("val/loss_1x1", "val/top1_1x1", "stop/best_epoch"):
         assert resumed_state["metrics"][name] == state["metrics"][name]
     assert (deaths, same(weights, resumed_weights)) == (4, True)
@@ -169,8 +166,7 @@ def _rank(rank: int, port: int, config: TrainConfig, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     # Ranks of different machines may differ in the last bits: here so much that rank 1 alone would never stop.
     validate = Scripted(LOSSES if rank == 0 else [1.0 / (n + 1) for n in range(8)])
-    reporter = reporter_in(Path(folder) / f"rank{rank}")
-    metrics = train_here(config, reporter, rank, 2, validate=validate)
+    metrics = train_here(config, store_in(Path(folder) / "run"), rank, 2, validate=validate).metrics
     (Path(folder) / f"{rank}.json").write_text(json.dumps([sorted(validate.seen), metrics["stop/best_epoch"]]))
     dist.destroy_process_group()
 
