@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.common.digest import file_sha256
 from pipeline.common.strict_json import JsonError, as_object, checked, parse_json
 from pipeline.common.typed import Count
-from pipeline.errors import ReciprocalError
+from pipeline.errors import UserError
 
 RECORD = "files.json"
 _VERSION = 1
@@ -77,16 +77,14 @@ def read_record(data: bytes, where: str) -> CheckpointRecord:
 
     Raises:
         JsonError: it is damaged.
-        ReciprocalError: newer code wrote it.
+        UserError: newer code wrote it.
     """
     fields = as_object(parse_json(data, where), where)
     digest = fields.pop("sha256", None)
     if digest != _digest(fields):
         raise JsonError(f"{where} has other bytes than were written: its own sha256 does not fit")
     if fields.get("version") != _VERSION:
-        raise ReciprocalError(
-            f"{where} has version {fields.get('version')}, this code reads {_VERSION}: use newer code"
-        )
+        raise UserError(f"{where} has version {fields.get('version')}, this code reads {_VERSION}: use newer code")
     record = checked(CheckpointRecord, fields, where, extra=True)
     for file in record.files:
         if not _FILE.fullmatch(file.name):

@@ -37,8 +37,9 @@ class Saver:
 
     def ask(self) -> Ask:
         """What this rank asks for now."""
+        asked = self._ask()
         due = self._rank == 0 and 0 < self._every_s <= time.monotonic() - self._saved_s
-        return max(self._ask(), Ask.SAVE if due else Ask.NONE)
+        return max(asked, Ask.SAVE if due else Ask.NONE)
 
     def resume_keys(self, lines: list[str]) -> None:
         """The lines of keys that the checkpoint holds from which the run goes on."""
