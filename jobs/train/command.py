@@ -3,6 +3,7 @@
     python -m jobs.train crn_demo --data.uri s3://reciprocal/synthetic
     ray job submit --address http://HEAD:8265 --working-dir . -- python -m jobs.train crn_demo --data.uri s3://...
     python -m jobs.train mrst_t2_ucf_t --data.uri ... --start-from RUN      # from the weights of a finished run
+    python -m jobs.train crn_demo --data.uri ... --dry-run                  # what it would do: steps, bytes, memory
     python -m jobs.train --list [NAME]      # recipes; PART of a name filters, a whole name shows everything
 
 Reads    the data set of --data.uri, and only the shards its manifest lists; the weights of --start-from or
@@ -34,6 +35,7 @@ from jobs.cluster.storage import ray_file_system
 from jobs.recipes import find_recipe
 from jobs.recipes.listing import show_recipes
 from jobs.recipes.registry import missing_start
+from jobs.train.dry_run import FLAG, dry_run
 from jobs.train.prepare import prepare
 from jobs.train.process_group import NodeTorchConfig
 from jobs.train.worker import WorkerTask, train_worker
@@ -66,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0].startswith("-"):
         console.print(*(__doc__ or "").splitlines(), sep="\n")
         return 0 if argv[:1] in (["-h"], ["--help"]) else 2
+    dry = FLAG in argv
+    argv = [word for word in argv if word != FLAG]
     base = find_recipe(argv[0])
     config = parse(
         tyro.conf.AvoidSubcommands[TrainConfig],
@@ -74,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog=f"python -m jobs.train {argv[0]}",
         description=__doc__,
     )
-    return train(config)
+    return dry_run(config, console) if dry else train(config)
 
 
 def train(config: TrainConfig) -> int:
@@ -94,7 +98,7 @@ def train(config: TrainConfig) -> int:
         return 0
     for line in prepared.plan.summary():
         log.info("%s", line)
-    for line in prepared.plan.warnings:
+    for line in prepared.warnings:
         log.warning("%s", line)
     if not resuming:
         if prepared.start:
@@ -103,6 +107,7 @@ def train(config: TrainConfig) -> int:
             log.warning("%s", missing)
     connect()
     gpu = wants_gpu(config.run.use_gpu)
+    config.run.check_device(gpu)
     check_resources(config.run.num_workers, config.run.cpus_per_worker, gpu, config.run.spread)
     tags = {
         "kind": "train",

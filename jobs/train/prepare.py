@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from jobs.train.forecast import norm_warning
 from pipeline.config.train import TrainConfig
 from pipeline.data.preflight import DataPlan, check_data
 from pipeline.dataset.manifest import Manifest, read_manifest
@@ -21,6 +22,8 @@ class Prepared:
     manifest: Manifest
     plan: DataPlan
     start: StartWeights | None
+    warnings: tuple[str, ...] = ()
+    """What works but is hardly meant, one line each."""
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -53,4 +56,6 @@ def prepare(config: TrainConfig) -> Prepared:
     run = dataclasses.replace(
         config.run, output=output, run_id=config.run.run_id or default_run_id(config, manifest.digest)
     )
-    return Prepared(dataclasses.replace(config, run=run), manifest, plan, start)
+    config = dataclasses.replace(config, run=run)
+    few = norm_warning(config, len(manifest.classes))
+    return Prepared(config, manifest, plan, start, (*plan.warnings, few) if few else plan.warnings)

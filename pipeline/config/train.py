@@ -73,6 +73,9 @@ class RunConfig:
             require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
         for name in ("checkpoint_steps", "checkpoint_minutes", "max_failures", "seed", "step_timeout_s"):
             require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
+        both = self.compile and self.sync_batchnorm
+        fix = "a compiled step is one graph without exchanges between ranks: leave this out, or run.compile"
+        require(not both, "run.sync_batchnorm", self.sync_batchnorm, fix)
         both = self.freeze_batchnorm and self.sync_batchnorm
         fix = "frozen layers have no statistics to synchronise: leave this out, or run.freeze_batchnorm"
         require(not both, "run.sync_batchnorm", self.sync_batchnorm, fix)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.common.words import counted
+from pipeline.common.words import counted, sized
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CHANNELS
 from pipeline.data.fetch.cache import stored_total
@@ -61,15 +61,15 @@ class DataPlan:
     def summary(self) -> tuple[str, str]:
         """Two lines for the log."""
         splits = ", ".join(
-            f"{split} {counted(count, 'sample')} ({counted(self.requests[split], 'GET')}, {_size(self.bytes[split])})"
+            f"{split} {counted(count, 'sample')} ({counted(self.requests[split], 'GET')}, {sized(self.bytes[split])})"
             for split, count in self.samples.items()
         )
         cache = f"{self.cache_share:.0%} of these bytes fit into each node's cache" if self.cache_share else "no cache"
         return (
             f"an epoch: {splits}; {counted(self.steps, 'step')}",
             (
-                f"a rank: {counted(self.rank_batch, 'sample')} a step, {_size(self.batch_bytes)} of batches,"
-                f" {_size(self.index_bytes)} of index; {cache}"
+                f"a rank: {counted(self.rank_batch, 'sample')} a step, {sized(self.batch_bytes)} of batches,"
+                f" {sized(self.index_bytes)} of index; {cache}"
             ),
         )
 
@@ -200,10 +200,3 @@ def _read_one(storage: Storage, index: SplitIndex, deadline_s: float) -> None:
         f"{storage.uri}: samples are not what their records say: {'; '.join(details)}; restore these shards or"
         " preprocess them again"
     )
-
-
-def _size(num_bytes: int) -> str:
-    for unit, power in (("TB", 12), ("GB", 9), ("MB", 6)):
-        if num_bytes >= 10**power:
-            return f"{num_bytes / 10**power:.1f} {unit}"
-    return f"{num_bytes / 1000:.1f} KB"

@@ -210,22 +210,3 @@ def first_convolution(module: nn.Module) -> nn.Module:
 def count_parameters(module: nn.Module) -> int:
     """Number of scalar parameters, including frozen ones; works on the meta device."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def freeze_batchnorm(module: nn.Module, *, keep: int = 0) -> int:
-    """Freeze the statistics and affine weights of batch normalisation; return the number of layers frozen.
-
-    ``module.train()`` puts the layers back into training mode, so call this after every ``train()``; and call it once
-    before the model is wrapped for data-parallel training, because the wrapper reads ``requires_grad`` at that moment.
-
-    Args:
-        module: the model or a part of it.
-        keep: number of layers, from the first in order of definition, that stay trainable (TSN's "partial BN" keeps
-            the first one of each backbone: call this per backbone with ``keep=1``).
-    """
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    for layer in layers[keep:]:
-        layer.eval()
-        for parameter in layer.parameters(recurse=False):
-            parameter.requires_grad_(False)
-    return len(layers[keep:])

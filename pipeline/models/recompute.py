@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.models.batchnorm import batchnorms
+
 
 @contextlib.contextmanager
 def _statistics_unchanged(module: nn.Module) -> Iterator[None]:
-    layers = [
-        layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training
-    ]
+    layers = [layer for layer in batchnorms(module) if layer.training]
     kept = [(layer, name, buffer) for layer in layers for name, buffer in layer.named_buffers(recurse=False)]
     for layer, name, buffer in kept:
         setattr(layer, name, buffer.clone())  # the second forward pass updates the copy

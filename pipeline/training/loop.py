@@ -15,6 +15,7 @@ from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.models import ActionModel, freeze_batchnorm
+from pipeline.models.batchnorm import synchronise_batchnorm
 from pipeline.training.ask import Ask, Asker, never
 from pipeline.training.checkpoint import (
     RunFacts,
@@ -128,7 +129,7 @@ def train(
     meter = meter or Meter()
     times = meter.times
     times.begin(position.global_step)
-    wrapped = _distribute(model, device)
+    wrapped = _distribute(model, device, config)
     meter.begin(wrapped, loader, device, config.data.batch_size, rank)
     stepper = Stepper(wrapped, model, optimizer, scheduler, config, device, saver.ask)
     keys, left = [], False
@@ -236,9 +237,11 @@ def _print_curve(metrics: Mapping[str, float], position: Position, steps: int, r
     )
 
 
-def _distribute(model: ActionModel, device: torch.device) -> torch.nn.Module:
+def _distribute(model: ActionModel, device: torch.device, config: TrainConfig) -> torch.nn.Module:
     if world_size() == 1:
         return model
+    if config.run.sync_batchnorm:
+        synchronise_batchnorm(model)
     ids = [device.index or 0] if device.type == "cuda" else None
     # Training does not read running statistics: they are averaged before a checkpoint or a validation
     # (average_buffers), not at every step.

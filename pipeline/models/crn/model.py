@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from pipeline.config.model import CHANNELS, CRNConfig
 from pipeline.models.backbones.bninception import BNInception
 from pipeline.models.backbones.inception_v3 import InceptionV3
+from pipeline.models.batchnorm import freeze_batchnorm
 from pipeline.models.crn.convlstm import State
 from pipeline.models.crn.recurrence import Head, Recurrence
-from pipeline.models.interface import ActionModel, first_convolution, freeze_batchnorm
+from pipeline.models.interface import ActionModel, first_convolution
 
 _DRAWN_STEPS = {"a": 0, "c": 1, "d": 2}  # besides the last; strategy b takes all
 
