@@ -154,8 +154,9 @@ def _of_run(config: TrainConfig, classes: Sequence[str]) -> tuple[StartWeights, 
         run = open_run(value)
         record, checkpoint = read_run(run), read_result(run)["checkpoint"]
         theirs = record.train_config()
-        with fetched_checkpoint(run, checkpoint, only=("state.json",)) as folder:
+        with fetched_checkpoint(run, checkpoint) as folder:
             known = tuple(read_state(folder)["classes"])
+            data = (folder / WEIGHTS).read_bytes()
     except UserError as error:
         raise ConfigError(START_FROM, value, str(error)) from error
     except NotFoundError as error:
@@ -163,7 +164,6 @@ def _of_run(config: TrainConfig, classes: Sequence[str]) -> tuple[StartWeights, 
     _check_pixels(config, theirs, value)
     same = known == tuple(classes)
     name = f"{checkpoint}/{WEIGHTS}"
-    data = _read(START_FROM, value, run.uri, name, "the run's last checkpoint has no weights")
     fresh = () if same else classifier_names(config.model, crop=config.clip.crop)
     start = StartWeights(
         field=START_FROM,

@@ -341,7 +341,7 @@ def test_runs_to_start_from_that_cannot(run: Storage, s3: MemoryS3) -> None:
         crn(modalities=("flow",), partner="self"),
     )
     run.delete("checkpoint_9/model.safetensors")
-    refused("the run's last checkpoint has no weights")
+    refused("checkpoint_9/model.safetensors is missing")
     run.delete("result.json")
     refused("has not finished: run the same jobs.train command again to resume it")
 
