@@ -2,10 +2,12 @@
 
     python -m jobs.evaluate RUN --split test              # RUN: run id or s3://.../runs/RUN_ID
     python -m jobs.evaluate RUN --split test --num-views 10 --num-crops 3 --num-workers 4
+    python -m jobs.evaluate RUN --split test --checkpoint best          # another one than the last: beside its files
 
-Reads    RUN's final checkpoint and the data set it was trained on (another manifest is refused).
+Reads    RUN's final checkpoint (or --checkpoint) and the data set it was trained on (another manifest is refused).
 Writes   RUN/evaluations/SPLIT_PROTOCOL.json, .png (confusion matrix) and .npz (probabilities of every video, for
-         jobs.ensemble); metrics, report and picture to the run's MLflow page.
+         jobs.ensemble), below RUN/CHECKPOINT for another checkpoint than the last; metrics, report and picture to the
+         run's MLflow page.
 Exit     0 finished (also if the report existed); 1 failed while running; 2 refused before any work.
 """
 
@@ -37,8 +39,8 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.evaluate import Part, join_parts
 from pipeline.evaluation.predictions import write_predictions
 from pipeline.evaluation.report import STREAM_NAMES, EvalReport, protocol_name, read_report, report_path
-from pipeline.runs.folder import check_same_data, open_run, read_result, read_run
-from pipeline.storage import open_storage
+from pipeline.runs.folder import check_same_data, find_checkpoint, open_run, read_result, read_run
+from pipeline.storage import join, open_storage
 from pipeline.tracking.runs import RunTracker, check_server, run_page
 
 log = logging.getLogger("jobs.evaluate")
@@ -59,6 +61,10 @@ class EvaluateArgs:
     """Workers that share the videos; 0: as many as the run was trained with."""
     batch_size: int = 0
     """Videos of all workers in a step; 0: a number whose clips fit where training's did."""
+    checkpoint: str = "last"
+    """last: the run's result; best: the one that run.keep_best kept; or the name of a checkpoint's folder. Ensembles
+    and promotions use the last one.
+    """
     data_uri: str = ""
     """Current location of the data set, if it has moved."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
@@ -73,10 +79,10 @@ class EvaluateArgs:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and evaluate."""
-    report, run_uri, tracking_id = evaluate(parse(EvaluateArgs, args=argv, description=__doc__))
+    report, folder, tracking_id = evaluate(parse(EvaluateArgs, args=argv, description=__doc__))
     print_report(report)
     console.print(
-        f"report   {run_uri}/{report_path(report.split, report.protocol)}",
+        f"report   {folder}/{report_path(report.split, report.protocol)}",
         f"page     {run_page(tracking_id)}",
         sep="\n",
     )
@@ -84,11 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
-    """Evaluate, or return the report there is. Returns (report, run URI, MLflow run id)."""
+    """Evaluate, or return the report there is. Returns (report, URI of the folder it is in, MLflow run id)."""
     run = open_run(args.run)
     run.probe(write=True)
     record, result = read_run(run), read_result(run)
     config = record.train_config()
+    checkpoint = find_checkpoint(run, args.checkpoint, result["checkpoint"])
+    last = checkpoint == result["checkpoint"]
+    folder = run if last else open_storage(join(run.uri, checkpoint))
     uri = args.data_uri or config.data.uri
     manifest = read_manifest(open_storage(uri))
     check_same_data(record, manifest, uri)
@@ -97,11 +106,11 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
     protocol, rows = protocol_name(views, args.num_crops), views * args.num_crops
     path = report_path(args.split, protocol)
     asked = {"num_views": args.num_views, "num_crops": args.num_crops}
-    if run.exists(path) and not args.again:
-        report = read_report(run, args.split, protocol, evaluate_command(args.run, args.split, again=True, **asked))
-        if report.checkpoint == result["checkpoint"]:
+    if folder.exists(path) and not args.again:
+        report = read_report(folder, args.split, protocol, evaluate_command(args.run, args.split, again=True, **asked))
+        if report.checkpoint == checkpoint:
             log.info("%s was evaluated before", path)
-            return report, run.uri, result["tracking_run_id"]
+            return report, folder.uri, result["tracking_run_id"]
     samples = [s for r in read_records(open_storage(uri), manifest, args.split) for s in r.samples]
     frames = np.array([s.num_frames for s in samples])
     if note := short_note(frames, config.clip, config.model.modalities, args.split, manifest.parameters):
@@ -118,7 +127,7 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
         [
             task.remote(
                 run.uri,
-                result["checkpoint"],
+                checkpoint,
                 dataclasses.replace(config, data=data),
                 args.split,
                 views,
@@ -145,16 +154,16 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
         scores=predictions.scores(),
         per_class=tuple(predictions.per_class()),
         confusion=tuple(tuple(int(n) for n in row) for row in predictions.confusion()),
-        checkpoint=result["checkpoint"],
+        checkpoint=checkpoint,
         code_version=code_version(),
         seconds=round(time.perf_counter() - start, 2),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "predictions.npz"
+    with tempfile.TemporaryDirectory() as local:
+        file = Path(local) / "predictions.npz"
         report = dataclasses.replace(report, predictions=write_predictions(predictions, file))
-        run.write_file(report_path(args.split, protocol, "npz"), file)
-    publish(run, report, RunTracker(result["tracking_run_id"]))
-    return report, run.uri, result["tracking_run_id"]
+        folder.write_file(report_path(args.split, protocol, "npz"), file)
+    publish(folder, report, RunTracker(result["tracking_run_id"]), "" if last else checkpoint)
+    return report, folder.uri, result["tracking_run_id"]
 
 
 def print_report(report: EvalReport) -> None:

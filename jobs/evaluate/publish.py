@@ -11,17 +11,22 @@ from pipeline.storage import Storage
 from pipeline.tracking.runs import RunTracker
 
 
-def publish(folder: Storage, report: EvalReport, tracker: RunTracker) -> None:
-    """Write the confusion matrix and the report to a run's folder, and both and the metrics to its MLflow page."""
+def publish(folder: Storage, report: EvalReport, tracker: RunTracker, part: str = "") -> None:
+    """Write the confusion matrix and the report to a folder, and both and the metrics to the run's MLflow page.
+
+    Args:
+        part: of the page; empty for the result of the run, else a checkpoint's name, which its metrics begin with.
+    """
+    place = f"evaluation/{part}".rstrip("/")
     with tempfile.TemporaryDirectory() as local:
         picture = Path(local) / f"confusion_{report.split}_{report.protocol}.png"
         plot_confusion(report, picture)
         text = Path(local) / f"{report.split}_{report.protocol}.json"
         text.write_text(report.to_json())
         folder.write_file(report_path(report.split, report.protocol, "png"), picture)
-        tracker.log_file(picture, "evaluation")
-        tracker.log_file(text, "evaluation")
-    tracker.log_metrics(report.metrics(), 0)
+        tracker.log_file(picture, place)
+        tracker.log_file(text, place)
+    tracker.log_metrics({f"{part}/{name}".lstrip("/"): value for name, value in report.metrics().items()}, 0)
     folder.write(
         report_path(report.split, report.protocol), report.to_json().encode()
     )  # last: it says that all the rest is there

@@ -105,8 +105,16 @@ class CheckpointStore:
                     raise DamagedCheckpointError(f"{self.run.uri}/{name} has no {file}: {_FIX}")
             return {file: known[file] for file in (known if only is None else only)}
         if only is None:
-            only = [path.removeprefix(f"{name}/") for path in self.run.list(f"{name}/")]
+            files = (path.removeprefix(f"{name}/") for path in self.run.list(f"{name}/"))
+            only = [file for file in files if "/" not in file]  # reports of an evaluation are in folders
         return dict.fromkeys(only)
+
+    def named(self, name: str) -> str:
+        """``name``, if it is a checkpoint that can be loaded. Raises UserError, which says which ones can."""
+        usable = [entry.name for entry in self.entries() if entry.usable]
+        if name not in usable:
+            raise UserError(f"{self.run.uri} has no sound checkpoint {name!r}: it has {', '.join(usable) or 'none'}")
+        return name
 
     def record(self, name: str) -> CheckpointRecord | None:
         """What a checkpoint consists of; None for one of older code.

@@ -197,6 +197,11 @@ class TrainConfig:
             self.stop.patience,
             "early stopping needs a validation: name data.val_split or give data.val_share, or use 0",
         )
+        split, kept = self.data.validation, self.run.keep_best
+        branches = ["", *(f"{modality}/" for modality in self.model.modalities)]
+        names = [f"{split}/{branch}{name}_1x1" for branch in branches for name in ("top1", "top5")]
+        fix = f"use one of {split}/loss_1x1, {', '.join(names)}" if split else "there is no validation: leave this out"
+        require(not kept or (bool(split) and kept in (*names, f"{split}/loss_1x1")), "run.keep_best", kept, fix)
         both = self.start_from and self.model.pretrained
         require(
             not both,

@@ -27,6 +27,7 @@ from pipeline.config.train import TrainConfig, added_default, config_from_dict
 from pipeline.dataset.manifest import Manifest
 from pipeline.errors import ConfigError, NotFoundError, UserError
 from pipeline.storage import Storage, join, open_storage
+from pipeline.training.checkpoint import read_state
 
 RUN, RESULT = "run.json", "result.json"
 _LONGEST = 255  # names of files and parts of keys
@@ -198,6 +199,34 @@ def fetched_checkpoint(
     """
     with CheckpointStore(run).fetch(name, only) as folder:
         yield folder
+
+
+def find_checkpoint(run: Storage, wanted: str, last: str) -> str:
+    """The name of a finished run's checkpoint.
+
+    Args:
+        wanted: ``last``, ``best`` (by the run's ``run.keep_best``) or a name.
+        last: name of the last one.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or it is damaged.
+    """
+    if wanted in ("last", last):
+        return last
+    try:
+        if wanted != "best":
+            return CheckpointStore(run).named(wanted)
+        with fetched_checkpoint(run, last, only=("state.json",)) as folder:
+            # Of the last attempt's config: run.json has the first one's, and keep_best may have been given later.
+            state = read_state(folder, ("config",))
+    except UserError as error:
+        raise ConfigError("checkpoint", wanted, str(error)) from error
+    metric = state["config"].get("run", {}).get("keep_best", "")
+    best = CheckpointStore(run, keep_best=metric).best()
+    if best is None:
+        why = f"none was validated on {metric}" if metric else "it was trained without run.keep_best"
+        raise ConfigError("checkpoint", wanted, f"{run.uri} has kept no best one: {why}; use last")
+    return best[0].name
 
 
 def check_same_data(record: RunRecord, manifest: Manifest, data_uri: str) -> None:
