@@ -1,6 +1,6 @@
 """What a checkpoint holds, and how it is read back.
 
-    model.safetensors     weights and running statistics
+    model.safetensors     weights and running statistics (pipeline.training.ema: or their moving average)
     optimizer.pt          optimiser and scheduler (tensors and numbers: loads with weights_only)
     state.json            position, config, manifest digest, classes, code version
     samples-0000.jsonl    with run.log_samples: keys of every step since the run began, of all ranks (``StepKeys``);
@@ -190,17 +190,17 @@ def read_state(folder: Path, need: Sequence[str] = ()) -> dict[str, Any]:
     return state
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of ``model.safetensors``. Raises UserError."""
+def read_weights(folder: Path, file: str = WEIGHTS) -> dict[str, torch.Tensor]:
+    """The tensors of ``model.safetensors`` or another file of weights. Raises UserError."""
     try:
-        return safetensors.torch.load_file(folder / WEIGHTS)
+        return safetensors.torch.load_file(folder / file)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{folder / WEIGHTS} is not a file of weights: {error}; restore it, or train again") from error
+        raise UserError(f"{folder / file} is not a file of weights: {error}; restore it, or train again") from error
 
 
-def load_weights(folder: Path, model: torch.nn.Module) -> None:
-    """Load ``model.safetensors`` strictly. Raises UserError naming the first keys that do not fit."""
-    weights = read_weights(folder)
+def load_weights(folder: Path, model: torch.nn.Module, file: str = WEIGHTS) -> None:
+    """Load a file of weights strictly. Raises UserError naming the first keys that do not fit."""
+    weights = read_weights(folder, file)
     expected = model.state_dict()
     wrong = [name for name in expected if name not in weights or weights[name].shape != expected[name].shape]
     extra = [name for name in weights if name not in expected]

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from pipeline.models.batchnorm import synchronise_batchnorm
+
 T = TypeVar("T")
 _PIECE_BYTES = 64 << 20  # of a file that is shared, in the memory of every rank
 
@@ -99,3 +101,21 @@ def share_files(folder: Path, rank: int, device: torch.device) -> None:
                 dist.broadcast(piece, src=0)
                 if rank != 0:
                     file.write(piece.cpu().numpy().tobytes())
+
+
+def data_parallel(model: torch.nn.Module, device: torch.device, *, sync_batchnorm: bool = False) -> torch.nn.Module:
+    """The model wrapped so that ranks share their gradients; itself in a run of one rank.
+
+    Args:
+        sync_batchnorm: BatchNorm that learns takes its statistics over all ranks.
+    """
+    if world_size() == 1:
+        return model
+    if sync_batchnorm:
+        synchronise_batchnorm(model)
+    ids = [device.index or 0] if device.type == "cuda" else None
+    # Training does not read running statistics: they are averaged before a checkpoint or a validation
+    # (average_buffers), not at every step.
+    return torch.nn.parallel.DistributedDataParallel(
+        model, device_ids=ids, gradient_as_bucket_view=True, forward_sync_buffers=False
+    )

@@ -15,7 +15,6 @@ from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.models import ActionModel, freeze_batchnorm
-from pipeline.models.batchnorm import synchronise_batchnorm
 from pipeline.training.ask import Ask, Asker, never
 from pipeline.training.checkpoint import (
     RunFacts,
@@ -26,7 +25,8 @@ from pipeline.training.checkpoint import (
     read_state,
     snapshot,
 )
-from pipeline.training.collective import average_buffers, largest_over_ranks, world_size
+from pipeline.training.collective import data_parallel, largest_over_ranks, world_size
+from pipeline.training.ema import JudgedWeights
 from pipeline.training.meter import Meter
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.resume import newest_checkpoint
@@ -88,7 +88,8 @@ def train(
 
     Args:
         facts: the run's config, and what else its checkpoints must carry.
-        model: with its initial weights, equal on all ranks; moved to ``device`` here.
+        model: with its initial weights, equal on all ranks; moved to ``device`` here. At the end it has those that the
+            run is judged by.
         loader: this rank's batches; its state is (epoch, step).
         checkpoints: of the run; rank 0 alone reads and writes them.
         validate: called after every checkpointed epoch.
@@ -105,6 +106,7 @@ def train(
     model.to(device)
     if config.run.freeze_batchnorm:
         freeze_batchnorm(model)
+    judged = JudgedWeights(model, config.optim.ema_decay)
     if config.run.compile:
         model.compile_training()
     epochs, steps = config.optim.epochs, loader.num_steps(0)
@@ -116,7 +118,8 @@ def train(
     with newest_checkpoint(checkpoints, rank, device) as found:
         if found is not None:
             name, folder = found
-            position = load_main(folder, model, optimizer, scheduler)
+            position = load_main(folder, judged.model, optimizer, scheduler)
+            judged.restore(folder, position.global_step)
             metrics = read_state(folder)["metrics"]
             stopping.restore(folder)
             if rank == 0 and config.run.log_samples:
@@ -129,16 +132,16 @@ def train(
     meter = meter or Meter()
     times = meter.times
     times.begin(position.global_step)
-    wrapped = _distribute(model, device, config)
+    wrapped = data_parallel(model, device, sync_batchnorm=config.run.sync_batchnorm)
     meter.begin(wrapped, loader, device, config.data.batch_size, rank)
     stepper = Stepper(wrapped, model, optimizer, scheduler, config, device, saver.ask)
     keys, left = [], False
 
     def save(measured: dict[str, float], *, wait: bool = False) -> None:
-        average_buffers(model)
+        judged.average_buffers()
         main = functools.partial(
             snapshot,
-            model=model,
+            model=judged.model,
             optimizer=optimizer,
             scheduler=scheduler,
             position=dataclasses.replace(position),
@@ -146,7 +149,7 @@ def train(
             metrics=metrics,
         )
         with times.measure("checkpoint_s"):
-            saver.save(position, measured, [main, stopping.snapshot], wait=wait)
+            saver.save(position, measured, [main, judged.snapshot, stopping.snapshot], wait=wait)
 
     try:
         for epoch in range(position.epoch, epochs):
@@ -169,6 +172,7 @@ def train(
                         StepKeys(epoch=epoch, step=batch.step, keys=tuple(keys), rank=rank, ranks=world_size())
                     )
                     keys = []
+                judged.update()
                 meter.step_ended()
                 position.step, position.global_step = position.step + 1, position.global_step + 1
                 if position.global_step % config.run.log_steps == 0 or position.step == steps:
@@ -191,15 +195,15 @@ def train(
             position.epoch, position.step = epoch + 1, 0
             if position.epoch % config.run.checkpoint_epochs == 0 or position.epoch == epochs:
                 if validate:
-                    average_buffers(model)
+                    judged.average_buffers()
                     with times.measure("validate_s"):
-                        scores = validate(model, epoch)
+                        scores = validate(judged.model, epoch)
                     metrics = metrics | scores
                     if tracker:
                         tracker.log_metrics(scores, position.global_step)
-                    stopping.add(metrics, position.epoch, model)
+                    stopping.add(metrics, position.epoch, judged.model)
                 if stopping.stopped or position.epoch == epochs:
-                    metrics = metrics | stopping.finish(model)
+                    metrics = metrics | stopping.finish(judged.model)
                 left = position.epoch < epochs and largest_over_ranks(saver.ask(), device) == Ask.LEAVE
                 save(metrics, wait=left)
                 if left:  # the validation took its time: what was asked for meanwhile is heard before the next step
@@ -210,6 +214,7 @@ def train(
     except BaseException:
         saver.abandon()
         raise
+    judged.finish()
     meter.report(tracker, position.global_step)
     return Outcome(metrics=metrics, left=left, position=position, checkpoint=name)
 
@@ -234,19 +239,6 @@ def _print_curve(metrics: Mapping[str, float], position: Position, steps: int, r
         metrics["train/top1"],
         metrics["train/clips_per_s"],
         remark,
-    )
-
-
-def _distribute(model: ActionModel, device: torch.device, config: TrainConfig) -> torch.nn.Module:
-    if world_size() == 1:
-        return model
-    if config.run.sync_batchnorm:
-        synchronise_batchnorm(model)
-    ids = [device.index or 0] if device.type == "cuda" else None
-    # Training does not read running statistics: they are averaged before a checkpoint or a validation
-    # (average_buffers), not at every step.
-    return torch.nn.parallel.DistributedDataParallel(
-        model, device_ids=ids, gradient_as_bucket_view=True, forward_sync_buffers=False
     )
 
 
