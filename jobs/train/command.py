@@ -60,6 +60,7 @@ _RAY_FOLDER = "ray_train"  # in the run's folder, while the run lasts: what Ray 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check everything that can be checked here, then hand the run to Ray Train."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    dry, argv = FLAG in argv, [word for word in argv if word != FLAG]
     if argv[:1] == ["--list"]:
         if len(argv) > 2:
             raise UserError(f"--list takes one name or part of a name, got {' '.join(argv[1:])}")
@@ -68,8 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0].startswith("-"):
         console.print(*(__doc__ or "").splitlines(), sep="\n")
         return 0 if argv[:1] in (["-h"], ["--help"]) else 2
-    dry = FLAG in argv
-    argv = [word for word in argv if word != FLAG]
     base = find_recipe(argv[0])
     config = parse(
         tyro.conf.AvoidSubcommands[TrainConfig],

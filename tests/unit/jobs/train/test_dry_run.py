@@ -48,7 +48,7 @@ def _no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dry(capsys: pytest.CaptureFixture[str], recipe: str, *args: str) -> list[str]:
-    assert command.main([recipe, *args, "--dry-run"]) == 0
+    assert command.main(["--dry-run", recipe, *args]) == 0
     return capsys.readouterr().out.splitlines()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.train import command
+from pipeline.errors import ConfigError
 
 
 class Reached(Exception):
@@ -39,3 +40,37 @@ def test_short_videos_are_announced_before_any_worker(
         assert train.startswith("20 of 20 videos in split 'train' are shorter than the 16 frames that a clip covers")
         assert val.startswith("8 of 8 videos in split 'val' ")
         assert train.endswith(end)
+
+
+def test_ranks_that_find_no_gpu_cannot_join_their_batch_statistics(
+    tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where run.use_gpu is auto, only the cluster says so: still before any worker."""
+
+    def reached(*_: object) -> None:
+        raise Reached
+
+    monkeypatch.setattr(command, "connect", lambda: None)
+    monkeypatch.setattr(command, "check_server", lambda: None)
+    monkeypatch.setattr(command, "wants_gpu", lambda _: False)
+    monkeypatch.setattr(command, "check_resources", reached)
+    args = ["crn_demo", "--data.uri", tiny_set, "--clip.crop", "24", "--clip.resize", "28", "--run.sync-batchnorm"]
+    with pytest.raises(ConfigError, match=r"run\.sync_batchnorm = True: ranks without a GPU cannot"):
+        command.main([*args, "--run.output", f"file://{tmp_path}/two"])
+    with pytest.raises(Reached):
+        command.main([*args, "--run.output", f"file://{tmp_path}/one", "--run.num-workers", "1"])
+
+
+def test_too_few_clips_for_batch_statistics_are_announced_before_any_worker(
+    tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def connect() -> None:
+        raise Reached
+
+    monkeypatch.setattr(command, "connect", connect)
+    monkeypatch.setattr(command, "check_server", lambda: None)
+    args = ["crn_demo", "--data.uri", tiny_set, "--clip.crop", "24", "--clip.resize", "28", "--run.num-workers", "8"]
+    with caplog.at_level(logging.WARNING), pytest.raises(Reached):
+        command.main([*args, "--run.output", f"file://{tmp_path}"])
+    (line,) = [r.getMessage() for r in caplog.records if "batch normalisation" in r.getMessage()]
+    assert line.startswith("batch normalisation learns from 2 clips at a time on each rank (44 of 44 layers)")
