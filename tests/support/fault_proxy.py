@@ -20,16 +20,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import random
 import re
 import socket
-import struct
 import threading
 import time
 from collections import Counter, deque
 from urllib.parse import urlsplit
 
-_PIECE = 1 << 16
+from tests.support.http_wire import Reader, for_upstream, parse, reset, without_hop_headers
+
 _SLOW_DOWN = (
     b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
@@ -59,6 +60,8 @@ class Faults:
     delay_s: tuple[float, float] = (0.5, 2.0)
     bytes_per_s: float = 0.0
     """Speed of answers' bodies, for every request; 0: as fast as they come."""
+    upload_bytes_per_s: float = 0.0
+    """Speed of all requests' bodies together; 0: as fast as they come."""
     methods: frozenset[str] = frozenset()
     """Faults meet these methods alone; empty: all."""
     path: str = ""
@@ -85,6 +88,7 @@ class FaultProxy:
         self.script: deque[str | None] = deque()
         self.counts: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._line_free_s = 0.0
         self._open: set[socket.socket] = set()
         self._closed = threading.Event()
         self._listener = self._listen(0)
@@ -110,7 +114,7 @@ class FaultProxy:
         with self._lock:
             open_now = list(self._open)
         for connection in open_now:
-            _reset(connection)
+            reset(connection)
 
     def up(self) -> None:
         """Listen again, at the same port."""
@@ -135,11 +139,11 @@ class FaultProxy:
             self._open.add(client)
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            reader = _Reader(client)
+            reader = Reader(client)
             while self._one_request(client, reader):
                 pass
         except OSError:
-            _reset(client)  # either side went away: the other hears of it
+            reset(client)  # either side went away: the other hears of it
         finally:
             with self._lock:
                 self._open.discard(client)
@@ -161,12 +165,12 @@ class FaultProxy:
                 self.counts[fault] += 1
             return fault
 
-    def _one_request(self, client: socket.socket, reader: _Reader) -> bool:
+    def _one_request(self, client: socket.socket, reader: Reader) -> bool:
         """Serve one request; whether the connection may carry another."""
         head = reader.head()
         if not head:
             return False
-        line, headers = _parse(head)
+        line, headers = parse(head)
         method, path = line.split(" ")[:2]
         length = int(headers.get("content-length", 0))
         if "transfer-encoding" in headers:
@@ -192,23 +196,31 @@ class FaultProxy:
             )
             return True
         with socket.create_connection(self._upstream, timeout=120) as server:
-            server.sendall(_for_upstream(head))
+            server.sendall(for_upstream(head))
             if fault == "cut_upload":
                 reader.body(int(length * chance.uniform(0, 0.95)), server.sendall)
-                _reset(server)
+                reset(server)
                 raise ConnectionResetError("on purpose")
-            reader.body(length, server.sendall)
-            return self._answer(client, _Reader(server), method, fault, chance)
+            reader.body(length, functools.partial(self._upload, server))
+            return self._answer(client, Reader(server), method, fault, chance)
+
+    def _upload(self, server: socket.socket, piece: bytes) -> None:
+        if speed := self.faults.upload_bytes_per_s:
+            with self._lock:  # the line is everybody's: each piece takes its time after those before it
+                start_s = max(self._line_free_s, time.monotonic())
+                until_s = self._line_free_s = start_s + len(piece) / speed
+            self._closed.wait(max(0.0, until_s - time.monotonic()))
+        server.sendall(piece)
 
     def _answer(
-        self, client: socket.socket, reader: _Reader, method: str, fault: str | None, chance: random.Random
+        self, client: socket.socket, reader: Reader, method: str, fault: str | None, chance: random.Random
     ) -> bool:
         head = reader.head()
         while head.startswith(b"HTTP/1.1 1"):  # 100 Continue
             head = reader.head()
         if not head or fault == "lose_answer":
             raise ConnectionResetError("no answer, or lost on purpose")
-        line, headers = _parse(head)
+        line, headers = parse(head)
         has_body = method != "HEAD" and line.split(" ")[1] not in ("204", "304")
         length = int(headers["content-length"]) if "content-length" in headers else None
         sent, allowed = 0, None
@@ -230,7 +242,7 @@ class FaultProxy:
             if allowed is not None and sent >= allowed:
                 raise _EnoughError
 
-        client.sendall(_without_hop_headers(head, keep=length is not None or not has_body))
+        client.sendall(without_hop_headers(head, keep=length is not None or not has_body))
         try:
             if has_body:
                 reader.body(length, forward)
@@ -241,62 +253,3 @@ class FaultProxy:
 
 class _EnoughError(Exception):
     """The share of the body that was to be sent has been sent."""
-
-
-class _Reader:
-    """Buffered reading of heads and bodies from a socket."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection, self._buffer = connection, b""
-
-    def head(self) -> bytes:
-        """Bytes up to and with the empty line; empty where the connection ended."""
-        while b"\r\n\r\n" not in self._buffer:
-            piece = self._connection.recv(_PIECE)
-            if not piece:
-                return b""
-            self._buffer += piece
-        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-        return head + b"\r\n\r\n"
-
-    def body(self, length: int | None, forward) -> None:
-        """Hand over ``length`` bytes, or all up to the end of the connection."""
-        left = float("inf") if length is None else length
-        while left > 0:
-            piece = self._buffer or self._connection.recv(_PIECE)
-            self._buffer = b""
-            if not piece:
-                if length is None:
-                    return
-                raise ConnectionResetError("the other side ended in mid-body")
-            if len(piece) > left:
-                piece, self._buffer = piece[: int(left)], piece[int(left) :]
-            left -= len(piece)
-            forward(piece)
-
-
-def _parse(head: bytes) -> tuple[str, dict[str, str]]:
-    first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
-    return first, {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def _for_upstream(head: bytes) -> bytes:
-    """One connection a request, and no 100 Continue: the proxy has said it. Neither header is signed."""
-    lines = [line for line in head[:-4].split(b"\r\n") if not line.lower().startswith((b"expect:", b"connection:"))]
-    return b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n"
-
-
-def _without_hop_headers(head: bytes, *, keep: bool) -> bytes:
-    lines = [line for line in head[:-4].split(b"\r\n") if not line.lower().startswith(b"connection:")]
-    return b"\r\n".join([*lines, *([] if keep else [b"Connection: close"])]) + b"\r\n\r\n"
-
-
-def _reset(connection: socket.socket) -> None:
-    """Close with RST in place of FIN."""
-    with contextlib.suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    # close() alone would leave a thread that is blocked in recv() asleep.
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RD)
-    with contextlib.suppress(OSError):
-        connection.close()

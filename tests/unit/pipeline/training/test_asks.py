@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +146,36 @@ def test_the_best_checkpoint_is_the_one_that_was_validated(tiny_set: str, tmp_pa
     best = store.best()
     assert best is not None
     assert (best[0].order[0], best[1]) == (5, 0.9)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_training_goes_on_while_a_checkpoint_travels_which_holds_the_state_of_its_own_step(
+    tiny_set: str, tmp_path: Path, optimizer: str
+) -> None:
+    """The storage takes nothing before the fourth step has begun: a loop that waited for it would never get there."""
+    config = config_for(tiny_set, epochs=1)
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, name=optimizer))
+    store, open_now, calls = store_in(tmp_path / "run", keep=9), threading.Event(), itertools.count(1)
+    save = store.save
+
+    def gated(*args: object) -> str:
+        assert open_now.wait(60)
+        return save(*args)  # type: ignore[arg-type]
+
+    def ask() -> Ask:
+        call = next(calls)
+        if call == 4:
+            assert not store.entries()
+            open_now.set()
+        return Ask.SAVE if call == 1 else Ask.NONE
+
+    store.save = gated  # type: ignore[method-assign]
+    train_here(config, store, ask=ask)
+    train_here(config, store_in(tmp_path / "left"), ask=asking(call1=Ask.LEAVE))
+    assert steps_saved(tmp_path / "run") == [1, 5]
+    for file in ("model.safetensors", "optimizer.pt"):
+        mine, other = (tmp_path / name / "checkpoint_000000001" / file for name in ("run", "left"))
+        assert mine.read_bytes() == other.read_bytes()
 
 
 def _rank(rank: int, port: int, config: TrainConfig, folder: str) -> None:
