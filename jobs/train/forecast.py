@@ -102,7 +102,7 @@ def _rates(config: TrainConfig, steps_per_epoch: int) -> str:
     if optim.backbone_lr != optim.lr:
         text += f"; {optim.backbone_lr / optim.lr:.3g} times that in the backbone"
     if optim.reference_batch:
-        text += f" (those for {optim.reference_batch} clips times {scale:g}, since the batch has {batch})"
+        text += f" (those for {counted(optim.reference_batch, 'clip')} times {scale:g}, since the batch has {batch})"
     return text
 
 

@@ -138,7 +138,7 @@ def test_large_batches_say_their_rates(large_set: str, capsys: pytest.CaptureFix
     (line,) = [line for line in lines if line.startswith("learning rates")]
     assert line == (
         "learning rates: 0.01 rising over 50 steps to 0.02, half a cosine down to 0.0002; 0.1 times that in the"
-        " backbone (those for 1 clips times 2, since the batch has 2)"
+        " backbone (those for 1 clip times 2, since the batch has 2)"
     )
 
 
