@@ -18,6 +18,8 @@ import torch
 
 from pipeline.training.bottleneck import find_bottleneck
 from pipeline.training.collective import gather_numbers, gather_objects, world_size
+from pipeline.training.speed import Speed
+from pipeline.training.startup import Startup
 from pipeline.training.timing import ExchangeTimer, Lap, StepTimes
 
 log = logging.getLogger(__name__)
@@ -26,23 +28,14 @@ Observe = Callable[[Mapping[str, float]], None]
 _WORTH_SAYING = 0.10  # of the time
 
 
-@dataclasses.dataclass(frozen=True)
-class Speed:
-    """What a model's speed is compared with."""
-
-    flop_per_clip: float = 0.0
-    """Of a training step (forward and backward), by the model's own count; 0: unknown."""
-    peak_flops: float = 0.0
-    """Of one rank's device, a second."""
-
-
 class Meter:
     """Measures one rank; where there are more, all call its collective methods at the same place.
 
     Args:
         times: of this rank's training thread.
         node: this rank's host, as it shall be named.
-        speed: for the curve of MFU (model FLOP utilisation), where both its numbers are known.
+        speed: for the curve of MFU; called once, after the first point of a curve, so that it delays no first step.
+        startup: up to where the loop begins.
         observe: takes this rank's own numbers at every point of a curve: a metrics endpoint, for example.
     """
 
@@ -51,11 +44,13 @@ class Meter:
         times: StepTimes | None = None,
         *,
         node: str = "",
-        speed: Speed | None = None,
+        speed: Callable[[], Speed] | None = None,
+        startup: Startup | None = None,
         observe: Observe | None = None,
     ) -> None:
         self.times = times or StepTimes()
-        self._node, self._speed, self._observe = node, speed or Speed(), observe
+        self._node, self._measure_speed, self._startup, self._observe = node, speed, startup, observe
+        self._speed: Speed | None = None
         self._device = torch.device("cpu")
         self._nodes: list[str] = []
 
@@ -79,6 +74,13 @@ class Meter:
     def step_ended(self) -> None:
         self.times.steps += 1
         self._exchange.step_ended()
+        if self.times.steps == 1 and self._startup:
+            first = self.times.progress.first
+            self._startup.mark("checkpoint", first["begin"])  # read, or found to be missing
+            self._startup.mark("first batch", first["wait_s"])
+            self._startup.mark("first step")
+            if self._rank == 0:
+                log.info("%s", self._startup)
 
     def curve(self) -> dict[str, float]:
         """Collective: the run's speed since the last point, and how its ranks differ; equal on all ranks.
@@ -109,11 +111,14 @@ class Meter:
         if any(row[6] for row in rows):
             curve["train/gpu_memory_gb"] = max(row[6] for row in rows)
         per_rank = clips_per_s / len(rows)
-        mfu = per_rank * self._speed.flop_per_clip / self._speed.peak_flops if self._speed.peak_flops else 0.0
+        mfu = per_rank * self._speed.flop_per_clip / self._speed.peak_flops if self._speed else 0.0
         if mfu:
             curve["train/mfu"] = mfu
         if self._observe:
             self._observe(self._own(seconds, lap, memory_gb, per_rank, mfu))
+        if self._measure_speed:
+            self._speed, self._measure_speed = self._measure_speed(), None
+            self.restart()
         return curve
 
     def straggler_line(self, curve: Mapping[str, float]) -> str:
@@ -139,6 +144,9 @@ class Meter:
         bottleneck = find_bottleneck(whole, mean, decode_share=mean.get("decode_share", 1.0))
         metrics = {f"time/{name}_share": share for name, share in bottleneck.shares.items()}
         metrics |= {"time/checkpoint_s": whole.checkpoint_s, "time/validate_s": whole.validate_s}
+        if self._startup:
+            parts = self._startup.parts()
+            metrics |= {f"start/{part.replace(' ', '_')}_s": seconds for part, seconds in parts.items()}
         line = ""
         if len(ranks) > 1:
             slowest, lost_s = find_straggler([r["busy_s"] for r in ranks])

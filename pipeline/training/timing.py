@@ -19,7 +19,7 @@ class Progress:
         stage: the field of ``StepTimes`` that is being measured; "" between two of them.
         since_s: when the thread last finished a batch, a checkpoint or a validation (``time.monotonic``); 0 before
             ``begin``.
-        first: for each stage when it first ended, in seconds since 1970.
+        first: for each stage when it first ended, and for ``begin`` when it was called, in seconds since 1970.
     """
 
     def __init__(self) -> None:
@@ -30,6 +30,7 @@ class Progress:
     def begin(self) -> None:
         """From here on, time in which nothing is finished counts."""
         self.since_s = time.monotonic()
+        self.first.setdefault("begin", time.time())
 
     def follow(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches of a validation, each of which is progress."""
@@ -44,8 +45,7 @@ class Progress:
         self.stage = ""
         if stage not in ("wait_s", "copy_s"):  # those only begin the work on a batch
             self.since_s = time.monotonic()
-        if stage not in self.first:
-            self.first[stage] = time.time()
+        self.first.setdefault(stage, time.time())
 
 
 @dataclasses.dataclass

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from jobs.recipes.crn import BACKBONES
 from pipeline.config.base import require
 from pipeline.config.model import CRNConfig, ModelConfig, MRSTConfig
 from pipeline.models import build_model
 from pipeline.models.crn.model import CRN, make_backbone
+from pipeline.models.flops import forward_flop
 from pipeline.models.interface import ActionModel, count_parameters
 
 Inputs = dict[str, Tensor]
@@ -89,14 +89,9 @@ def step_loss(model: ActionModel, inputs: Inputs, outputs: list[Tensor] | None =
 
 
 def count(subject: Subject, literal: bool) -> tuple[int, float]:
-    """Parameters, and GFLOP of a forward pass of one clip, by torch's counter on meta tensors: 2 FLOP per
-    multiply-add.
-    """
+    """Parameters, and GFLOP of a forward pass of one clip (``pipeline.models.flops``)."""
     model = subject.build(literal)
-    inputs = subject.inputs(model, 1)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(inputs)
-    return count_parameters(model), counter.get_total_flops() / 1e9
+    return count_parameters(model), forward_flop(model, subject.inputs(model, 1)) / 1e9
 
 
 def find_subjects(wanted: Iterable[str]) -> list[Subject]:

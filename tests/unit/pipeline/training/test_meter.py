@@ -6,12 +6,17 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from threadpoolctl import threadpool_limits
 
-from pipeline.training.meter import Meter, Speed, find_straggler
+from pipeline.training import speed
+from pipeline.training.meter import Meter, find_straggler
+from pipeline.training.speed import Speed, matrix_rate
+from pipeline.training.startup import Startup
 from pipeline.training.timing import StepTimes
 from tests.support.training_runs import free_port
 
@@ -30,13 +35,16 @@ def test_the_straggler_is_the_rank_that_works_longest_and_costs_what_it_is_above
 
 def test_mfu_is_flop_done_a_second_over_the_peak() -> None:
     own: dict[str, float] = {}
-    meter = Meter(speed=Speed(flop_per_clip=3e6, peak_flops=1e9), observe=own.update)
+    meter = Meter(speed=lambda: Speed(flop_per_clip=3e6, peak_flops=1e9), observe=own.update)
     meter.begin(torch.nn.Linear(1, 1), NoLoader(), torch.device("cpu"), batch_size=4, rank=0)
-    for _ in range(5):
-        with meter.times.measure("step_s"):
-            time.sleep(0.002)
-        meter.step_ended()
-    curve = meter.curve()
+    curve: dict[str, float] = {}
+    for _ in range(2):
+        assert "train/mfu" not in curve  # before the first point nothing is measured that would delay the first step
+        for _ in range(5):
+            with meter.times.measure("step_s"):
+                time.sleep(0.002)
+            meter.step_ended()
+        curve = meter.curve()
     assert curve["train/mfu"] == pytest.approx(curve["train/clips_per_s"] * 3e6 / 1e9)
     assert own["mfu"] == curve["train/mfu"]
     assert 0 < curve["train/clips_per_s"] < 4 / 0.002
@@ -51,6 +59,28 @@ def test_a_checkpoint_and_a_validation_count_in_no_share_of_the_steps() -> None:
             time.sleep(0.002)
     assert times.total_s == times.wait_s + times.copy_s + times.step_s
     assert min(times.checkpoint_s, times.validate_s) >= 0.002
+
+
+def test_the_rate_of_matrix_products_is_that_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = 512
+    monkeypatch.setitem(speed._SIDE, "cpu", side)
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        a = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
+        ratios = []
+        for _ in range(5):
+            start_s = time.perf_counter()
+            np.matmul(a, a)
+            numpy_rate = 2 * side**3 / (time.perf_counter() - start_s)
+            ratios.append(matrix_rate(torch.device("cpu"), "fp32") / numpy_rate)
+    assert 0.2 < sorted(ratios)[2] < 5  # two libraries on a busy machine: the order of magnitude
+
+
+def test_the_parts_of_a_start_add_up_whatever_the_clocks_of_two_hosts_say() -> None:
+    startup = Startup(100.0, [("driver", 104.0), ("placement", 103.0), ("imports", 109.0)])
+    startup.mark("model", 110.5)
+    assert startup.parts() == {"driver": 4.0, "placement": 0.0, "imports": 5.0, "model": 1.5}
+    assert str(startup) == "the first step was done after 10.5 s (driver 4.0, placement 0.0, imports 5.0, model 1.5)"
 
 
 def _rank(rank: int, port: int, slow_stage: str, folder: str) -> None:
