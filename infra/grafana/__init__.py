@@ -1,0 +1,1 @@
+"""A board for Grafana that shows the runs of a cluster."""
