@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import psutil
 import ray
 import ray.train
 import ray.train.torch
@@ -141,7 +142,8 @@ def train(config: TrainConfig) -> int:
     )
     start = time.perf_counter()
     try:
-        result = _trainer(WorkerTask(facts=facts, gpu=gpu, start=prepared.start)).fit()
+        started = psutil.Process().create_time(), time.time()
+        result = _trainer(WorkerTask(facts=facts, gpu=gpu, start=prepared.start, started=started)).fit()
     except BaseException as error:
         tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         if found := explain(error):

@@ -1,6 +1,4 @@
-"""Everything that watches a rank without taking part in its training: watchdog, meter, metrics for Prometheus and of its
-node.
-"""
+"""What watches a rank without taking part in its training: watchdog, meter, its and its node's metrics."""
 
 from __future__ import annotations
 

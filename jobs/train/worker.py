@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import secrets
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import ray.train
 import torch
 
+from jobs.train.observe import Observer
 from pipeline.common.cli import one_line
 from pipeline.common.printable import PrintableFormatter
 from pipeline.config.train import TrainConfig
@@ -26,16 +25,13 @@ from pipeline.evaluation.metrics import log_loss
 from pipeline.models import ActionModel
 from pipeline.runs.folder import checkpoint_store
 from pipeline.runs.start_weights import StartWeights, first_model
-from pipeline.storage import Storage, join, open_storage
+from pipeline.storage import Storage, open_storage
 from pipeline.tracking.runs import RunTracker
 from pipeline.training.checkpoint import RunFacts
 from pipeline.training.collective import gather_objects
-from pipeline.training.hang import HangReports
 from pipeline.training.loop import Outcome, train
-from pipeline.training.meter import Meter
 from pipeline.training.stopping import metric_name
 from pipeline.training.timing import StepTimes
-from pipeline.training.watchdog import Watchdog
 
 log = logging.getLogger("jobs.train")
 
@@ -48,16 +44,16 @@ class WorkerTask:
     gpu: bool
     start: StartWeights | None = None
     """None: random weights."""
+    started: tuple[float, float] | None = None
+    """When the command began and when its ranks were asked for, in seconds since 1970."""
 
 
 def train_worker(task: WorkerTask) -> Outcome:
     """One rank."""
     _set_up_logging()
-    run = task.facts.config.run
-    times = StepTimes()
-    watchdog = Watchdog(times, run.step_timeout_s, compiles=run.compile)
+    observer = Observer(task.facts.config, task.started)
     try:
-        return watchdog.run(lambda: _train_rank(task, times, watchdog))
+        return observer.watch(lambda: _train_rank(task, observer))
     except Exception as error:
         if task.facts.config.run.max_failures:  # else the command says it at once
             text = str(error) if isinstance(error, ReciprocalError) else one_line(error)
@@ -65,7 +61,7 @@ def train_worker(task: WorkerTask) -> Outcome:
         raise
 
 
-def _train_rank(task: WorkerTask, times: StepTimes, watchdog: Watchdog) -> Outcome:
+def _train_rank(task: WorkerTask, observer: Observer) -> Outcome:
     # Weights in channels-last order make gradients of 1x1 convolutions whose strides differ in name only
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     facts, config = task.facts, task.facts.config
@@ -81,9 +77,8 @@ def _train_rank(task: WorkerTask, times: StepTimes, watchdog: Watchdog) -> Outco
         )
     model = _first_model(config, len(manifest.classes), None)
     tracker = RunTracker(facts.tracking_run_id) if rank == 0 else None
-    node = ray.util.get_node_ip_address()
-    watchdog.reports = _hang_reports(config, rank, node)
-    meter = Meter(times, node=node)
+    meter = observer.join(rank, device, len(manifest.classes))
+    observer.startup.mark("model")
     log.info(
         "rank %d of %d (local %d) on %s, node %s",
         rank,
@@ -103,9 +98,12 @@ def _train_rank(task: WorkerTask, times: StepTimes, watchdog: Watchdog) -> Outco
         "device_id": device.index or 0,
         "channels_last": True,  # as the models' convolutions want it
     }
-    with make_loader(storage, manifest, config.data.train_split, train=True, **common) as loader:
-        watchdog.waiting_for = loader.waiting_for
-        validate = _validation(config, storage, manifest, device, common, times)
+    with (
+        make_loader(storage, manifest, config.data.train_split, train=True, **common) as loader,
+        observer.node_metrics(RunTracker(facts.tracking_run_id) if local_rank == 0 else None),
+    ):
+        observer.follow(loader)
+        validate = _validation(config, storage, manifest, device, common, observer.times)
         outcome = train(
             facts,
             model,
@@ -133,14 +131,6 @@ def _first_model(config: TrainConfig, num_classes: int, start: StartWeights | No
 
 def _load_start(config: TrainConfig, num_classes: int, start: StartWeights, model: ActionModel) -> None:
     model.load_state_dict(_first_model(config, num_classes, start).state_dict())
-
-
-def _hang_reports(config: TrainConfig, rank: int, node: str) -> HangReports:
-    """Collective."""
-    attempt = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
-    ranks = gather_objects((attempt, node))
-    run = open_storage(join(config.run.output, config.run.run_id))
-    return HangReports(run, ranks[0][0], rank, [node for _, node in ranks])
 
 
 def _set_up_logging() -> None:
