@@ -1,10 +1,15 @@
 """A training whose storage fails for good, or whose process dies, at any of its storage calls ends with the same
 command, and with the same weights.
+
+Every sixth call is tried; all of them with
+
+    RECIPROCAL_FAULTS=all python -m pytest tests/unit/pipeline/training/test_storage_faults.py
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,7 @@ from tests.support.training_runs import newest_in, train_here
 from tests.unit.pipeline.training.test_damaged_checkpoints import config_for
 
 _CALLS = ("read", "read_range", "write", "write_file", "size", "list", "list_sizes", "delete")
-_SHARE = 6  # every so many calls are tried; 1 tries them all
+_SHARE = 1 if os.environ.get("RECIPROCAL_FAULTS") == "all" else 6
 
 
 class FailingStorage(LocalStorage):
@@ -65,7 +70,7 @@ def test_failing_at_any_call_costs_nothing_but_steps(tiny_set: str, tmp_path: Pa
     train_here(config, CheckpointStore(whole, keep=1))
     weights, keys = ended(tmp_path / "whole")
     failed = 0
-    for call in itertools.count(1 + 3 * after, _SHARE):
+    for call in itertools.count(1 + after * (_SHARE // 2), _SHARE):
         if call > whole.calls:
             break
         folder = tmp_path / str(call)
