@@ -49,7 +49,8 @@ from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ManifestError, ReciprocalError, UserError
 from pipeline.runs.folder import default_output
 from pipeline.storage import Storage, join, open_storage
-from pipeline.tracking.runs import RunTracker, check_server, run_page, start_run
+from pipeline.tracking.page import RunPage
+from pipeline.tracking.pages import page_record
 
 log = logging.getLogger("jobs.ablations")
 
@@ -113,7 +114,6 @@ def ablations(args: AblationsArgs) -> int:
     _check(storage, manifest, trainings)
     out = open_storage(args.out or default_output(args.data_uri).removesuffix("runs") + "ablations")
     out.probe(write=True)
-    check_server()
     connect()
     check_resources(1, 1.0, False)
     results = run_all(trainings, out)
@@ -209,34 +209,28 @@ def _publish(
     run_id = (
         f"ablations-{hashlib.sha256(json.dumps([dataclasses.asdict(args), manifest.digest]).encode()).hexdigest()[:8]}"
     )
-    tracking_id = start_run(
-        args.experiment,
-        run_id,
-        dataclasses.asdict(args),
-        {"kind": "ablations", "manifest_digest": manifest.digest, "dataset": manifest.dataset},
-    )
-    tracker = RunTracker(tracking_id)
-    with tempfile.TemporaryDirectory() as folder:
+    tags = {"kind": "ablations", "manifest_digest": manifest.digest, "dataset": manifest.dataset}
+    record = page_record(args.experiment, run_id, dataclasses.asdict(args), tags)
+    page = RunPage(open_storage(join(out.uri, "pages", run_id)), record)
+    with page.running(), tempfile.TemporaryDirectory() as folder:
         picture, text = Path(folder) / "ablations.png", Path(folder) / "ablations.json"
         plot(groups, results, 1 / len(manifest.classes), picture)
         text.write_text(json.dumps(summary, indent=1) + "\n")
         for file in (picture, text):
             out.write_file(file.name, file)
-            tracker.log_file(file)
-    tracker.log_metrics(
-        {
-            f"{name}/{stream}_top1_{what}": value
-            for name, streams in summary["summary"].items()
-            for stream, pair in streams.items()
-            for what, value in pair.items()
-            if value is not None
-        },
-        0,
-    )
-    tracker.finish()
+            page.log_file(file, file.name)
+        page.log_scores(
+            {
+                f"{name}/{stream}_top1_{what}": value
+                for name, streams in summary["summary"].items()
+                for stream, pair in streams.items()
+                for what, value in pair.items()
+                if value is not None
+            }
+        )
     console.print(
         f"result   {join(out.uri, 'ablations.json')}",
         f"picture  {join(out.uri, 'ablations.png')}",
-        f"page     {run_page(tracking_id)}",
+        f"page     {page}",
         sep="\n",
     )

@@ -36,7 +36,9 @@ from pipeline.errors import ConfigError, NotFoundError, UserError
 from pipeline.evaluation.ensemble import average, check_comparable
 from pipeline.evaluation.report import EnsembleInput, EvalReport, report_path
 from pipeline.storage import Storage, join, open_storage
-from pipeline.tracking.runs import RunTracker, check_server, client, find_run, run_page, start_run
+from pipeline.tracking.journal import read_page
+from pipeline.tracking.page import RunPage
+from pipeline.tracking.pages import page_record
 
 log = logging.getLogger("jobs.ensemble")
 
@@ -66,20 +68,20 @@ class EnsembleArgs:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, average and print."""
     args = parse(EnsembleArgs, args=argv, description=__doc__)
-    report, folder, tracking_id = ensemble(args)
+    report, folder, page = ensemble(args)
     print_report(report)
     if args.recipe:
         print_paper(find_ensemble(args.recipe), report)
     console.print(
         f"report   {folder}/{report_path(report.split, report.protocol)}",
-        f"page     {run_page(tracking_id)}",
+        f"page     {page}",
         sep="\n",
     )
     return 0
 
 
-def ensemble(args: EnsembleArgs) -> tuple[EvalReport, str, str]:
-    """Average, or return the report there is. Returns (report, URI of the ensemble's folder, MLflow run id)."""
+def ensemble(args: EnsembleArgs) -> tuple[EvalReport, str, RunPage]:
+    """Average, or return the report there is. Returns (report, URI of the ensemble's folder, its page)."""
     start = time.perf_counter()
     wanted = find_ensemble(args.recipe) if args.recipe else None
     protocol = Protocol(split=args.split, num_views=args.num_views, num_crops=args.num_crops)
@@ -92,12 +94,8 @@ def ensemble(args: EnsembleArgs) -> tuple[EvalReport, str, str]:
     name = _name(args.recipe, members)
     folder = open_storage(join(args.output or join(runs[0].storage.uri.rsplit("/", 1)[0], "ensembles"), name))
     folder.probe(write=True)
-    check_server()
-    experiment = runs[0].config.run.experiment
     old = _find(folder, runs[0].report, members)
-    if old is not None and (found := find_run(client(), experiment, name)):
-        log.info("%s was averaged before", name)
-        return old, folder.uri, found.info.run_id
+    known = read_page(folder) is not None
     report = old or _average(name, args.recipe, runs, members, start)
     tags = {
         "kind": "ensemble",
@@ -107,15 +105,16 @@ def ensemble(args: EnsembleArgs) -> tuple[EvalReport, str, str]:
         "run_uri": folder.uri,
         **{f"member_{number}": f"{m.run}:{m.branch}" for number, m in enumerate(members, 1)},
     }
-    tracking_id = start_run(experiment, name, {"members": " ".join(m.name for m in members)}, tags)
-    tracker = RunTracker(tracking_id)
-    try:
-        publish(folder, report, tracker)
-    except BaseException:
-        tracker.finish("FAILED")
-        raise
-    tracker.finish()
-    return report, folder.uri, tracking_id
+    params = {"members": " ".join(m.name for m in members)}
+    page = RunPage(folder, page_record(runs[0].config.run.experiment, name, params, tags))
+    if old is not None and known:
+        log.info("%s was averaged before", name)
+        page.put_right("FINISHED")
+        page.finish()
+        return old, folder.uri, page
+    with page.running():
+        publish(folder, report, page)
+    return report, folder.uri, page
 
 
 def _name(recipe: str, members: tuple[EnsembleInput, ...]) -> str:

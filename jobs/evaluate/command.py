@@ -7,7 +7,7 @@
 Reads    RUN's final checkpoint (or --checkpoint) and the data set it was trained on (another manifest is refused).
 Writes   RUN/evaluations/SPLIT_PROTOCOL.json, .png (confusion matrix) and .npz (probabilities of every video, for
          jobs.ensemble), below RUN/CHECKPOINT for another checkpoint than the last; metrics, report and picture to the
-         run's MLflow page.
+         run's MLflow page, or to its journal where MLflow does not answer (`python -m jobs.sync RUN` sends them).
 Exit     0 finished (also if the report existed); 1 failed while running; 2 refused before any work.
 """
 
@@ -30,6 +30,7 @@ from jobs.cluster.connect import check_resources, connect, wants_gpu
 from jobs.evaluate.publish import evaluate_command, publish
 from jobs.evaluate.worker import evaluate_rank
 from jobs.recipes import default_views
+from jobs.train.page import open_page
 from pipeline.common.cli import console, parse
 from pipeline.common.words import counted
 from pipeline.config.version import code_version
@@ -41,7 +42,7 @@ from pipeline.evaluation.predictions import write_predictions
 from pipeline.evaluation.report import STREAM_NAMES, EvalReport, protocol_name, read_report, report_path
 from pipeline.runs.folder import check_same_data, find_checkpoint, open_run, read_result, read_run
 from pipeline.storage import join, open_storage
-from pipeline.tracking.runs import RunTracker, check_server, run_page
+from pipeline.tracking.page import RunPage
 
 log = logging.getLogger("jobs.evaluate")
 
@@ -79,18 +80,18 @@ class EvaluateArgs:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and evaluate."""
-    report, folder, tracking_id = evaluate(parse(EvaluateArgs, args=argv, description=__doc__))
+    report, folder, page = evaluate(parse(EvaluateArgs, args=argv, description=__doc__))
     print_report(report)
     console.print(
         f"report   {folder}/{report_path(report.split, report.protocol)}",
-        f"page     {run_page(tracking_id)}",
+        f"page     {page}",
         sep="\n",
     )
     return 0
 
 
-def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
-    """Evaluate, or return the report there is. Returns (report, URI of the folder it is in, MLflow run id)."""
+def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, RunPage]:
+    """Evaluate, or return the report there is. Returns (report, URI of the folder it is in, the run's page)."""
     run = open_run(args.run)
     run.probe(write=True)
     record, result = read_run(run), read_result(run)
@@ -101,7 +102,6 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
     uri = args.data_uri or config.data.uri
     manifest = read_manifest(open_storage(uri))
     check_same_data(record, manifest, uri)
-    check_server()
     views = args.num_views or default_views(config)
     protocol, rows = protocol_name(views, args.num_crops), views * args.num_crops
     path = report_path(args.split, protocol)
@@ -110,7 +110,9 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
         report = read_report(folder, args.split, protocol, evaluate_command(args.run, args.split, again=True, **asked))
         if report.checkpoint == checkpoint:
             log.info("%s was evaluated before", path)
-            return report, folder.uri, result["tracking_run_id"]
+            page = open_page(run)
+            page.finish()
+            return report, folder.uri, page
     samples = [s for r in read_records(open_storage(uri), manifest, args.split) for s in r.samples]
     frames = np.array([s.num_frames for s in samples])
     if note := short_note(frames, config.clip, config.model.modalities, args.split, manifest.parameters):
@@ -162,8 +164,10 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, str]:
         file = Path(local) / "predictions.npz"
         report = dataclasses.replace(report, predictions=write_predictions(predictions, file))
         folder.write_file(report_path(args.split, protocol, "npz"), file)
-    publish(folder, report, RunTracker(result["tracking_run_id"]), "" if last else checkpoint)
-    return report, folder.uri, result["tracking_run_id"]
+    page = open_page(run)
+    publish(folder, report, page, "" if last else checkpoint)
+    page.finish()
+    return report, folder.uri, page
 
 
 def print_report(report: EvalReport) -> None:

@@ -8,25 +8,27 @@ from pathlib import Path
 from pipeline.evaluation.plots import plot_confusion
 from pipeline.evaluation.report import EvalReport, report_path
 from pipeline.storage import Storage
-from pipeline.tracking.runs import RunTracker
+from pipeline.tracking.journal import RunJournal
 
 
-def publish(folder: Storage, report: EvalReport, tracker: RunTracker, part: str = "") -> None:
-    """Write the confusion matrix and the report to a folder, and both and the metrics to the run's MLflow page.
+def publish(folder: Storage, report: EvalReport, journal: RunJournal, part: str = "") -> None:
+    """Write the confusion matrix and the report to a folder; both and the metrics go to the run's page.
 
     Args:
-        part: of the page; empty for the result of the run, else a checkpoint's name, which its metrics begin with.
+        journal: of the run.
+        part: of the run's folder and page; empty for the result of the run, else a checkpoint's name, which its
+            metrics begin with.
     """
-    place = f"evaluation/{part}".rstrip("/")
+    name, place = f"{report.split}_{report.protocol}", f"evaluation/{part}".rstrip("/")
+    path = report_path(report.split, report.protocol, "png")
     with tempfile.TemporaryDirectory() as local:
-        picture = Path(local) / f"confusion_{report.split}_{report.protocol}.png"
+        picture = Path(local) / "confusion.png"
         plot_confusion(report, picture)
-        text = Path(local) / f"{report.split}_{report.protocol}.json"
-        text.write_text(report.to_json())
-        folder.write_file(report_path(report.split, report.protocol, "png"), picture)
-        tracker.log_file(picture, place)
-        tracker.log_file(text, place)
-    tracker.log_metrics({f"{part}/{name}".lstrip("/"): value for name, value in report.metrics().items()}, 0)
+        folder.write_file(path, picture)
+    journal.log_object(f"{part}/{path}".lstrip("/"), f"{place}/confusion_{name}.png")
+    journal.log_text(report.to_json(), f"{place}/{name}.json")
+    journal.log_scores({f"{part}/{metric}".lstrip("/"): value for metric, value in report.metrics().items()})
+    journal.flush()
     folder.write(
         report_path(report.split, report.protocol), report.to_json().encode()
     )  # last: it says that all the rest is there

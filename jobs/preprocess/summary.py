@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.table import Table
 
@@ -17,8 +20,12 @@ from jobs.preprocess.tasks import Job
 from pipeline.common.cli import console
 from pipeline.common.words import counted
 from pipeline.config.base import as_dict
+from pipeline.config.stack import state_folder
 from pipeline.dataset.manifest import MANIFEST, Manifest
-from pipeline.tracking.runs import RunTracker, check_server, run_page, start_run
+from pipeline.storage import open_storage
+from pipeline.tracking.entries import Status
+from pipeline.tracking.page import RunPage
+from pipeline.tracking.pages import page_record
 from preprocessing.annotations import Annotations
 from preprocessing.shard.plan import PlannedSource, ShardPlan
 from preprocessing.shard.work import StageTimes
@@ -123,29 +130,39 @@ def _per_class(counts: Sequence[tuple[int, int]], classes: Sequence[str], most: 
 
 
 class RunLog:
-    """The job's run in MLflow. Once it has started, a failing tracking server costs curves, never work."""
+    """The job's run in MLflow. A tracking server that fails or hangs costs curves, never work or time.
 
-    def __init__(self, tracker: RunTracker, page: str) -> None:
-        self._tracker, self._page = tracker, page
+    Its journal lies on this machine, because a data set's folder holds nothing but the data set, and goes when MLflow
+    has all of it.
+    """
+
+    def __init__(self, page: RunPage, folder: Path) -> None:
+        self._page, self._folder = page, folder
         self._start_s = self._logged_s = time.monotonic()
+        self._step = -1
 
     @classmethod
     def start(cls, config: PreprocessConfig, job: Job, todo: Sequence[ShardPlan]) -> RunLog:
-        """Find or create the run of this data set; UserError if MLflow does not answer."""
-        check_server()
-        run_id = f"{config.dataset}-{job.spec.parameter_hash}"
+        """Find or create the run of this data set."""
         params = {**as_dict(config), "stored": as_dict(job.spec.stored), "flow": job.spec.flow or {}}
-        tracking_id = start_run(
-            EXPERIMENT, run_id, params, {"reciprocal.data": config.out, "reciprocal.shards_to_build": str(len(todo))}
-        )
-        return cls(RunTracker(tracking_id), run_page(tracking_id))
+        tags = {"reciprocal.data": config.out, "reciprocal.shards_to_build": str(len(todo))}
+        record = page_record(EXPERIMENT, f"{config.dataset}-{job.spec.parameter_hash}", params, tags)
+        folder = state_folder("preprocessing", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+        page = RunPage(open_storage(f"file://{folder}"), record)
+        page.start()
+        return cls(page, folder)
 
     def progress(self, tally: Tally) -> None:
         """Add a point to the curves, at most every few seconds."""
         now_s = time.monotonic()
         if now_s - self._logged_s >= _LOG_EVERY_S:
             self._logged_s = now_s
-            self._send(lambda: self._tracker.log_metrics(self._metrics(tally), step=len(tally.entries)))
+            self._log(tally)
+
+    def _log(self, tally: Tally) -> None:
+        if (step := len(tally.entries)) != self._step:  # one point a step
+            self._step = step
+            self._page.log_scores(self._metrics(tally), step)
 
     def _metrics(self, tally: Tally) -> dict[str, float]:
         seconds = max(1e-6, time.monotonic() - self._start_s)
@@ -153,7 +170,7 @@ class RunLog:
         rates = {"clips_per_s": tally.times.clips / seconds, "pairs_per_s": tally.times.pairs / seconds}
         return {**counts, **rates, **{f"stage/{stage}_s": getattr(tally.times, f"{stage}_s") for stage in _STAGES}}
 
-    def finish(self, tally: Tally, classes: Sequence[str], status: str) -> None:
+    def finish(self, tally: Tally, classes: Sequence[str], status: Status) -> None:
         """Log the last point and the summary, and end the run."""
         summary = {
             "reasons": dict(tally.reasons),
@@ -163,17 +180,8 @@ class RunLog:
         }
         for (label, reason), count in sorted(tally.by_class.items()):
             summary["by_class"][classes[label]][reason] = count
-
-        def send() -> None:
-            self._tracker.log_metrics(self._metrics(tally), step=len(tally.entries))
-            self._tracker.log_text(json.dumps(summary, indent=1, sort_keys=True), "summary.json")
-            self._tracker.finish(status)
-
-        self._send(send)
-        console.print(f"MLflow run {self._page}")
-
-    def _send(self, what) -> None:
-        try:
-            what()
-        except Exception as error:  # MLflow raises whatever its HTTP library raises; none of it may end the job
-            log.warning("could not log to MLflow: %s", error)
+        self._log(tally)
+        self._page.log_text(json.dumps(summary, indent=1, sort_keys=True), "summary.json")
+        if self._page.finish(status):
+            shutil.rmtree(self._folder, ignore_errors=True)
+        console.print(f"MLflow run {self._page}", markup=False)

@@ -27,6 +27,7 @@ import pipeline
 import preprocessing
 from jobs.evaluate.publish import evaluate_command
 from jobs.recipes import default_views
+from jobs.train.page import tracking_run_of
 from pipeline.common.cli import console, parse
 from pipeline.common.digest import file_sha256
 from pipeline.errors import ConfigError, NotFoundError, UserError
@@ -150,7 +151,7 @@ def _registered(run: Storage, result: dict, report: EvalReport, args: PromoteArg
         }
         version, code = register(
             args.name,
-            tracking_run_id=result["tracking_run_id"],
+            tracking_run_id=tracking_run_of(run),
             folder=packed,
             model_code=Path(__file__).with_name("model_code.py"),
             code=[Path(str(package.__file__)).parent for package in (pipeline, preprocessing)],

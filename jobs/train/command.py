@@ -9,6 +9,8 @@
 Reads    the data set of --data.uri, and only the shards its manifest lists; the weights of --start-from or
          --model.pretrained.
 Writes   OUTPUT/RUN_ID/ (pipeline.runs.folder says what), an MLflow run tagged with the run id.
+Tracking a server that is down or fails holds nothing up: the run's folder keeps what it missed, and the next command
+         on the run sends it (or `python -m jobs.sync RUN`).
 Restart  the same command resumes from the newest checkpoint, in the same MLflow run. A changed config,
          manifest or file of weights is refused; another --run.run-id starts afresh. A finished run is left alone.
 Exit     0 finished; 1 failed while running; 2 refused before any worker started.
@@ -37,6 +39,7 @@ from jobs.recipes import find_recipe
 from jobs.recipes.listing import show_recipes
 from jobs.recipes.registry import missing_start
 from jobs.train.dry_run import FLAG, dry_run
+from jobs.train.page import open_page, run_page_of
 from jobs.train.prepare import prepare
 from jobs.train.process_group import NodeTorchConfig
 from jobs.train.worker import WorkerTask, train_worker
@@ -49,7 +52,7 @@ from pipeline.config.version import code_version
 from pipeline.errors import ReciprocalError, UserError
 from pipeline.runs.folder import RESULT, RunRecord, read_result, start_or_resume
 from pipeline.storage import join, open_storage
-from pipeline.tracking.runs import RunTracker, check_server, run_page, start_run
+from pipeline.tracking.page import RunPage
 from pipeline.training.checkpoint import RunFacts
 from pipeline.training.loop import Outcome
 from pipeline.training.watchdog import collective_limit_s
@@ -88,13 +91,14 @@ def train(config: TrainConfig) -> int:
     run_uri = join(config.run.output, config.run.run_id)
     run = open_storage(run_uri)
     run.probe(write=True)
-    check_server()
     record = RunRecord(
         config=as_dict(config), identity=config.identity(), manifest_digest=manifest.digest, code_version=code_version()
     )
     resuming = start_or_resume(run, record)
     if run.exists(RESULT):
-        _print_end(config, run_uri, read_result(run), "finished before, nothing to do; it")
+        page = open_page(run)
+        page.finish()
+        _print_end(config, run_uri, read_result(run), "finished before, nothing to do; it", page)
         return 0
     for line in prepared.plan.summary():
         log.info("%s", line)
@@ -109,26 +113,16 @@ def train(config: TrainConfig) -> int:
     gpu = wants_gpu(config.run.use_gpu)
     config.run.check_device(gpu)
     check_resources(config.run.num_workers, config.run.cpus_per_worker, gpu, config.run.spread)
-    tags = {
-        "kind": "train",
-        "recipe": config.recipe,
-        "manifest_digest": manifest.digest,
-        "dataset": manifest.dataset,
-        "run_uri": run_uri,
-        "mlflow.source.git.commit": record.code_version,
-        "mlflow.source.name": f"jobs.train {config.recipe}",
-        "mlflow.source.type": "JOB",
-    }
-    tracking_id = start_run(config.run.experiment, config.run.run_id, as_dict(config), tags)
-    tracker = RunTracker(tracking_id)
-    tracker.log_text(json.dumps(as_dict(config), indent=1, sort_keys=True), "config.json")
+    page = run_page_of(run, config, record, dataset=manifest.dataset)
+    page.log_text(json.dumps(as_dict(config), indent=1, sort_keys=True), "config.json")
+    page.start()
     log.info(
         "%s %s: %s, batch %d, MLflow %s",
         "resuming" if resuming else "starting",
         run_uri,
         counted(config.run.num_workers, "rank"),
         config.data.batch_size,
-        run_page(tracking_id),
+        page,
     )
     facts = RunFacts(
         config=config,
@@ -138,14 +132,14 @@ def train(config: TrainConfig) -> int:
         stored=manifest.parameters,
         code_version=record.code_version,
         run_id=config.run.run_id,
-        tracking_run_id=tracking_id,
+        tracking_run_id=page.tracking_run_id,
     )
     start = time.perf_counter()
     try:
         started = psutil.Process().create_time(), time.time()
         result = _trainer(WorkerTask(facts=facts, gpu=gpu, start=prepared.start, started=started)).fit()
     except BaseException as error:
-        tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+        page.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         if found := explain(error):
             kind = UserError if isinstance(found, UserError) else ReciprocalError
             raise kind(f"training failed: {found}; fix it and run the same command again to resume") from error
@@ -160,12 +154,12 @@ def train(config: TrainConfig) -> int:
         "checkpoint": ended.checkpoint,
         "metrics": ended.metrics,
         "seconds": round(time.perf_counter() - start, 1),
-        "tracking_run_id": tracking_id,
+        "tracking_run_id": page.tracking_run_id,
     }
     run.write(RESULT, json.dumps(outcome, indent=1, sort_keys=True).encode())
-    tracker.set_tags({"checkpoint": f"{run_uri}/{outcome['checkpoint']}"})
-    tracker.finish()
-    _print_end(config, run_uri, outcome, "finished;")
+    page.set_tags({"checkpoint": f"{run_uri}/{outcome['checkpoint']}"})
+    page.finish("FINISHED")
+    _print_end(config, run_uri, outcome, "finished;", page)
     return 0
 
 
@@ -203,11 +197,11 @@ def _trainer(task: WorkerTask) -> ray.train.torch.TorchTrainer:
     )
 
 
-def _print_end(config: TrainConfig, run_uri: str, outcome: dict, word: str) -> None:
+def _print_end(config: TrainConfig, run_uri: str, outcome: dict, word: str, page: RunPage) -> None:
     shown = {
         name: round(value, 4)
         for name, value in outcome["metrics"].items()
         if name.startswith(("train/top1", "train/loss", "stop/", f"{config.data.validation or 'val'}/"))
     }
     console.print(f"run {config.run.run_id} {word} took {outcome['seconds']:.0f} s: {shown}", markup=False)
-    console.print(f"run      {run_uri}", f"page     {run_page(outcome['tracking_run_id'])}", sep="\n")
+    console.print(f"run      {run_uri}", f"page     {page}", sep="\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -25,8 +26,8 @@ from pipeline.evaluation.metrics import log_loss
 from pipeline.models import ActionModel
 from pipeline.runs.folder import checkpoint_store
 from pipeline.runs.start_weights import StartWeights, first_model
-from pipeline.storage import Storage, open_storage
-from pipeline.tracking.runs import RunTracker
+from pipeline.storage import Storage, join, open_storage
+from pipeline.tracking.journal import RunJournal
 from pipeline.training.checkpoint import RunFacts
 from pipeline.training.collective import gather_objects
 from pipeline.training.loop import Outcome, train
@@ -76,7 +77,9 @@ def _train_rank(task: WorkerTask, observer: Observer) -> Outcome:
             f" {facts.manifest_digest[:12]}"
         )
     model = _first_model(config, len(manifest.classes), None)
-    tracker = RunTracker(facts.tracking_run_id) if rank == 0 else None
+    # One a node: the node's figures go there too.
+    journal = RunJournal(open_storage(join(config.run.output, config.run.run_id))) if local_rank == 0 else None
+    tracker = journal if rank == 0 else None
     meter = observer.join(rank, device, len(manifest.classes))
     observer.startup.mark("model")
     log.info(
@@ -99,8 +102,9 @@ def _train_rank(task: WorkerTask, observer: Observer) -> Outcome:
         "channels_last": True,  # as the models' convolutions want it
     }
     with (
+        contextlib.closing(journal) if journal else contextlib.nullcontext(),
         make_loader(storage, manifest, config.data.train_split, train=True, **common) as loader,
-        observer.node_metrics(RunTracker(facts.tracking_run_id) if local_rank == 0 else None),
+        observer.node_metrics(journal),
     ):
         observer.follow(loader)
         validate = _validation(config, storage, manifest, device, common, observer.times)

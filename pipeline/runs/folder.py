@@ -5,6 +5,8 @@ OUTPUT/RUN_ID/checkpoint_*/       written by rank 0; pipeline.training.checkpoin
 OUTPUT/RUN_ID/result.json         written LAST: if it exists, the run has finished; names the final checkpoint
 OUTPUT/RUN_ID/hangs/*/            reports of steps that hung; pipeline.training.hang describes them
 OUTPUT/RUN_ID/evaluations/*.json  one report per split and protocol
+OUTPUT/RUN_ID/journal/            what the run's MLflow page is to show (pipeline.tracking.journal)
+OUTPUT/RUN_ID/events.jsonl        what happened to its ranks
 """
 
 from __future__ import annotations

@@ -1,30 +1,23 @@
-"""One MLflow run per training, evaluation or preprocessing run, found again by a tag.
+"""The tracking server: its address, who is let in, and the MLflow run that a command finds again by a tag.
 
-The driver creates the run and passes its id to the workers; rank 0 logs to it. A command that is run again finds its
-MLflow run by the tag ``reciprocal.run_id`` instead of creating a second one.
+A command that is run again finds its MLflow run by the tag ``reciprocal.run_id`` instead of creating a second one.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from pipeline.common.printable import printable
-from pipeline.config.stack import find_stack, home, state_folder, tracking_credentials, tracking_uri
+from pipeline.config.stack import find_stack, state_folder, tracking_credentials, tracking_uri
 from pipeline.errors import UserError
 
 TAG = "reciprocal.run_id"
 _given: dict[str, str] = {}  # credentials that this module put into the environment
-_MAX_PARAMS = 100  # per request to MLflow
-_MAX_VALUE = 6000  # characters per value of a parameter
 
 
 def address() -> str:
@@ -84,84 +77,14 @@ def find_run(mlflow_client: mlflow.MlflowClient, experiment: str, run_id: str) -
     if found is None:
         return None
     runs = mlflow_client.search_runs(
-        [found.experiment_id], f"tags.`{TAG}` = '{_tag_of(run_id)}'", ViewType.ACTIVE_ONLY, max_results=1
+        [found.experiment_id], f"tags.`{TAG}` = '{tag_of(run_id)}'", ViewType.ACTIVE_ONLY, max_results=1
     )
     return runs[0] if runs else None
 
 
-def start_run(experiment: str, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-    """Find or create the run tagged ``run_id``; returns MLflow's own id. Parameters are logged only on creation."""
-    mlflow_client = client()
-    if run := find_run(mlflow_client, experiment, run_id):
-        mlflow_client.update_run(run.info.run_id, status="RUNNING")
-        return run.info.run_id
-    found = mlflow_client.get_experiment_by_name(experiment)
-    experiment_id = found.experiment_id if found else _create_experiment(mlflow_client, experiment)
-    tags = {TAG: _tag_of(run_id), **_printable(tags)}
-    run = mlflow_client.create_run(experiment_id, run_name=printable(run_id), tags=tags)
-    flat = [Param(key, printable(value)[:_MAX_VALUE]) for key, value in _flatten(params)]
-    for start in range(0, len(flat), _MAX_PARAMS):
-        mlflow_client.log_batch(run.info.run_id, params=flat[start : start + _MAX_PARAMS])
-    return run.info.run_id
-
-
-def _tag_of(run_id: str) -> str:
+def tag_of(run_id: str) -> str:
     """``run_id`` as its tag: a search for the tag could not quote a quote."""
     return re.sub(r"['\"`\\]", "_", printable(run_id))
-
-
-def _printable(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: printable(value) for key, value in tags.items()}
-
-
-def _create_experiment(mlflow_client: mlflow.MlflowClient, name: str) -> str:
-    try:
-        # The kind makes MLflow's page open with runs and curves instead of its views for language models.
-        # A server proxies artifacts; without one they are stored next to the database file.
-        location = f"file://{home() / 'offline' / 'artifacts'}" if address().startswith("sqlite:") else None
-        return mlflow_client.create_experiment(
-            name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
-        )
-    except MlflowException:  # another process created it in the meantime
-        found = mlflow_client.get_experiment_by_name(name)
-        if found is None:
-            raise
-        return found.experiment_id
-
-
-def _flatten(params: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for key, value in params.items():
-        flat += _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return flat
-
-
-class RunTracker:
-    """Logs to one MLflow run. Cheap to create, and picklable: it only has the run's id."""
-
-    def __init__(self, tracking_run_id: str) -> None:
-        self.tracking_run_id = tracking_run_id
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Add one point to each curve; names may contain ``/``."""
-        now = int(time.time() * 1000)
-        client().log_batch(
-            self.tracking_run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()]
-        )
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        client().log_batch(self.tracking_run_id, tags=[RunTag(key, value) for key, value in _printable(tags).items()])
-
-    def log_file(self, path: Path, folder: str = "") -> None:
-        """Store a local file as an artifact."""
-        client().log_artifact(self.tracking_run_id, str(path), folder or None)
-
-    def log_text(self, text: str, name: str) -> None:
-        client().log_text(self.tracking_run_id, text, name)
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """End the run: FINISHED, FAILED or KILLED."""
-        client().set_terminated(self.tracking_run_id, status)
 
 
 def run_page(tracking_run_id: str) -> str:

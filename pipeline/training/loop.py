@@ -51,6 +51,7 @@ class Tracker(Protocol):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
     def set_tags(self, tags: Mapping[str, str]) -> None: ...
+    def flush(self) -> None: ...  # may wait and raise; called in the thread that stores checkpoints
 
 
 Validate = Callable[[ActionModel, int], dict[str, float]]  # collective; metrics named by protocol
@@ -114,7 +115,8 @@ def train(
     scheduler = build_scheduler(optimizer, config, epochs * steps)
     position, metrics, name = Position(), {}, ""
     stopping = EarlyStopping(config, rank)
-    saver = Saver(checkpoints, rank, minutes=config.run.checkpoint_minutes, ask=ask)
+    flush = tracker.flush if tracker else None
+    saver = Saver(checkpoints, rank, minutes=config.run.checkpoint_minutes, ask=ask, flush=flush)
     with newest_checkpoint(checkpoints, rank, device) as found:
         if found is not None:
             name, folder = found

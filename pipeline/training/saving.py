@@ -26,9 +26,20 @@ class Saver:
     Args:
         minutes: after which the clock of rank 0 asks for a checkpoint; 0: never.
         ask: of this rank, besides the clock.
+        flush: stores the points that were logged; called before a checkpoint is stored, because a run that resumes from
+            it does not log them again.
     """
 
-    def __init__(self, store: CheckpointStore, rank: int, *, minutes: float, ask: Asker) -> None:
+    def __init__(
+        self,
+        store: CheckpointStore,
+        rank: int,
+        *,
+        minutes: float,
+        ask: Asker,
+        flush: Callable[[], None] | None = None,
+    ) -> None:
+        self._flush = flush
         self._writer, self._copies = CheckpointWriter(store), HostCopies()
         self._rank, self._every_s, self._ask = rank, 60 * minutes, ask
         self._saved_s = time.monotonic()
@@ -70,6 +81,8 @@ class Saver:
             lines = list(self._history)
 
             def write(folder: Path) -> None:
+                if self._flush:
+                    self._flush()
                 for part in writes:
                     part(folder)
                 if lines:

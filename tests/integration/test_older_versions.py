@@ -16,7 +16,7 @@ import torch
 
 from pipeline.config.train import config_from_dict
 from pipeline.runs.folder import open_run, read_result
-from pipeline.tracking.runs import start_run
+from pipeline.tracking.pages import find_or_make, page_record
 from tests.support.paths import ROOT
 
 PLACEHOLDER = "/reciprocal-0.1"
@@ -44,7 +44,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RECIPROCAL_HOME", str(folder / "home"))
         patch.setenv("RECIPROCAL_STACK", "off")
-        tracking_id = start_run("reciprocal", "finished", {}, {})
+        tracking_id = find_or_make(page_record("reciprocal", "finished", {}, {})).info.run_id
     path = folder / "runs" / "finished" / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "tracking_run_id": tracking_id}))
     return folder

@@ -35,6 +35,12 @@ _SLOW_DOWN = (
     b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
 
+_REFUSALS = {
+    "slow_down": (b"503 Slow Down", b"application/xml", _SLOW_DOWN),
+    "bad_request": (b"400 Bad Request", b"text/plain", b"refused on purpose"),
+    "server_error": (b"500 Internal Server Error", b"text/plain", b"failed on purpose"),
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Faults:
@@ -44,6 +50,10 @@ class Faults:
     """The connection is reset when the request has arrived, before the server hears of it."""
     slow_down: float = 0.0
     """Answered 503 SlowDown; the server never hears of it."""
+    bad_request: float = 0.0
+    """Answered 400; the server never hears of it."""
+    server_error: float = 0.0
+    """Answered 500; the server never hears of it."""
     cut_upload: float = 0.0
     """The server gets part of the request's body, then both connections are reset. Requests without a body are
     reset.
@@ -67,7 +77,7 @@ class Faults:
     path: str = ""
     """Faults meet requests whose path and query match this pattern (re.search); empty: all."""
 
-    KINDS = ("reset", "slow_down", "cut_upload", "cut_answer", "lose_answer", "stall", "delay")
+    KINDS = ("reset", *_REFUSALS, "cut_upload", "cut_answer", "lose_answer", "stall", "delay")
 
     def draw(self, chance: float) -> str | None:
         """The fault that a uniform number in [0, 1) stands for."""
@@ -187,12 +197,12 @@ class FaultProxy:
             raise ConnectionResetError("stalled long enough")
         elif fault == "reset" or (fault == "cut_upload" and not length):
             raise ConnectionResetError("on purpose")
-        elif fault == "slow_down":
+        elif fault in _REFUSALS:
             reader.body(length, lambda piece: None)
+            status, kind, body = _REFUSALS[fault]
             client.sendall(
-                b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n"
-                % len(_SLOW_DOWN)
-                + (b"" if method == "HEAD" else _SLOW_DOWN)
+                b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (status, kind, len(body))
+                + (b"" if method == "HEAD" else body)
             )
             return True
         with socket.create_connection(self._upstream, timeout=120) as server:

@@ -19,7 +19,7 @@ from pipeline.evaluation.report import EvalReport, report_path
 from pipeline.models import build_model
 from pipeline.runs.folder import RESULT, RUN, RunRecord
 from pipeline.storage import open_storage
-from pipeline.tracking.runs import start_run
+from pipeline.tracking.pages import find_or_make, page_record
 from pipeline.training.checkpoint import CHECKPOINT_VERSION
 
 CHECKPOINT = "checkpoint_1"
@@ -90,7 +90,7 @@ def finished_run(folder: Path, tiny_set: str) -> str:
         predictions="0" * 64,
     )
     run.write(report_path("test", "2x1"), report.to_json().encode())
-    tracking_run_id = start_run("reciprocal", "r", {}, {})
+    tracking_run_id = find_or_make(page_record("reciprocal", "r", {}, {})).info.run_id
     result = {"checkpoint": CHECKPOINT, "metrics": {}, "seconds": 1.0, "tracking_run_id": tracking_run_id}
     run.write(RESULT, json.dumps(result).encode())
     return run.uri

@@ -47,9 +47,8 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Calla
     def start(*_: object) -> None:
         raise Started
 
-    monkeypatch.setattr(evaluate_job, "check_server", lambda: None)
     monkeypatch.setattr(evaluate_job, "connect", start)
-    monkeypatch.setattr(train_job, "check_server", start)
+    monkeypatch.setattr(train_job, "connect", start)
 
     def evaluate(storage: LocalStorage) -> int:
         run = write_run(open_storage(f"file://{tmp_path}/run"), "rgb_demo", data_uri=storage.uri)

@@ -138,9 +138,10 @@ def test_a_row_of_the_paper_and_its_page(
     printed = capsys.readouterr().out
     flow_a, flow_b = probabilities(2), probabilities(5)
     mean = (flow_a.astype(float) + flow_b) / 2
-    report, folder, tracking_id = ensemble(
+    report, folder, page = ensemble(
         EnsembleArgs((b, a), recipe="crn_t3_ucf_bni_ens_flow")
     )  # the order of words says nothing
+    tracking_id = page.tracking_run_id
     assert folder.startswith(runs.uri("ensembles/crn-t3-ucf-bni-ens-flow-"))
     assert report.scores == {
         "a:flow": {"top1": top(flow_a, 1), "top5": top(flow_a, 5)},
@@ -171,19 +172,23 @@ def test_a_row_of_the_paper_and_its_page(
 @pytest.mark.slow
 def test_reuse_and_what_ends_it(runs: Runs) -> None:
     args = EnsembleArgs((runs.make("a", "crn_t4_ucf_bni_crn", 1).uri, runs.make("b", "crn_t4_ucf_bni_ncrn", 5).uri))
-    first, folder, tracking_id = ensemble(args)
+    first, folder, page = ensemble(args)
+    tracking_id = page.tracking_run_id
     assert [m.name for m in first.members] == ["a:flow", "a:rgb", "b:flow", "b:rgb"]
     mean = np.mean([probabilities(seed).astype(float) for seed in (1, 2, 5, 6)], axis=0)
     assert first.scores["fused"] == {"top1": top(mean, 1), "top5": top(mean, 5)}
     written = open_storage(folder).version(report_path("test", "4x1"))
-    assert ensemble(args) == (first, folder, tracking_id)
+    second, second_folder, second_page = ensemble(args)
+    assert (second, second_folder, second_page.tracking_run_id) == (first, folder, tracking_id)
     assert open_storage(folder).version(report_path("test", "4x1")) == written
     mlflow.MlflowClient(address()).delete_run(
         tracking_id
     )  # another tracking server: the report is told again, not made again
     again, _, other = ensemble(args)
     assert again == first
-    assert other != tracking_id
+    assert other.tracking_run_id != tracking_id
+    found = mlflow.MlflowClient(address()).get_run(other.tracking_run_id)
+    assert (found.info.status, found.data.metrics["test/top1_4x1"]) == ("FINISHED", first.top1)
     runs.make("b", "crn_t4_ucf_bni_ncrn", 50)  # evaluated again, with other weights say
     third, same_folder, _ = ensemble(args)
     assert same_folder == folder

@@ -89,7 +89,7 @@ def test_the_report_of_another_checkpoint_lies_beside_its_files_and_leaves_the_r
     run: Storage, here: None
 ) -> None:
     args = EvaluateArgs(run=run.uri, num_views=2)
-    last, folder, tracking_id = evaluate(args)
+    last, folder, page = evaluate(args)
     assert (last.checkpoint, folder) == (checkpoint(6), run.uri)
     own = run.read(report_path("test", "2x1"))
     best, folder, _ = evaluate(dataclasses.replace(args, checkpoint="best"))
@@ -97,7 +97,7 @@ def test_the_report_of_another_checkpoint_lies_beside_its_files_and_leaves_the_r
     assert run.read(report_path("test", "2x1")) == own
     assert json.loads(run.read(f"{checkpoint(4)}/{report_path('test', '2x1')}"))["checkpoint"] == checkpoint(4)
     assert best.scores == last.scores  # the same weights
-    metrics = client().get_run(tracking_id).data.metrics
+    metrics = client().get_run(page.tracking_run_id).data.metrics
     assert metrics[f"{checkpoint(4)}/test/top1_2x1"] == metrics["test/top1_2x1"] == last.top1
     assert CheckpointStore(run).entries()[1].usable
     with CheckpointStore(run).fetch(checkpoint(4)):

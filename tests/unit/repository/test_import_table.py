@@ -65,7 +65,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "preprocessing.flow",
     ),
     "pipeline.predict": ("pipeline.serving",),
-    "pipeline.tracking": BASE,
+    "pipeline.tracking": (*BASE, "pipeline.storage"),
     "jobs": ("pipeline", "preprocessing"),
     "infra": BASE,
 }

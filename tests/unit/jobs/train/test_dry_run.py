@@ -43,7 +43,7 @@ def _no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a dry run starts nothing")
 
-    for name in ("connect", "check_server", "start_run"):
+    for name in ("connect", "run_page_of"):
         monkeypatch.setattr(command, name, never)
 
 

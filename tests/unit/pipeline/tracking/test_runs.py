@@ -10,7 +10,8 @@ import pytest
 
 from infra.records import write_stack
 from pipeline.config.stack import Stack
-from pipeline.tracking.runs import address, run_page, start_run
+from pipeline.tracking.pages import find_or_make, page_record
+from pipeline.tracking.runs import address, run_page
 
 LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
@@ -34,7 +35,7 @@ def test_only_the_local_stack_gets_its_password(tmp_path: Path, monkeypatch: pyt
 
 def test_a_page_that_another_server_has_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECIPROCAL_HOME", str(tmp_path))
-    known = start_run("reciprocal", "r", {}, {})
+    known = find_or_make(page_record("reciprocal", "r", {}, {})).info.run_id
     assert run_page(known).endswith(f"/runs/{known}")
     unknown = "0" * 32
     assert f"has no run {unknown}; set MLFLOW_TRACKING_URI" in run_page(unknown)
