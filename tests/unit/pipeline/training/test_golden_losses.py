@@ -56,6 +56,9 @@ class Curve:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         del tags
 
+    def flush(self) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def golden_set(tmp_path_factory: pytest.TempPathFactory) -> str:
