@@ -30,6 +30,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     # A lost worker is noticed within this time; Ray's own is 2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # then the nodes are counted again (jobs.train.places)
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # jobs.train.attempts watches the nodes; Ray's prints tracebacks
     "RAY_DEDUP_LOGS": "0",  # ranks that print alike are worth seeing apart
     # Of several tasks that fail a command reports the first; Ray would print the tracebacks of the others at its end.
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",

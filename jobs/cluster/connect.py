@@ -106,6 +106,11 @@ def _grows() -> bool:
     return bool(os.environ.get("RECIPROCAL_AUTOSCALING"))
 
 
+def can_grow() -> bool:
+    """Whether nodes may join the cluster that ``connect`` joins: a private Ray has one for good."""
+    return ray_address() not in (None, "local")
+
+
 def check_resources(num_workers: int, cpus_per_worker: float, gpu: bool, spread: bool = False) -> None:
     """Refuse at once what would otherwise wait forever.
 

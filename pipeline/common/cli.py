@@ -1,7 +1,7 @@
 """What every command line shares: exit codes, one-line errors, logs.
 
 Exit codes: 0 finished; 1 failed while running (fix the cause and run the same command again); 2 refused, because of
-what the user gave or of what is missing around it; 130 interrupted.
+what the user gave or of what is missing around it; 130 interrupted, 143 terminated (SIGTERM).
 
 An error is one line on standard error: ``error: ...`` for 2, ``failed: ...`` for 1. Where there is more to know (the
 error came from a worker or from a library, or is a defect of ours) the line ends with the name of a file below
@@ -55,6 +55,12 @@ console = PrintableConsole(soft_wrap=True)
 errors = PrintableConsole(stderr=True, soft_wrap=True)
 
 T = TypeVar("T")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, for a command that handles it."""
+
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -151,9 +157,10 @@ def run_main(
     set_up_logging()
     try:
         code = main()
-    except KeyboardInterrupt:
-        errors.print("interrupted: run the same command again to continue")
-        code = 130
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, Terminated)
+        errors.print(f"{'terminated' if terminated else 'interrupted'}: run the same command again to continue")
+        code = 143 if terminated else 130
     except Exception as error:
         code = _report(error, explain)
     sys.exit(code)

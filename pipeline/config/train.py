@@ -28,6 +28,10 @@ class RunConfig:
     seed: int = 0
     num_workers: int = 1
     """Ranks. The global batch stays, whatever their number."""
+    min_workers: int = 0
+    """The least ranks to go on with where nodes are missing, from num_workers downwards; 0: num_workers."""
+    wait_minutes: float = 10.0
+    """How long to wait for the CPUs, GPUs and nodes of min_workers ranks, at the start and after some were lost."""
     cpus_per_worker: float = 1.0
     use_gpu: Literal["auto", "yes", "no"] = "auto"
     """auto: one GPU per rank where the cluster has any."""
@@ -52,7 +56,11 @@ class RunConfig:
     none.
     """
     max_failures: int = 3
-    """Restarts from the last checkpoint after lost workers."""
+    """Restarts in a row, without a new checkpoint in between, after errors that may pass, such as lost workers. Nodes
+    that are taken away with notice, and changes of the number of ranks, do not count.
+    """
+    leave_s: float = 60.0
+    """Seconds for a checkpoint after Ctrl-C or SIGTERM; then the command ends without one."""
     step_timeout_s: float = 600.0
     """Longest time without progress in a step: then every rank stores its stacks in the run's folder and the step ends
     with an error that says which rank, shard and key the others wait for; 0: no limit.
@@ -71,7 +79,15 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("num_workers", "checkpoint_epochs", "keep_checkpoints", "log_steps"):
             require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "must be at least 1")
-        for name in ("checkpoint_steps", "checkpoint_minutes", "max_failures", "seed", "step_timeout_s"):
+        for name in (
+            "checkpoint_steps",
+            "checkpoint_minutes",
+            "max_failures",
+            "seed",
+            "step_timeout_s",
+            "wait_minutes",
+            "leave_s",
+        ):
             require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "must be 0 or more")
         both = self.compile and self.sync_batchnorm
         fix = "a compiled step is one graph without exchanges between ranks: leave this out, or run.compile"
@@ -80,6 +96,12 @@ class RunConfig:
         fix = "frozen layers have no statistics to synchronise: leave this out, or run.freeze_batchnorm"
         require(not both, "run.sync_batchnorm", self.sync_batchnorm, fix)
         self.check_device(self.use_gpu != "no")
+        require(
+            0 <= self.min_workers <= self.num_workers,
+            "run.min_workers",
+            self.min_workers,
+            f"must be 0 (run.num_workers) to {self.num_workers}",
+        )
         require(self.cpus_per_worker > 0, "run.cpus_per_worker", self.cpus_per_worker, "must be positive")
         require(
             "/" not in self.run_id and "." not in self.run_id,
@@ -104,6 +126,9 @@ class RunConfig:
 _FREE_ON_RESUME = {
     "run": (
         "num_workers",
+        "min_workers",
+        "wait_minutes",
+        "leave_s",
         "cpus_per_worker",
         "use_gpu",
         "spread",

@@ -1,0 +1,151 @@
+"""Changes of a run's group of ranks: one line each in the log, in the run's ``events.jsonl`` and in MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable
+
+from jobs.train.control import Progress
+from pipeline.common.words import counted
+from pipeline.errors import NotFoundError, StorageError
+from pipeline.storage import Storage
+
+log = logging.getLogger("jobs.train")
+EVENTS = "events.jsonl"
+_REQUEST_S = 20.0  # the driver watches the ranks meanwhile
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Change:
+    """One group of ranks ended and another one went on."""
+
+    time: str
+    """When the old one ended, UTC."""
+    ranks_before: int
+    ranks: int
+    """Of the new one; 0: there was none, the command ended."""
+    why: str
+    step: int
+    """Step of the checkpoint from which the new one goes on."""
+    steps_lost: int
+    """Steps after that checkpoint, which are done again."""
+    seconds_lost: float
+    """From the old group's last step until the new one has come as far; without one, until the command ended."""
+
+    def __str__(self) -> str:
+        to = f"{self.ranks_before} -> {counted(self.ranks, 'rank')}" if self.ranks else "the ranks have ended"
+        lost = f"{counted(self.steps_lost, 'step')} and {self.seconds_lost:.0f} s lost"
+        return f"{to} at step {self.step}: {self.why}; {lost}"
+
+
+def utc_now() -> str:
+    """The time as events write it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+
+
+class Events:
+    """Keeps a run's changes, those of earlier commands included.
+
+    Args:
+        run: storage of the run's folder.
+        publish: receives the whole text of ``events.jsonl`` after every change.
+    """
+
+    def __init__(self, run: Storage, publish: Callable[[str], None]) -> None:
+        self._run, self._publish = run.within(_REQUEST_S), publish
+        self._before: str | None = None
+        self._lines = ""
+
+    def add(self, change: Change) -> None:
+        """Log a change, and store it. A storage that does not answer gets it with the next one."""
+        log.info("%s", change)
+        self._lines += json.dumps(dataclasses.asdict(change), sort_keys=True) + "\n"
+        try:
+            if self._before is None:
+                self._before = self._read()
+            text = self._before + self._lines
+            self._run.write(EVENTS, text.encode())
+            self._publish(text)
+        except (StorageError, OSError) as error:
+            log.warning("%s/%s could not be written: %s", self._run.uri, EVENTS, error)
+
+    def _read(self) -> str:
+        try:
+            return self._run.read(EVENTS).decode()
+        except NotFoundError:
+            return ""
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Open:
+    """A change that is not over: the new group has not come as far as the old one was."""
+
+    time: str
+    since_s: float
+    ranks_before: int
+    done: int  # steps, by the old group
+    why: str
+    ranks: int = 0
+    step: int = 0
+
+
+class Changes:
+    """Follows the groups of ranks of one command, and makes one ``Change`` of each end that others follow.
+
+    Args:
+        record: receives the changes.
+        now_s: the clock of ``Progress``.
+    """
+
+    def __init__(self, record: Callable[[Change], None], now_s: Callable[[], float]) -> None:
+        self._record, self._now_s = record, now_s
+        self._ranks, self._step, self._begun_s = 0, 0, 0.0
+        self._open: _Open | None = None
+
+    def begin(self, ranks: int, step: int) -> None:
+        """A group of so many ranks starts from the checkpoint after ``step`` steps."""
+        self._ranks, self._step, self._begun_s = ranks, step, self._now_s()
+        if self._open:
+            self._open.ranks, self._open.step = ranks, step
+
+    def follow(self, progress: Progress) -> None:
+        """It has come so far: the change that it came with is over once it is where the old one was."""
+        if self._open and progress.steps and self._step + progress.steps >= self._open.done:
+            self._close(progress.last_s)
+
+    def lose(self, progress: Progress, why: str) -> None:
+        """It has ended."""
+        since_s = progress.last_s if progress.steps else self._begun_s
+        if self._open:  # the time until now belongs to that change
+            self.end()
+            since_s = self._now_s()
+        self._open = _Open(
+            time=utc_now(),
+            since_s=since_s,
+            ranks_before=self._ranks,
+            done=self._step + progress.steps,
+            why=why,
+        )
+
+    def end(self) -> None:
+        """No other group follows, or the one that did ended before it was where the old one was."""
+        if self._open:
+            self._close(self._now_s())
+
+    def _close(self, until_s: float) -> None:
+        change, self._open = self._open, None
+        if change:
+            self._record(
+                Change(
+                    time=change.time,
+                    ranks_before=change.ranks_before,
+                    ranks=change.ranks,
+                    why=change.why,
+                    step=change.step if change.ranks else change.done,
+                    steps_lost=max(change.done - change.step, 0) if change.ranks else 0,
+                    seconds_lost=round(max(until_s - change.since_s, 0.0), 1),
+                )
+            )
