@@ -73,7 +73,7 @@ class Control:
 def start_control() -> Any:
     """The actor, on this node, taking no CPU."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Control).remote()
+    return ray.remote(Control).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 class Listener:
@@ -106,7 +106,7 @@ class Listener:
         answered_s = time.monotonic()
         while True:
             try:
-                answer = self._control.report.remote(self._attempt, self._node, self._steps)
+                answer: Any = self._control.report.remote(self._attempt, self._node, self._steps)
                 self._wish, answered_s = ray.get(answer, timeout=_SILENCE_S), time.monotonic()
             except ray.exceptions.ActorDiedError:
                 self._leave("has ended")

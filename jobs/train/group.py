@@ -20,9 +20,11 @@ from jobs.cluster.storage import empty_file_system
 from jobs.train.attempts import Ended
 from jobs.train.control import Progress
 from jobs.train.process_group import NodeTorchConfig
-from jobs.train.ranks import Need, with_ranks
+from jobs.train.ranks import Need
 from jobs.train.worker import WorkerTask, train_worker
 from pipeline.training.ask import Ask
+from pipeline.training.loop import Outcome
+from pipeline.training.watchdog import collective_limit_s
 
 _ANSWER_S = 10.0
 
@@ -66,19 +68,19 @@ class RayGroup:
         task: of every rank.
         need: what a rank takes.
         ranks: how many there are.
-        control: the actor that tells them what to do.
     """
 
-    def __init__(self, task: WorkerTask, need: Need, ranks: int, control: Any) -> None:
-        self._control, self._progress, self._ended = control, Progress(), Ended()
-        ray.get(control.begin.remote(task.attempt), timeout=_ANSWER_S)
+    def __init__(self, task: WorkerTask, need: Need, ranks: int) -> None:
+        self._control, self._progress, self._ended = task.control, Progress(), Ended()
+        ray.get(self._control.begin.remote(task.attempt), timeout=_ANSWER_S)
         trainer = _trainer(task, need, ranks)
         self._thread = threading.Thread(target=self._fit, args=(trainer,), name="fit", daemon=True)
         self._thread.start()
 
     def _fit(self, trainer: ray.train.torch.TorchTrainer) -> None:
         try:
-            self._ended = trainer.fit().return_value
+            outcome: Outcome = trainer.fit().return_value  # type: ignore[assignment]
+            self._ended = Ended(left=outcome.left, metrics=outcome.metrics, checkpoint=outcome.checkpoint)
         except BaseException as error:
             self._ended = Ended(error=error)
 
@@ -90,7 +92,8 @@ class RayGroup:
     def progress(self) -> Progress:
         """How far the ranks are, or were when that was last to be learned."""
         with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-            self._progress = ray.get(self._control.progress.remote(), timeout=_ANSWER_S)
+            answer: Any = self._control.progress.remote()
+            self._progress = ray.get(answer, timeout=_ANSWER_S)
         return self._progress
 
     def wish(self, ask: Ask) -> None:
@@ -105,9 +108,12 @@ class RayGroup:
 def _trainer(task: WorkerTask, need: Need, ranks: int) -> ray.train.torch.TorchTrainer:
     config = task.facts.config
     return ray.train.torch.TorchTrainer(
-        functools.partial(train_worker, task, with_ranks(config, ranks).data),  # pickled as it is
+        functools.partial(train_worker, task),  # pickled as it is; a train_loop_config would have to be a dict
         # A lost rank must fail the step within minutes: what hangs longer than any sane step is an error.
-        torch_config=NodeTorchConfig(backend="nccl" if task.gpu else "gloo", timeout_s=600),
+        torch_config=NodeTorchConfig(
+            backend="nccl" if task.gpu else "gloo",
+            timeout_s=collective_limit_s(config.run.step_timeout_s, config.run.compile),
+        ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=ranks,
             use_gpu=task.gpu,

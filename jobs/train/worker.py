@@ -13,14 +13,15 @@ from typing import Any
 import ray.train
 import torch
 
+from jobs.train.control import Listener
 from jobs.train.observe import Observer
-from pipeline.common.cli import one_line
 from pipeline.common.printable import PrintableFormatter
+from pipeline.config.data import DataConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data.index import load_run_index
 from pipeline.data.loader import make_loader
 from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.errors import ManifestError, ReciprocalError
+from pipeline.errors import ManifestError
 from pipeline.evaluation.evaluate import join_parts, predict_part
 from pipeline.evaluation.metrics import log_loss
 from pipeline.models import ActionModel
@@ -28,6 +29,7 @@ from pipeline.runs.folder import checkpoint_store
 from pipeline.runs.start_weights import StartWeights, first_model
 from pipeline.storage import Storage, join, open_storage
 from pipeline.tracking.journal import RunJournal
+from pipeline.training.ask import Asker
 from pipeline.training.checkpoint import RunFacts
 from pipeline.training.collective import gather_objects
 from pipeline.training.loop import Outcome, train
@@ -47,22 +49,22 @@ class WorkerTask:
     """None: random weights."""
     started: tuple[float, float] | None = None
     """When the command began and when its ranks were asked for, in seconds since 1970."""
+    attempt: int = 1
+    data: DataConfig
+    """As it is for this attempt's number of ranks."""
+    control: Any
+    """The driver's actor (``jobs.train.control``)."""
 
 
 def train_worker(task: WorkerTask) -> Outcome:
     """One rank."""
     _set_up_logging()
     observer = Observer(task.facts.config, task.started)
-    try:
-        return observer.watch(lambda: _train_rank(task, observer))
-    except Exception as error:
-        if task.facts.config.run.max_failures:  # else the command says it at once
-            text = str(error) if isinstance(error, ReciprocalError) else one_line(error)
-            log.warning("rank %d failed: %s", ray.train.get_context().get_world_rank(), text)
-        raise
+    with Listener(task.control, task.attempt) as listener:
+        return observer.watch(lambda: _train_rank(task, listener, observer))
 
 
-def _train_rank(task: WorkerTask, observer: Observer) -> Outcome:
+def _train_rank(task: WorkerTask, ask: Asker, observer: Observer) -> Outcome:
     # Weights in channels-last order make gradients of 1x1 convolutions whose strides differ in name only
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     facts, config = task.facts, task.facts.config
@@ -91,7 +93,7 @@ def _train_rank(task: WorkerTask, observer: Observer) -> Outcome:
         ray.get_runtime_context().get_node_id()[:8],
     )
     common = {
-        "data": config.data,
+        "data": task.data,
         "clip": config.clip,
         "modalities": config.model.modalities,
         "seed": config.run.seed,
@@ -118,6 +120,7 @@ def _train_rank(task: WorkerTask, observer: Observer) -> Outcome:
             tracker=tracker,
             validate=validate,
             meter=meter,
+            ask=ask,
             start=functools.partial(_load_start, config, len(manifest.classes), task.start) if task.start else None,
         )
         if tracker:

@@ -1,0 +1,181 @@
+"""The driver of a run: it holds the run's lease, starts its ranks, follows them, and ends the run's page and record."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from jobs.cluster.connect import connect, wants_gpu
+from jobs.cluster.errors import explain
+from jobs.recipes.registry import missing_start
+from jobs.train.attempts import Attempts, Group
+from jobs.train.control import start_control
+from jobs.train.events import EVENTS, Changes, Events
+from jobs.train.group import RayCluster, RayGroup
+from jobs.train.leaving import Leaving
+from jobs.train.places import wait_for_ranks
+from jobs.train.prepare import Prepared
+from jobs.train.ranks import Need, with_ranks
+from jobs.train.worker import WorkerTask
+from pipeline.common.words import counted
+from pipeline.config.base import as_dict
+from pipeline.config.version import code_version
+from pipeline.errors import ReciprocalError, StorageError, UserError
+from pipeline.runs.folder import RESULT, RunRecord, checkpoint_store, start_or_resume
+from pipeline.storage import Storage
+from pipeline.storage.lease import Lease, LeaseLostError, Timing, hold
+from pipeline.tracking.runs import RunTracker, run_page, start_run
+from pipeline.training.checkpoint import RunFacts
+
+log = logging.getLogger("jobs.train")
+_LEASE = Timing(gone_s=3.0)  # a driver's last requests are small
+
+
+@contextlib.contextmanager
+def hold_run(run: Storage) -> Iterator[Lease]:
+    """Be the run's only driver while the block runs. A driver that gives no sign of life for a minute, or has ended on
+    this machine, is taken over.
+
+    Raises:
+        UserError: another driver is alive; says who.
+    """
+
+    def refuse(holder: object) -> UserError:
+        return UserError(f"{run.uri} is being trained by {holder}: wait for its end, or stop it")
+
+    # No two drivers do the same work: each has a plan of its own.
+    with hold(run, plan=secrets.token_hex(8), about={}, refuse=refuse, timing=_LEASE) as lease:
+        yield lease
+
+
+def record_of(prepared: Prepared) -> RunRecord:
+    """What identifies the run."""
+    config = prepared.config
+    return RunRecord(
+        config=as_dict(config),
+        identity=config.identity(),
+        manifest_digest=prepared.manifest.digest,
+        code_version=code_version(),
+    )
+
+
+def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> dict[str, Any]:
+    """Train to the end; returns what ``result.json`` holds.
+
+    Raises:
+        UserError, ReciprocalError: what the run ended with; the same command resumes it.
+        KeyboardInterrupt: a signal came.
+    """
+    config, manifest, record = prepared.config, prepared.manifest, record_of(prepared)
+    resuming = start_or_resume(run, record)
+    _say_plan(prepared, resuming)
+    connect()
+    signals.handle()  # ray.init has taken one of them
+    gpu = wants_gpu(config.run.use_gpu)
+    config.run.check_device(gpu)
+    need, cluster = Need.of(config, gpu), RayCluster()
+    wait_for_ranks(need, cluster, config.run.wait_minutes, lease.check)
+    tags = {
+        "kind": "train",
+        "recipe": config.recipe,
+        "manifest_digest": manifest.digest,
+        "dataset": manifest.dataset,
+        "run_uri": run.uri,
+        "mlflow.source.git.commit": record.code_version,
+        "mlflow.source.name": f"jobs.train {config.recipe}",
+        "mlflow.source.type": "JOB",
+    }
+    tracking_id = start_run(config.run.experiment, config.run.run_id, as_dict(config), tags)
+    tracker = RunTracker(tracking_id)
+    tracker.log_text(json.dumps(as_dict(config), indent=1, sort_keys=True), "config.json")
+    log.info(
+        "%s %s: %s, batch %d, MLflow %s",
+        "resuming" if resuming else "starting",
+        run.uri,
+        counted(config.run.num_workers, "rank"),
+        config.data.batch_size,
+        run_page(tracking_id),
+    )
+    facts = RunFacts(
+        config=config,
+        manifest_digest=manifest.digest,
+        dataset=manifest.dataset,
+        classes=manifest.classes,
+        stored=manifest.parameters,
+        code_version=record.code_version,
+        run_id=config.run.run_id,
+        tracking_run_id=tracking_id,
+    )
+    events = Events(run, lambda text: tracker.log_text(text, EVENTS))
+    control, store, newest = start_control(), checkpoint_store(config), 0
+
+    def saved() -> int:
+        nonlocal newest
+        with contextlib.suppress(StorageError, OSError):  # else as of the last time
+            newest = next((entry.order[0] for entry in store.entries() if entry.usable), 0)
+        return newest
+
+    def start(number: int, ranks: int) -> Group:
+        data = with_ranks(config, ranks).data
+        task = WorkerTask(facts=facts, gpu=gpu, start=prepared.start, attempt=number, data=data, control=control)
+        return RayGroup(task, need, ranks)
+
+    start_s = time.perf_counter()
+    signals.patient = True
+    try:
+        ended = Attempts(
+            need,
+            cluster,
+            start,
+            saved=saved,
+            changes=Changes(events.add, cluster.now_s),
+            leaving=signals,
+            check=lease.check,
+            limits=config.run,
+        ).run()
+        lease.check(look=True)
+    except LeaseLostError:
+        raise  # the run, and its page, are another driver's
+    except BaseException as error:
+        _end_page(tracker, lease, "FAILED" if isinstance(error, Exception) else "KILLED")
+        if found := explain(error):
+            kind = UserError if isinstance(found, UserError) else ReciprocalError
+            raise kind(f"training failed: {found}; fix it and run the same command again to resume") from error
+        raise
+    finally:
+        signals.patient = False
+        cluster.take_back()
+    result = {
+        "checkpoint": ended.checkpoint,
+        "metrics": ended.metrics,
+        "seconds": round(time.perf_counter() - start_s, 1),
+        "tracking_run_id": tracking_id,
+    }
+    run.write(RESULT, json.dumps(result, indent=1, sort_keys=True).encode())
+    tracker.set_tags({"checkpoint": f"{run.uri}/{result['checkpoint']}"})
+    tracker.finish()
+    return result
+
+
+def _say_plan(prepared: Prepared, resuming: bool) -> None:
+    for line in prepared.plan.summary():
+        log.info("%s", line)
+    for line in prepared.warnings:
+        log.warning("%s", line)
+    if not resuming:
+        if prepared.start:
+            log.info("%s", prepared.start)
+        elif missing := missing_start(prepared.config):
+            log.warning("%s", missing)
+
+
+def _end_page(tracker: RunTracker, lease: Lease, status: str) -> None:
+    """End the run's page, unless another driver has taken the run over meanwhile."""
+    with contextlib.suppress(StorageError):
+        lease.check(look=True)
+    tracker.finish(status)
