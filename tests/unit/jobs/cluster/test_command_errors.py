@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import runpy
 import sys
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,7 +100,7 @@ def test_evaluate_shows_a_workers_error_in_one_line(run_uri, fault, monkeypatch,
 
 def test_train_shows_a_workers_error_in_one_line(tiny_set, tmp_path, fault, monkeypatch, capsys) -> None:
     error, code, text = fault
-    monkeypatch.setattr("jobs.train.command.train_worker", raiser(error))
+    monkeypatch.setattr("jobs.train.group.train_worker", raiser(error))
     arguments = ["rgb_demo", "--data.uri", tiny_set, "--run.output", f"file://{tmp_path}/runs", "--run.num-workers"]
     end = end_of("jobs.train", [*arguments, "1", "--run.max-failures", "0"], monkeypatch, capsys)
     check(end, code, rf"training failed: rank 0: {text}; fix it and run the same command again to resume")
@@ -142,14 +141,3 @@ def test_verify_goes_on_with_the_other_shards_and_names_those_that_failed(tiny_s
     printed = capsys.readouterr()
     assert "Traceback" not in printed.out + printed.err
     assert re.search(r"^5 parts could not be verified \([\w/-]+: the bucket is gone\)", printed.out, re.MULTILINE)
-
-
-def test_ctrl_c_in_a_training_says_how_to_continue(tiny_set, tmp_path, monkeypatch, capsys) -> None:
-    """Ray Train's own handler of the signal makes a SystemExit with code 1 of it."""
-    monkeypatch.setattr("jobs.train.command._trainer", lambda task: types.SimpleNamespace(fit=raiser(SystemExit(1))))
-    run = ["rgb_demo", "--data.uri", tiny_set, "--run.output", f"file://{tmp_path}/runs", "--run.num-workers", "1"]
-    monkeypatch.setattr(sys, "argv", ["jobs.train", *run])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_module("jobs.train", run_name="__main__")
-    assert stop.value.code == 130
-    assert "interrupted: run the same command again to continue" in capsys.readouterr().err

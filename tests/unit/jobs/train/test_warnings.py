@@ -21,7 +21,8 @@ def test_short_videos_are_announced_before_any_worker(
     def connect() -> None:
         raise Reached
 
-    monkeypatch.setattr(command, "connect", connect)
+    monkeypatch.setattr("jobs.train.driver.connect", connect)
+    monkeypatch.setattr(command, "check_server", lambda: None)
     common = ["crn_demo", "--data.uri", tiny_set, "--clip.stride", "2", "--clip.crop", "24", "--clip.resize", "28"]
     for number, (args, end) in enumerate(
         (

@@ -120,7 +120,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect() -> None:
         raise Reached
 
-    monkeypatch.setattr(train_job, "connect", connect)
+    monkeypatch.setattr("jobs.train.driver.connect", connect)
 
 
 def command(tiny_set: str, tmp_path: Path, *args: str) -> list[str]:
