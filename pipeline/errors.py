@@ -79,6 +79,10 @@ class RejectedSource(ReciprocalError):
         return f"{self.reason}: {self.detail}"
 
 
+class NotFiniteError(ReciprocalError):
+    """The loss or the gradient stopped being a finite number; the same steps again would end the same way."""
+
+
 class DamagedSampleError(ReciprocalError):
     """More samples than the budget allows could not be read back intact."""
 

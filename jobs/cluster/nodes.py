@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import logging
+import socket
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import ray
 import ray.autoscaler.sdk
 from ray._private.state import available_resources_per_node, state
 
-log = logging.getLogger(__name__)
+_ANSWER_S, _MOST_AT_ONCE = 1.0, 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,14 @@ class Node:
 
 
 def live_nodes() -> list[Node]:
-    """All live nodes, in the order of their ids."""
+    """All live nodes, in the order of their ids.
+
+    Ray itself counts a node that was lost among the live ones for some more seconds; here every node is asked.
+    """
     free, leaving = available_resources_per_node(), state.get_draining_nodes()
+    known = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])
+    with ThreadPoolExecutor(_MOST_AT_ONCE) as pool:
+        answers = list(pool.map(_answers, known))
     return [
         Node(
             id=node["NodeID"],
@@ -39,9 +48,17 @@ def live_nodes() -> list[Node]:
             total=node["Resources"],
             leaves_at=leaving[node["NodeID"]] / 1000 if node["NodeID"] in leaving else None,
         )
-        for node in sorted(ray.nodes(), key=lambda node: node["NodeID"])
-        if node["Alive"]
+        for node, answer in zip(known, answers, strict=True)
+        if answer
     ]
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    """Whether a node's raylet takes a connection."""
+    with contextlib.suppress(OSError):
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=_ANSWER_S).close()
+        return True
+    return False
 
 
 def ask_autoscaler(bundles: list[dict[str, float]]) -> None:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -106,8 +106,8 @@ class Listener:
         answered_s = time.monotonic()
         while True:
             try:
-                answer: Any = self._control.report.remote(self._attempt, self._node, self._steps)
-                self._wish, answered_s = ray.get(answer, timeout=_SILENCE_S), time.monotonic()
+                answer = self._control.report.remote(self._attempt, self._node, self._steps)
+                self._wish, answered_s = cast(Ask, ray.get(answer, timeout=_SILENCE_S)), time.monotonic()
             except ray.exceptions.ActorDiedError:
                 self._leave("has ended")
                 return

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.cluster.connect import connect, wants_gpu
-from jobs.cluster.errors import explain
+from jobs.cluster.errors import causes, explain
 from jobs.recipes.registry import missing_start
 from jobs.train.attempts import Attempts, Group
 from jobs.train.control import start_control
@@ -22,10 +22,12 @@ from jobs.train.places import wait_for_ranks
 from jobs.train.prepare import Prepared
 from jobs.train.ranks import Need, with_ranks
 from jobs.train.worker import WorkerTask
+from pipeline.checkpoints.store import CheckpointStore
 from pipeline.common.words import counted
 from pipeline.config.base import as_dict
+from pipeline.config.train import TrainConfig
 from pipeline.config.version import code_version
-from pipeline.errors import ReciprocalError, StorageError, UserError
+from pipeline.errors import NotFiniteError, ReciprocalError, StorageError, UserError
 from pipeline.runs.folder import RESULT, RunRecord, checkpoint_store, start_or_resume
 from pipeline.storage import Storage
 from pipeline.storage.lease import Lease, LeaseLostError, Timing, hold
@@ -145,7 +147,7 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> d
         _end_page(tracker, lease, "FAILED" if isinstance(error, Exception) else "KILLED")
         if found := explain(error):
             kind = UserError if isinstance(found, UserError) else ReciprocalError
-            raise kind(f"training failed: {found}; fix it and run the same command again to resume") from error
+            raise kind(f"training failed: {found}; {_way_on(error, config, run, store)}") from error
         raise
     finally:
         signals.patient = False
@@ -172,6 +174,21 @@ def _say_plan(prepared: Prepared, resuming: bool) -> None:
             log.info("%s", prepared.start)
         elif missing := missing_start(prepared.config):
             log.warning("%s", missing)
+
+
+def _way_on(error: BaseException, config: TrainConfig, run: Storage, store: CheckpointStore) -> str:
+    """How to go on after an error that ended the run."""
+    if not any(isinstance(cause, NotFiniteError) for cause in causes(error).values()):
+        return "fix it and run the same command again to resume"
+    newest = ""
+    with contextlib.suppress(StorageError, OSError):
+        newest = next((f" --start-from {run.uri}/{entry.name}" for entry in store.entries() if entry.usable), "")
+    from_there = ", from the last checkpoint" if newest else ""
+    return (
+        f"the same command would end there again. With a lower rate, as a new run{from_there}:"
+        f" python -m jobs.train {config.recipe} --data.uri {config.data.uri}{newest}"
+        f" --optim.lr {config.optim.lr / 2:g} --run.run-id NEW"
+    )
 
 
 def _end_page(tracker: RunTracker, lease: Lease, status: str) -> None:

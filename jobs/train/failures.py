@@ -14,7 +14,7 @@ from ray.train.v2._internal.exceptions import (
 )
 
 from jobs.cluster.errors import causes, is_collective, is_full_disk
-from pipeline.errors import NotFoundError, ReciprocalError, StorageError, UserError
+from pipeline.errors import NotFoundError, ReciprocalError, StepTimeoutError, StorageError, UserError
 
 
 class Verdict(enum.Enum):
@@ -71,6 +71,8 @@ def _judge_cause(cause: BaseException) -> Verdict:
         return Verdict.TAKEN
     if is_full_disk(cause):
         return Verdict.STAYS
+    if isinstance(cause, StepTimeoutError):
+        return Verdict.PASSES
     # Ours are for good, except those of a storage that did not answer: its refusals and what it does not have stay.
     if isinstance(cause, ReciprocalError):
         answers = not isinstance(cause, StorageError) or isinstance(cause, UserError | NotFoundError)

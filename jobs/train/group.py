@@ -7,7 +7,7 @@ import functools
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import ray
 import ray.train
@@ -92,8 +92,7 @@ class RayGroup:
     def progress(self) -> Progress:
         """How far the ranks are, or were when that was last to be learned."""
         with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-            answer: Any = self._control.progress.remote()
-            self._progress = ray.get(answer, timeout=_ANSWER_S)
+            self._progress = cast(Progress, ray.get(self._control.progress.remote(), timeout=_ANSWER_S))
         return self._progress
 
     def wish(self, ask: Ask) -> None:

@@ -190,8 +190,9 @@ class TrainConfig:
     stop: StopConfig = dataclasses.field(default_factory=StopConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
     start_from: str = ""
-    """A finished run (its run id, or the URI of its folder) whose weights this run starts from. The classifier comes
-    along where both have the same list of classes, else it is fresh; optimiser and schedule always are.
+    """A finished run (its run id, or the URI of its folder) whose weights this run starts from, or the URI of one
+    checkpoint of any run. The classifier comes along where both have the same list of classes, else it is fresh;
+    optimiser and schedule always are.
     """
     start_digest: str = ""
     """sha256 of the file of weights that the run starts from (model.pretrained's, or start_from's); filled in by the

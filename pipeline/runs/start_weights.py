@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.checkpoints.listing import PREFIX
 from pipeline.config.base import as_dict, require
 from pipeline.config.train import TrainConfig
 from pipeline.errors import ConfigError, NotFoundError, StorageSetupError, UserError
@@ -150,9 +151,11 @@ def _of_file(value: str) -> tuple[StartWeights, bytes]:
 
 def _of_run(config: TrainConfig, classes: Sequence[str]) -> tuple[StartWeights, bytes]:
     value = config.start_from
+    folder, _, last = value.rpartition("/")
+    named = last if last.startswith(PREFIX) and "://" in folder else ""
     try:
-        run = open_run(value)
-        record, checkpoint = read_run(run), read_result(run)["checkpoint"]
+        run = open_run(folder if named else value)
+        record, checkpoint = read_run(run), named or read_result(run)["checkpoint"]
         theirs = record.train_config()
         with fetched_checkpoint(run, checkpoint) as folder:
             known = tuple(read_state(folder)["classes"])
@@ -167,7 +170,7 @@ def _of_run(config: TrainConfig, classes: Sequence[str]) -> tuple[StartWeights, 
     fresh = () if same else classifier_names(config.model, crop=config.clip.crop)
     start = StartWeights(
         field=START_FROM,
-        source=run.uri,
+        source=f"{run.uri}/{named}" if named else run.uri,
         folder=run.uri,
         name=name,
         digest=hashlib.sha256(data).hexdigest(),

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
-from pipeline.errors import ReciprocalError
+from pipeline.errors import NotFiniteError
 from pipeline.models import ActionModel, branch_probabilities, fuse
 from pipeline.models.precision import autocast
 from pipeline.training.ask import Ask, Asker, never
@@ -86,7 +86,7 @@ class Stepper:
             Whether the step is complete.
 
         Raises:
-            ReciprocalError: the loss is not finite; names the step and the keys of the batch.
+            NotFiniteError: the loss is not finite; names the step and the keys of the batch.
         """
         seed, complete = self.config.run.seed, batch.ends_step
         # By its place in the global batch: the same dropout on fewer ranks with micro-batches as large.
@@ -138,7 +138,7 @@ class Stepper:
         norm = torch.nn.utils.clip_grad_norm_(self.core.parameters(), limit)
         if not torch.isfinite(norm):
             loss = (self._loss * scale).item()
-            raise ReciprocalError(
+            raise NotFiniteError(
                 f"loss {loss:.3g} or gradient norm {norm.item():.3g} is not finite at step {global_step}, samples"
                 f" {', '.join(batch.keys[:4])}...: lower optim.lr or optim.clip_norm"
             )

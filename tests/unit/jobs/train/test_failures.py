@@ -23,6 +23,7 @@ from pipeline.errors import (
     ManifestError,
     NotFoundError,
     ReciprocalError,
+    StepTimeoutError,
     StorageError,
     StorageSetupError,
 )
@@ -72,6 +73,7 @@ def lost(cause: Exception) -> Exception:
         (of_ranks(r0=ConfigError("optim.lr", 0, "must be positive")), Verdict.STAYS),
         (of_ranks(r0=ManifestError("changed")), Verdict.STAYS),
         (of_ranks(r0=ReciprocalError("loss nan is not finite at step 7")), Verdict.STAYS),
+        (of_ranks(r0=StepTimeoutError("rank 2 hangs")), Verdict.PASSES),
         (of_ranks(r0=DamagedSampleError("9 of 10")), Verdict.STAYS),
         (of_ranks(r0=UserExceptionWithTraceback(KeyError("x"), "Traceback ...")), Verdict.STAYS),
         (of_ranks(r0=torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")), Verdict.STAYS),

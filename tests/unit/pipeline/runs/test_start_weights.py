@@ -190,6 +190,19 @@ def test_the_driver_says_what_it_starts_from_and_prepare_says_nothing(
     )
 
 
+def test_a_checkpoint_of_a_run_that_has_not_finished_can_be_named(run: Storage) -> None:
+    store_run(run, mrst(), classes=("a", "b"))
+    whole = find_start(dataclasses.replace(mrst(), start_from=run.uri), ("a", "b"))[1]
+    run.delete("result.json")
+    found, start = find_start(dataclasses.replace(mrst(), start_from=f"{run.uri}/checkpoint_9"), ("a", "b"))
+    assert start is not None
+    assert whole is not None
+    assert (start.digest, start.folder, start.name) == (whole.digest, whole.folder, whole.name)
+    assert found.start_from == f"{run.uri}/checkpoint_9"
+    with pytest.raises(ConfigError, match="checkpoint_8"):
+        find_start(dataclasses.replace(mrst(), start_from=f"{run.uri}/checkpoint_8"), ("a", "b"))
+
+
 def test_the_bytes_tell_files_apart_and_not_their_places(
     twin: Path, s3: MemoryS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
