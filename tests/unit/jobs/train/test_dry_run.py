@@ -43,8 +43,8 @@ def _no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a dry run starts nothing")
 
-    for name in ("connect", "run_page_of"):
-        monkeypatch.setattr(command, name, never)
+    for name in ("command.check_server", "driver.connect", "driver.start_run"):
+        monkeypatch.setattr(f"jobs.train.{name}", never)
 
 
 def dry(capsys: pytest.CaptureFixture[str], recipe: str, *args: str) -> list[str]:
