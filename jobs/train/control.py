@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.training.ask import Ask
 
 log = logging.getLogger("jobs.train")
-_EVERY_S = 1.0
+_EVERY_S, _ANSWER_S = 1.0, 20.0
 _SILENCE_S = 60.0  # without an answer: a node's network may be away for a while
 
 
@@ -74,6 +74,17 @@ def start_control() -> Any:
     """The actor, on this node, taking no CPU."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Control).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def begin_attempt(control: Any, attempt: int) -> Any:
+    """Tell the actor that an attempt starts; returns it, or a new one where it has died."""
+    try:
+        ray.get(control.begin.remote(attempt), timeout=_ANSWER_S)
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        log.debug("the actor that ranks ask has gone: %s", error)
+        control = start_control()
+        ray.get(control.begin.remote(attempt), timeout=_SILENCE_S)
+    return control
 
 
 class Listener:

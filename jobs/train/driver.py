@@ -14,7 +14,7 @@ from jobs.cluster.connect import connect, wants_gpu
 from jobs.cluster.errors import causes, explain
 from jobs.recipes.registry import missing_start
 from jobs.train.attempts import Attempts, Group
-from jobs.train.control import start_control
+from jobs.train.control import begin_attempt, start_control
 from jobs.train.events import EVENTS, Changes, Events
 from jobs.train.group import RayCluster, RayGroup
 from jobs.train.leaving import Leaving
@@ -123,6 +123,8 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> d
         return newest
 
     def start(number: int, ranks: int) -> Group:
+        nonlocal control
+        control = begin_attempt(control, number)
         data = with_ranks(config, ranks).data
         task = WorkerTask(facts=facts, gpu=gpu, start=prepared.start, attempt=number, data=data, control=control)
         return RayGroup(task, need, ranks)
@@ -147,7 +149,7 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> d
         _end_page(tracker, lease, "FAILED" if isinstance(error, Exception) else "KILLED")
         if found := explain(error):
             kind = UserError if isinstance(found, UserError) else ReciprocalError
-            raise kind(f"training failed: {found}; {_way_on(error, config, run, store)}") from error
+            raise kind(f"training failed: {found}; {way_on(error, config, run, store)}") from error
         raise
     finally:
         signals.patient = False
@@ -176,7 +178,7 @@ def _say_plan(prepared: Prepared, resuming: bool) -> None:
             log.warning("%s", missing)
 
 
-def _way_on(error: BaseException, config: TrainConfig, run: Storage, store: CheckpointStore) -> str:
+def way_on(error: BaseException, config: TrainConfig, run: Storage, store: CheckpointStore) -> str:
     """How to go on after an error that ended the run."""
     if not any(isinstance(cause, NotFiniteError) for cause in causes(error).values()):
         return "fix it and run the same command again to resume"

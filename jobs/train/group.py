@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from pipeline.training.ask import Ask
 from pipeline.training.loop import Outcome
 from pipeline.training.watchdog import collective_limit_s
 
+log = logging.getLogger("jobs.train")
 _ANSWER_S = 10.0
 
 
@@ -35,10 +37,15 @@ class RayCluster:
     def __init__(self) -> None:
         self.fixed = not can_grow()
         self._asked = False
+        self._nodes: Sequence[Node] = ()
 
     def nodes(self) -> Sequence[Node]:
-        """Those that are alive."""
-        return live_nodes()
+        """Those that are alive, as far as Ray's control service answers."""
+        try:
+            self._nodes = live_nodes()
+        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+            log.debug("Ray does not say which nodes there are: %s", error)
+        return self._nodes
 
     def users(self) -> str:
         """Other commands that use it."""
@@ -72,7 +79,6 @@ class RayGroup:
 
     def __init__(self, task: WorkerTask, need: Need, ranks: int) -> None:
         self._control, self._progress, self._ended = task.control, Progress(), Ended()
-        ray.get(self._control.begin.remote(task.attempt), timeout=_ANSWER_S)
         trainer = _trainer(task, need, ranks)
         self._thread = threading.Thread(target=self._fit, args=(trainer,), name="fit", daemon=True)
         self._thread.start()

@@ -460,7 +460,16 @@ def test_refusals_that_need_servers(stack: Stack, data_uri: str, tmp_path: Path)
     assert "Ray at 127.0.0.2:9 does not answer: the local stack is down" in no_ray.stderr
 
     too_many = run(
-        "jobs.train", "crn_demo", "--data.uri", data_uri, "--run.num-workers", "8", "--data.batch-size", "16"
+        "jobs.train",
+        "crn_demo",
+        "--data.uri",
+        data_uri,
+        "--run.num-workers",
+        "8",
+        "--data.batch-size",
+        "16",
+        "--run.wait-minutes",
+        "0",
     )
     assert too_many.returncode == 2
     assert "more than the cluster's 2" in too_many.stderr
