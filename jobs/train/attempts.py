@@ -203,7 +203,8 @@ class _Watch:
             if node.leaves_at is not None and node.id in progress.nodes and not self.taken:
                 self.taken = True
                 self.leave(f"{node} is being taken away")
-        self._grow(now_s, self._need.ranks(self._ranks + self._need.places(nodes)), progress.steps)
+        more = self._need.places(nodes, used=progress.nodes)
+        self._grow(now_s, self._need.ranks(self._ranks + more), progress.steps)
 
     def _grow(self, now_s: float, possible: int, steps: int) -> None:
         """Leave at the first checkpoint after more ranks have been possible for a while: until then nothing is lost."""

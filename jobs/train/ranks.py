@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from jobs.cluster.nodes import Node
@@ -43,9 +43,14 @@ class Need:
         """Of one rank, as Ray names them."""
         return {"CPU": self.cpus, **({"GPU": float(self.gpus)} if self.gpus else {})}
 
-    def places(self, nodes: Iterable[Node], of: Literal["free", "total"] = "free") -> int:
-        """Ranks that fit on ``nodes``, leaving out those that are about to be taken away."""
-        fit = [self._fit(getattr(node, of)) for node in nodes if node.leaves_at is None]
+    def places(self, nodes: Iterable[Node], of: Literal["free", "total"] = "free", used: Collection[str] = ()) -> int:
+        """Ranks that fit on ``nodes``, leaving out those that are about to be taken away.
+
+        Args:
+            used: ids of the nodes that have ranks of this run already.
+        """
+        taken = used if self.spread else ()
+        fit = [self._fit(getattr(node, of)) for node in nodes if node.leaves_at is None and node.id not in taken]
         return sum(min(count, 1) for count in fit) if self.spread else sum(fit)
 
     def _fit(self, resources: Mapping[str, float]) -> int:

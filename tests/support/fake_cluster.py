@@ -46,7 +46,8 @@ class FakeGroup:
         self.held: dict[str, float] = {}
         self.cluster.groups.append(self)
         for _ in range(self.ranks):
-            name = next(n.id for n in self.cluster.nodes() if n.leaves_at is None and n.free["CPU"] >= 1)
+            free = [n for n in self.cluster.nodes() if n.leaves_at is None and n.free["CPU"] >= 1]
+            name = max(free, key=lambda n: n.free["CPU"]).id
             self.held[name] = self.held.get(name, 0) + 1
 
     def wait(self, seconds: float) -> Ended | None:

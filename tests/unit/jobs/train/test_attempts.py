@@ -47,7 +47,13 @@ class Run:
 
     def run(self) -> Ended:
         limits = self.limits
-        need = Need(most=limits.num_workers, least=limits.min_workers or limits.num_workers, batch_size=8, cpus=1)
+        need = Need(
+            most=limits.num_workers,
+            least=limits.min_workers or limits.num_workers,
+            batch_size=8,
+            cpus=1,
+            spread=limits.spread,
+        )
         return Attempts(
             need,
             self.cluster,
@@ -92,6 +98,12 @@ def test_nodes_that_go_leave_fewer_ranks_and_come_back_at_a_checkpoint() -> None
     assert (up.ranks_before, up.ranks, up.steps_lost) == (2, 4, 0)
     assert up.why == "there is room for 4 ranks"
     assert up.step % 10 <= 4  # right after one
+
+
+def test_ranks_on_nodes_of_their_own_do_not_grow_into_what_is_left_there() -> None:
+    run = Run(lambda s: [node("a", 2), node("b", 2)], limits=RunConfig(num_workers=4, min_workers=1, spread=True))
+    run.run()
+    assert run.ranks == [2]
 
 
 def test_no_ranks_are_taken_in_before_a_checkpoint_is_written() -> None:
