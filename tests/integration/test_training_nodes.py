@@ -28,7 +28,7 @@ from tests.support.ray_nodes import Nodes, ray_nodes
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(300)]
 
-EPOCHS = 60  # of 5 steps: long enough for what happens in the middle
+EPOCHS = 30  # of 5 steps: long enough for what happens in the middle
 SMALL = (
     "--model.width 0.125 --model.hidden 8 --model.adapted 8 --model.num-steps 4 --clip.num-frames 4 --clip.crop 32"
     " --clip.resize 32 --data.batch-size 4 --data.val-split= --run.log-samples --run.log-steps 50"
@@ -107,12 +107,12 @@ def weights(run: Storage) -> dict[str, torch.Tensor]:
     return safetensors.torch.load(run.read(f"{name}/model.safetensors"))
 
 
-def check_every_key_once_an_epoch(training: Training) -> None:
+def check_every_key_once_an_epoch(training: Training, epochs: int = EPOCHS) -> None:
     storage = open_storage(training.data_uri)
     keys = [s.key for r in read_records(storage, read_manifest(storage), "train") for s in r.samples]
     name = json.loads(training.run.read("result.json"))["checkpoint"]
     lines = [json.loads(line) for line in training.run.read(f"{name}/samples-0000.jsonl").decode().splitlines()]
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         used = Counter(key for line in lines if line["epoch"] == epoch for key in line["keys"])
         assert used == dict.fromkeys(keys, 1), epoch
 
@@ -148,15 +148,16 @@ def test_a_killed_rank_leaves_the_weights_bit_by_bit(
 
 
 def test_a_second_command_is_refused_and_changes_nothing(nodes: Nodes, tiny_set: str, tmp_path: Path) -> None:
-    first = Training(nodes, tiny_set, tmp_path, "twice", "--run.num-workers", "2")
+    more = ["--run.num-workers", "2", "--optim.epochs", "10", "--run.checkpoint-epochs", "10"]
+    first = Training(nodes, tiny_set, tmp_path, "twice", *more)
     first.until(lambda: bool(list(first.run.list(".lease-"))))
-    second = Training(nodes, tiny_set, tmp_path, "twice", "--run.num-workers", "2")
+    second = Training(nodes, tiny_set, tmp_path, "twice", *more)
     assert second.end() == 2
     assert f"error: {first.run.uri} is being trained by" in second.output
     assert f"(process {first.process.pid}, since 20" in second.output
     assert first.end() == 0, first.output
     assert not first.run.exists("events.jsonl")
-    check_every_key_once_an_epoch(first)
+    check_every_key_once_an_epoch(first, epochs=10)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

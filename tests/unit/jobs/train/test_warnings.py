@@ -50,9 +50,10 @@ def test_ranks_that_find_no_gpu_cannot_join_their_batch_statistics(
     def reached(*_: object) -> None:
         raise Reached
 
-    monkeypatch.setattr(command, "connect", lambda: None)
-    monkeypatch.setattr(command, "wants_gpu", lambda _: False)
-    monkeypatch.setattr(command, "check_resources", reached)
+    monkeypatch.setattr("jobs.train.driver.connect", lambda: None)
+    monkeypatch.setattr(command, "check_server", lambda: None)
+    monkeypatch.setattr("jobs.train.driver.wants_gpu", lambda _: False)
+    monkeypatch.setattr("jobs.train.driver.wait_for_ranks", reached)
     args = ["crn_demo", "--data.uri", tiny_set, "--clip.crop", "24", "--clip.resize", "28", "--run.sync-batchnorm"]
     with pytest.raises(ConfigError, match=r"run\.sync_batchnorm = True: ranks without a GPU cannot"):
         command.main([*args, "--run.output", f"file://{tmp_path}/two"])
@@ -66,7 +67,8 @@ def test_too_few_clips_for_batch_statistics_are_announced_before_any_worker(
     def connect() -> None:
         raise Reached
 
-    monkeypatch.setattr(command, "connect", connect)
+    monkeypatch.setattr("jobs.train.driver.connect", connect)
+    monkeypatch.setattr(command, "check_server", lambda: None)
     args = ["crn_demo", "--data.uri", tiny_set, "--clip.crop", "24", "--clip.resize", "28", "--run.num-workers", "8"]
     with caplog.at_level(logging.WARNING), pytest.raises(Reached):
         command.main([*args, "--run.output", f"file://{tmp_path}"])
