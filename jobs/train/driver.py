@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
+
 from jobs.cluster.connect import connect, wants_gpu
 from jobs.cluster.errors import causes, explain
 from jobs.recipes.registry import missing_start
@@ -125,8 +127,15 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> d
     def start(number: int, ranks: int) -> Group:
         nonlocal control
         control = begin_attempt(control, number)
-        data = with_ranks(config, ranks).data
-        task = WorkerTask(facts=facts, gpu=gpu, start=prepared.start, attempt=number, data=data, control=control)
+        task = WorkerTask(
+            facts=facts,
+            gpu=gpu,
+            start=prepared.start,
+            started=(psutil.Process().create_time() if number == 1 else time.time(), time.time()),
+            attempt=number,
+            data=with_ranks(config, ranks).data,
+            control=control,
+        )
         return RayGroup(task, need, ranks)
 
     start_s = time.perf_counter()
