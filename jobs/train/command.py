@@ -31,6 +31,7 @@ from jobs.recipes.listing import show_recipes
 from jobs.train.driver import drive, hold_run, record_of
 from jobs.train.dry_run import FLAG, dry_run
 from jobs.train.leaving import leaving
+from jobs.train.page import open_page
 from jobs.train.prepare import prepare
 from pipeline.common.cli import console, parse
 from pipeline.config.renamed import with_new_flags
@@ -38,7 +39,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.errors import UserError
 from pipeline.runs.folder import RESULT, read_result, start_or_resume
 from pipeline.storage import join, open_storage
-from pipeline.tracking.runs import check_server, run_page
+from pipeline.tracking.page import RunPage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,19 +71,20 @@ def train(config: TrainConfig) -> int:
     config = prepared.config
     run = open_storage(join(config.run.output, config.run.run_id))
     run.probe(write=True)
-    check_server()
     with leaving() as signals:
         if run.exists(RESULT):
             start_or_resume(run, record_of(prepared))
-            _print_end(config, run.uri, read_result(run), "finished before, nothing to do; it")
+            page = open_page(run)
+            page.finish()
+            _print_end(config, run.uri, read_result(run), "finished before, nothing to do; it", page)
             return 0
         with hold_run(run) as lease:
-            outcome = drive(prepared, run, lease, signals)
-    _print_end(config, run.uri, outcome, "finished;")
+            outcome, page = drive(prepared, run, lease, signals)
+    _print_end(config, run.uri, outcome, "finished;", page)
     return 0
 
 
-def _print_end(config: TrainConfig, run_uri: str, outcome: dict, word: str) -> None:
+def _print_end(config: TrainConfig, run_uri: str, outcome: dict, word: str, page: RunPage) -> None:
     shown = {
         name: round(value, 4)
         for name, value in outcome["metrics"].items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import secrets
@@ -17,9 +18,10 @@ from jobs.cluster.errors import causes, explain
 from jobs.recipes.registry import missing_start
 from jobs.train.attempts import Attempts, Group
 from jobs.train.control import begin_attempt, start_control
-from jobs.train.events import EVENTS, Changes, Events
+from jobs.train.events import Change, Changes
 from jobs.train.group import RayCluster, RayGroup
 from jobs.train.leaving import Leaving
+from jobs.train.page import run_page_of
 from jobs.train.places import wait_for_ranks
 from jobs.train.prepare import Prepared
 from jobs.train.ranks import Need, with_ranks
@@ -33,7 +35,8 @@ from pipeline.errors import NotFiniteError, ReciprocalError, StorageError, UserE
 from pipeline.runs.folder import RESULT, RunRecord, checkpoint_store, start_or_resume
 from pipeline.storage import Storage
 from pipeline.storage.lease import Lease, LeaseLostError, Timing, hold
-from pipeline.tracking.runs import RunTracker, run_page, start_run
+from pipeline.tracking.entries import Status
+from pipeline.tracking.page import RunPage
 from pipeline.training.checkpoint import RunFacts
 
 log = logging.getLogger("jobs.train")
@@ -68,8 +71,8 @@ def record_of(prepared: Prepared) -> RunRecord:
     )
 
 
-def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> dict[str, Any]:
-    """Train to the end; returns what ``result.json`` holds.
+def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> tuple[dict[str, Any], RunPage]:
+    """Train to the end; returns what ``result.json`` holds, and the run's page.
 
     Raises:
         UserError, ReciprocalError: what the run ended with; the same command resumes it.
@@ -84,26 +87,16 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> d
     config.run.check_device(gpu)
     need, cluster = Need.of(config, gpu), RayCluster()
     wait_for_ranks(need, cluster, config.run.wait_minutes, lease.check)
-    tags = {
-        "kind": "train",
-        "recipe": config.recipe,
-        "manifest_digest": manifest.digest,
-        "dataset": manifest.dataset,
-        "run_uri": run.uri,
-        "mlflow.source.git.commit": record.code_version,
-        "mlflow.source.name": f"jobs.train {config.recipe}",
-        "mlflow.source.type": "JOB",
-    }
-    tracking_id = start_run(config.run.experiment, config.run.run_id, as_dict(config), tags)
-    tracker = RunTracker(tracking_id)
-    tracker.log_text(json.dumps(as_dict(config), indent=1, sort_keys=True), "config.json")
+    page = run_page_of(run, config, record, dataset=manifest.dataset)
+    page.log_text(json.dumps(as_dict(config), indent=1, sort_keys=True), "config.json")
+    page.start()
     log.info(
         "%s %s: %s, batch %d, MLflow %s",
         "resuming" if resuming else "starting",
         run.uri,
         counted(config.run.num_workers, "rank"),
         config.data.batch_size,
-        run_page(tracking_id),
+        page,
     )
     facts = RunFacts(
         config=config,
@@ -113,9 +106,13 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> d
         stored=manifest.parameters,
         code_version=record.code_version,
         run_id=config.run.run_id,
-        tracking_run_id=tracking_id,
+        tracking_run_id=page.tracking_run_id,
     )
-    events = Events(run, lambda text: tracker.log_text(text, EVENTS))
+
+    def record_change(change: Change) -> None:
+        log.info("%s", change)
+        page.log_event(dataclasses.asdict(change))
+
     control, store, newest = start_control(), checkpoint_store(config), 0
 
     def saved() -> int:
@@ -146,7 +143,7 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> d
             cluster,
             start,
             saved=saved,
-            changes=Changes(events.add, cluster.now_s),
+            changes=Changes(record_change, cluster.now_s),
             leaving=signals,
             check=lease.check,
             limits=config.run,
@@ -155,7 +152,7 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> d
     except LeaseLostError:
         raise  # the run, and its page, are another driver's
     except BaseException as error:
-        _end_page(tracker, lease, "FAILED" if isinstance(error, Exception) else "KILLED")
+        _end_page(page, lease, "FAILED" if isinstance(error, Exception) else "KILLED")
         if found := explain(error):
             kind = UserError if isinstance(found, UserError) else ReciprocalError
             raise kind(f"training failed: {found}; {way_on(error, config, run, store)}") from error
@@ -167,12 +164,12 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> d
         "checkpoint": ended.checkpoint,
         "metrics": ended.metrics,
         "seconds": round(time.perf_counter() - start_s, 1),
-        "tracking_run_id": tracking_id,
+        "tracking_run_id": page.tracking_run_id,
     }
     run.write(RESULT, json.dumps(result, indent=1, sort_keys=True).encode())
-    tracker.set_tags({"checkpoint": f"{run.uri}/{result['checkpoint']}"})
-    tracker.finish()
-    return result
+    page.set_tags({"checkpoint": f"{run.uri}/{result['checkpoint']}"})
+    page.finish("FINISHED")
+    return result, page
 
 
 def _say_plan(prepared: Prepared, resuming: bool) -> None:
@@ -202,8 +199,8 @@ def way_on(error: BaseException, config: TrainConfig, run: Storage, store: Check
     )
 
 
-def _end_page(tracker: RunTracker, lease: Lease, status: str) -> None:
+def _end_page(page: RunPage, lease: Lease, status: Status) -> None:
     """End the run's page, unless another driver has taken the run over meanwhile."""
     with contextlib.suppress(StorageError):
         lease.check(look=True)
-    tracker.finish(status)
+    page.finish(status)

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
 import time
 from collections.abc import Callable
 
 from jobs.train.control import Progress
 from pipeline.common.words import counted
-from pipeline.errors import NotFoundError, StorageError
-from pipeline.storage import Storage
-
-log = logging.getLogger("jobs.train")
-EVENTS = "events.jsonl"
-_REQUEST_S = 20.0  # the driver watches the ranks meanwhile
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,39 +36,6 @@ class Change:
 def utc_now() -> str:
     """The time as events write it."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-
-
-class Events:
-    """Keeps a run's changes, those of earlier commands included.
-
-    Args:
-        run: storage of the run's folder.
-        publish: receives the whole text of ``events.jsonl`` after every change.
-    """
-
-    def __init__(self, run: Storage, publish: Callable[[str], None]) -> None:
-        self._run, self._publish = run.within(_REQUEST_S), publish
-        self._before: str | None = None
-        self._lines = ""
-
-    def add(self, change: Change) -> None:
-        """Log a change, and store it. A storage that does not answer gets it with the next one."""
-        log.info("%s", change)
-        self._lines += json.dumps(dataclasses.asdict(change), sort_keys=True) + "\n"
-        try:
-            if self._before is None:
-                self._before = self._read()
-            text = self._before + self._lines
-            self._run.write(EVENTS, text.encode())
-            self._publish(text)
-        except (StorageError, OSError) as error:
-            log.warning("%s/%s could not be written: %s", self._run.uri, EVENTS, error)
-
-    def _read(self) -> str:
-        try:
-            return self._run.read(EVENTS).decode()
-        except NotFoundError:
-            return ""
 
 
 @dataclasses.dataclass(kw_only=True)

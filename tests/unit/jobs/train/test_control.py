@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from jobs.train.control import Control, Progress
-from jobs.train.events import Change, Changes, Events
-from pipeline.storage import open_storage
+from jobs.train.events import Changes
 from pipeline.training.ask import Ask
 
 
@@ -60,12 +59,3 @@ def test_a_group_that_dies_on_its_way_back_does_not_count_time_twice() -> None:
     changes.follow(Progress(steps=9, last_s=130.0))
     assert [(c.why, c.steps_lost) for c in found] == [("first", 5), ("second", 2)]
     assert sum(c.seconds_lost for c in found) == 30.0  # from 100 to 130
-
-
-def test_events_of_earlier_commands_stay(tmp_path) -> None:
-    run, texts = open_storage(f"file://{tmp_path}"), []
-    change = Change(time="t", ranks_before=4, ranks=2, why="w", step=1, steps_lost=0, seconds_lost=1.0)
-    for _ in range(2):
-        Events(run, texts.append).add(change)
-    assert run.read("events.jsonl").decode() == texts[-1]
-    assert len(texts[-1].splitlines()) == 2

@@ -43,7 +43,7 @@ def _no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a dry run starts nothing")
 
-    for name in ("command.check_server", "driver.connect", "driver.start_run"):
+    for name in ("driver.connect", "driver.run_page_of"):
         monkeypatch.setattr(f"jobs.train.{name}", never)
 
 

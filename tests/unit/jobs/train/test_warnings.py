@@ -22,7 +22,6 @@ def test_short_videos_are_announced_before_any_worker(
         raise Reached
 
     monkeypatch.setattr("jobs.train.driver.connect", connect)
-    monkeypatch.setattr(command, "check_server", lambda: None)
     common = ["crn_demo", "--data.uri", tiny_set, "--clip.stride", "2", "--clip.crop", "24", "--clip.resize", "28"]
     for number, (args, end) in enumerate(
         (
@@ -51,7 +50,6 @@ def test_ranks_that_find_no_gpu_cannot_join_their_batch_statistics(
         raise Reached
 
     monkeypatch.setattr("jobs.train.driver.connect", lambda: None)
-    monkeypatch.setattr(command, "check_server", lambda: None)
     monkeypatch.setattr("jobs.train.driver.wants_gpu", lambda _: False)
     monkeypatch.setattr("jobs.train.driver.wait_for_ranks", reached)
     args = ["crn_demo", "--data.uri", tiny_set, "--clip.crop", "24", "--clip.resize", "28", "--run.sync-batchnorm"]
@@ -68,7 +66,6 @@ def test_too_few_clips_for_batch_statistics_are_announced_before_any_worker(
         raise Reached
 
     monkeypatch.setattr("jobs.train.driver.connect", connect)
-    monkeypatch.setattr(command, "check_server", lambda: None)
     args = ["crn_demo", "--data.uri", tiny_set, "--clip.crop", "24", "--clip.resize", "28", "--run.num-workers", "8"]
     with caplog.at_level(logging.WARNING), pytest.raises(Reached):
         command.main([*args, "--run.output", f"file://{tmp_path}"])
