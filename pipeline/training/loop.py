@@ -210,7 +210,7 @@ def train(
                 save(metrics, wait=left)
                 if left:  # the validation took its time: what was asked for meanwhile is heard before the next step
                     break
-            elif asked is Ask.SAVE:
+            elif asked is Ask.SAVE or _is_due(position, config):
                 save(_of_training(metrics))
         name = saver.finish() or name
     except BaseException:
