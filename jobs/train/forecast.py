@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from pipeline.common.words import counted, sized
@@ -53,8 +52,11 @@ def num_checkpoints(config: TrainConfig, steps_per_epoch: int) -> int:
     run, epochs = config.run, config.optim.epochs
     found = sum(epoch % run.checkpoint_epochs == 0 or epoch == epochs for epoch in range(1, epochs + 1))
     if run.checkpoint_steps:
-        total = epochs * steps_per_epoch
-        found += total // run.checkpoint_steps - total // math.lcm(run.checkpoint_steps, steps_per_epoch)
+        by_epochs = {
+            epoch * steps_per_epoch for epoch in range(run.checkpoint_epochs, epochs + 1, run.checkpoint_epochs)
+        }
+        both = sum(step % run.checkpoint_steps == 0 for step in by_epochs | {epochs * steps_per_epoch})
+        found += epochs * steps_per_epoch // run.checkpoint_steps - both
     return found
 
 

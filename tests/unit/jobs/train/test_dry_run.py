@@ -151,8 +151,8 @@ def test_checkpoints_are_counted_as_the_loop_writes_them(epochs: int, every: int
     for epoch in range(1, epochs + 1):
         for step in range(1, of + 1):
             global_step += 1
-            expected += bool(steps) and global_step % steps == 0 and step < of
-        expected += epoch % every == 0 or epoch == epochs
+            by_epoch = step == of and (epoch % every == 0 or epoch == epochs)
+            expected += by_epoch or (bool(steps) and global_step % steps == 0)
     config = TrainConfig()
     config = dataclasses.replace(
         config,
