@@ -48,7 +48,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Calla
         raise Started
 
     monkeypatch.setattr(evaluate_job, "connect", start)
-    monkeypatch.setattr(train_job, "connect", start)
+    monkeypatch.setattr(train_job, "hold_run", start)
 
     def evaluate(storage: LocalStorage) -> int:
         run = write_run(open_storage(f"file://{tmp_path}/run"), "rgb_demo", data_uri=storage.uri)
