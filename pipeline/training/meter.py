@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 Observe = Callable[[Mapping[str, float]], None]
 _WORTH_SAYING = 0.10  # of the time
+_STEADY_STEPS = 5  # over fewer, which rank is slowest depends on whose batches happened to be ready
 
 
 class Meter:
@@ -86,7 +87,8 @@ class Meter:
         """Collective: the run's speed since the last point, and how its ranks differ; equal on all ranks.
 
         ``train/straggler_share`` is the part of the time in which the other ranks wait for the slowest one, as far as
-        it is slower than their mean; ``train/gpu_memory_gb`` is the largest peak of a rank.
+        it is slower than their mean, of points that cover five steps or more; ``train/gpu_memory_gb`` is the largest
+        peak of a rank.
         """
         seconds, lap = self._lap.end()
         memory_gb = torch.cuda.max_memory_allocated(self._device) / 1e9 if self._device.type == "cuda" else 0.0
@@ -102,12 +104,10 @@ class Meter:
             "train/step_share": step,
         }
         if len(rows) > 1:
+            curve["train/exchange_share"] = exchange
+        if len(rows) > 1 and lap.steps >= _STEADY_STEPS:
             slowest, lost_s = find_straggler([row[5] for row in rows])
-            curve |= {
-                "train/exchange_share": exchange,
-                "train/slowest_rank": float(slowest),
-                "train/straggler_share": lost_s / longest,
-            }
+            curve |= {"train/slowest_rank": float(slowest), "train/straggler_share": lost_s / longest}
         if any(row[6] for row in rows):
             curve["train/gpu_memory_gb"] = max(row[6] for row in rows)
         per_rank = clips_per_s / len(rows)

@@ -13,6 +13,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.errors import NotFiniteError
 from pipeline.models import ActionModel, branch_probabilities, fuse
+from pipeline.models.dropout import place_clips
 from pipeline.models.precision import autocast
 from pipeline.training.ask import Ask, Asker, never
 from pipeline.training.collective import sum_over_ranks, world_size
@@ -55,7 +56,7 @@ class Stepper:
         config: of the run.
         ask: what this rank asks of the loop, called before every update.
 
-    Dropout differs between micro-batches and ranks, the drawn supervision steps do not.
+    Dropout belongs to the clips of the global batch (``ClipDropout``), the drawn supervision steps to the batch.
     """
 
     def __init__(
@@ -89,14 +90,14 @@ class Stepper:
             NotFiniteError: the loss is not finite; names the step and the keys of the batch.
         """
         seed, complete = self.config.run.seed, batch.ends_step
-        # By its place in the global batch: the same dropout on fewer ranks with micro-batches as large.
-        torch.manual_seed(derived_seed("step", seed, global_step, batch.offset))
+        size = self.config.data.batch_size
+        torch.manual_seed(derived_seed("step", seed, global_step))  # the same for all ranks and micro-batches
+        place_clips(self.core, batch.offset, len(batch.labels), size, self.device)
         drawn = self.core.draw_steps(torch.Generator().manual_seed(derived_seed("supervision", seed, global_step)))
         first = batch.micro_batch_index == 0
         if first:
             self.optimizer.zero_grad(set_to_none=True)
             self._loss, self._weight = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        size = self.config.data.batch_size
         with contextlib.nullcontext() if complete else self._alone():
             with autocast(self.config.run.precision, self.device):
                 outputs = self.model(batch.inputs, steps=drawn)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pipeline.config.model import CRNConfig
 from pipeline.models.crn.blocks import RAB, RIB, Unchanged, make_rib
 from pipeline.models.crn.convlstm import ConvLSTMCell, State
+from pipeline.models.dropout import ClipDropout
 from pipeline.models.precision import full_precision
 from pipeline.models.recompute import recomputed
 
@@ -23,7 +24,7 @@ class Head(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ClipDropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, h_BCHW: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config.model import CHANNELS, MRSTConfig
+from pipeline.models.dropout import ClipDropout
 from pipeline.models.interface import ClipModel
 from pipeline.models.mrst.unit import ResidualTube
 from pipeline.models.precision import full_precision
@@ -103,7 +104,7 @@ class C3DNet(ClipModel):
                     ResidualTube(channels, out // 4, out, config.unit, config.pooled_gates, shortcut="none")
                 )
             channels = out
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ClipDropout(config.dropout)
         self.fc6 = nn.Linear(channels * LAST_SIDE**2, config.c3d_fc)
         self.fc7 = nn.Linear(config.c3d_fc, config.c3d_fc)
         self.fc8 = nn.Linear(config.c3d_fc, num_classes)

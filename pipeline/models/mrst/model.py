@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config.model import CHANNELS, MRSTConfig
+from pipeline.models.dropout import ClipDropout
 from pipeline.models.interface import ClipModel
 from pipeline.models.mrst.unit import ResidualTube, Stem
 from pipeline.models.precision import full_precision
@@ -102,7 +103,7 @@ class MRSTNet(ClipModel):
         side = pooled_side(crop, 2 + len(config.blocks))  # the stem's stride, one pool a stage, the last pool
         width = channels * side * side
         self.lstm = FrameLSTM(width, config.lstm) if config.unit != "2D" else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ClipDropout(config.dropout)
         self.fc = nn.Linear(width if self.lstm is None else config.lstm, num_classes)
 
     def first_convolutions(self) -> dict[str, list[nn.Module]]:

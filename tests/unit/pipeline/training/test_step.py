@@ -1,4 +1,4 @@
-"""What one step draws: dropout by the micro-batch's place, supervised steps by the step; both by the run's seed."""
+"""What one step draws: dropout by the clip's place, supervised steps by the step; both by the run's seed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.config.data import DataConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
 from pipeline.data.batch import Batch
+from pipeline.models.dropout import ClipDropout
 from pipeline.models.interface import ActionModel
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.step import Stepper, derived_seed
@@ -28,7 +29,7 @@ class DropoutModel(ActionModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dropout, self.head = nn.Dropout(0.5), nn.Linear(NUM_FEATURES, 3)
+        self.dropout, self.head = ClipDropout(0.5), nn.Linear(NUM_FEATURES, 3)
         self.masks: list[Tensor] = []
         self.steps: list[tuple[int, ...]] = []
 
@@ -58,7 +59,7 @@ def batch_of(rows: int = 4, *, index: int = 0, count: int = 1, offset: int = 0) 
 
 
 def stepper_of(seed: int, **optim: Any) -> tuple[Stepper, DropoutModel]:
-    config = TrainConfig(data=DataConfig(batch_size=4), optim=OptimConfig(**optim), run=RunConfig(seed=seed))
+    config = TrainConfig(data=DataConfig(batch_size=8), optim=OptimConfig(**optim), run=RunConfig(seed=seed))
     torch.manual_seed(0)
     model = DropoutModel()
     optimizer = build_optimizer(model, config)
@@ -66,10 +67,10 @@ def stepper_of(seed: int, **optim: Any) -> tuple[Stepper, DropoutModel]:
     return Stepper(model, model, optimizer, scheduler, config, torch.device("cpu")), model
 
 
-def draws(seed: int, global_step: int, offset: int = 0) -> tuple[Tensor, tuple[int, ...]]:
+def draws(seed: int, global_step: int, offset: int = 0, rows: int = 4) -> tuple[Tensor, tuple[int, ...]]:
     stepper, model = stepper_of(seed)
     torch.manual_seed(99)  # whatever was drawn before
-    stepper(batch_of(offset=offset), global_step)
+    stepper(batch_of(rows, offset=offset), global_step)
     return model.masks[0], model.steps[0]
 
 
@@ -80,6 +81,13 @@ def test_dropout_follows_from_seed_step_and_place_alone() -> None:
         share = (mask == other[0]).float().mean().item()
         assert share == pytest.approx(0.5, abs=0.06), "as two independent masks agree"
     assert not torch.equal(draws(seed=0, global_step=5)[0], mask)
+
+
+def test_a_clip_drops_the_same_units_however_the_global_batch_is_split() -> None:
+    whole = draws(seed=1, global_step=5, rows=8)[0]
+    for rows in (1, 2, 3, 4):
+        parts = [draws(1, 5, offset, rows)[0] for offset in range(0, 8, rows)]
+        assert torch.equal(torch.cat(parts)[:8], whole), rows  # 3 + 3 + 3: the last one is a filler
 
 
 def test_supervised_steps_follow_from_seed_and_step_and_are_equal_on_all_ranks() -> None:
