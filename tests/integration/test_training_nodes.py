@@ -1,6 +1,8 @@
 """What happens to a training when ranks, nodes and its own command go: real Ray, several nodes on this machine.
 
 All runs train the same with 2 to 4 ranks: frozen BatchNorm, every key logged. An undisturbed run of two is the oracle.
+Other numbers of ranks add a step's gradients in another order. SGD keeps that rounding small over the 150 steps
+(measured: 3e-5, of weights that move by 0.2); Adam divides by the gradients' size and grows it to 6e-3.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ EPOCHS = 30  # of 5 steps: long enough for what happens in the middle
 SMALL = (
     "--model.width 0.125 --model.hidden 8 --model.adapted 8 --model.num-steps 4 --clip.num-frames 4 --clip.crop 32"
     " --clip.resize 32 --data.batch-size 4 --data.val-split= --run.log-samples --run.log-steps 50"
-    f" --run.freeze-batchnorm --run.checkpoint-steps 10 --run.checkpoint-epochs {EPOCHS} --optim.epochs {EPOCHS}"
+    " --optim.name sgd --run.freeze-batchnorm --run.checkpoint-steps 10"
+    f" --run.checkpoint-epochs {EPOCHS} --optim.epochs {EPOCHS}"
 ).split()
 
 
@@ -219,9 +222,9 @@ def test_a_lost_node_leaves_two_ranks_and_is_taken_in_again(
     down, up = events(training.run)
     assert (down["ranks_before"], down["ranks"]) == (4, 2)
     assert (up["ranks_before"], up["ranks"], up["why"], up["steps_lost"]) == (2, 4, "there is room for 4 ranks", 0)
-    found = weights(training.run)  # four gradients are added in another order than two
+    found = weights(training.run)
     for name, tensor in undisturbed.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-4)
 
 
 def test_a_notice_of_preemption_makes_the_ranks_save_and_leave(nodes: Nodes, tiny_set: str, tmp_path: Path) -> None:
