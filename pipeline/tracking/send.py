@@ -12,11 +12,9 @@ import dataclasses
 import itertools
 import json
 import logging
-import os
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from mlflow.entities import Metric, RunTag
@@ -26,6 +24,7 @@ from pipeline.errors import NotFoundError, StorageError
 from pipeline.storage import Storage
 from pipeline.tracking.entries import Entry, number, plain_numbers
 from pipeline.tracking.journal import SENT, read_page, read_sent, read_unsent
+from pipeline.tracking.once import asked_once
 from pipeline.tracking.pages import find_or_make
 from pipeline.tracking.runs import client
 
@@ -33,12 +32,10 @@ log = logging.getLogger(__name__)
 _BATCH = 200  # entries after which the place in the journal moves on
 _MAX_METRICS, _MAX_TAGS, _MAX_TAG = 900, 100, 5000  # MLflow: 1000 of both in a request, 100 tags, 8000 characters
 _SAVE_EVERY_S = 10.0
-_TIMEOUT_S = 20
 # What MLflow answers where the same request will never do, and what a proxy's plain 400 is taken for.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 _REFUSED_AT = 4  # times in a row, after which the request is taken apart
 _MOST_REFUSED = 20  # parts of a request; with more it is the server that is ill
-_environment = threading.Lock()
 
 Item = Metric | RunTag
 
@@ -72,7 +69,7 @@ class Sender:
             Exception: whatever MLflow raises, or the storage. The next call goes on from there.
         """
         count = 0
-        with _asked_once():
+        with asked_once():
             try:
                 self._find_page()
                 self._send_refused()
@@ -244,24 +241,3 @@ def _last_tags(entries: Sequence[Entry]) -> dict[str, str]:
 
 def _is_refusal(error: MlflowException) -> bool:
     return error.error_code in _REFUSALS
-
-
-@contextlib.contextmanager
-def _asked_once() -> Iterator[None]:
-    """Each request is sent once and answered within seconds, or fails: MLflow's own repetitions would do again what
-    was done and whose answer was lost, and hold up a command for minutes. Its client reads both from the environment.
-    """
-    names = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": 0, "MLFLOW_HTTP_REQUEST_TIMEOUT": _TIMEOUT_S}
-    with _environment:
-        before = {name: os.environ.get(name) for name in names}
-        for name, most in names.items():
-            given = before[name]
-            os.environ[name] = str(min(most, int(given))) if given and given.isdigit() else str(most)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value

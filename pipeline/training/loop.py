@@ -26,6 +26,7 @@ from pipeline.training.checkpoint import (
     snapshot,
 )
 from pipeline.training.collective import data_parallel, largest_over_ranks, world_size
+from pipeline.training.curves import curve_point, of_training, print_curve
 from pipeline.training.ema import JudgedWeights
 from pipeline.training.meter import Meter
 from pipeline.training.optim import build_optimizer, build_scheduler
@@ -178,21 +179,21 @@ def train(
                 meter.step_ended()
                 position.step, position.global_step = position.step + 1, position.global_step + 1
                 if position.global_step % config.run.log_steps == 0 or position.step == steps:
-                    metrics = metrics | _curve(stepper, meter.curve())
+                    metrics = metrics | curve_point(stepper, meter.curve())
                     if tracker:
-                        tracker.log_metrics(_of_training(metrics), position.global_step)
+                        tracker.log_metrics(of_training(metrics), position.global_step)
                     if rank == 0:
-                        _print_curve(metrics, position, steps, meter.straggler_line(metrics))
+                        print_curve(metrics, position, steps, meter.straggler_line(metrics))
                 asked = stepper.asked
                 if asked is Ask.LEAVE:
                     break
                 if position.step < steps and (asked is Ask.SAVE or _is_due(position, config)):
-                    save(_of_training(metrics))
+                    save(of_training(metrics))
                     meter.restart()  # the time of a checkpoint counts in no rate
             if asked is Ask.LEAVE:
                 # After an epoch's last step its validation is still to come: it follows when the run goes on.
                 left = True
-                save(_of_training(metrics), wait=True)
+                save(of_training(metrics), wait=True)
                 break
             position.epoch, position.step = epoch + 1, 0
             if position.epoch % config.run.checkpoint_epochs == 0 or position.epoch == epochs:
@@ -211,7 +212,7 @@ def train(
                 if left:  # the validation took its time: what was asked for meanwhile is heard before the next step
                     break
             elif asked is Ask.SAVE or _is_due(position, config):
-                save(_of_training(metrics))
+                save(of_training(metrics))
         name = saver.finish() or name
     except BaseException:
         saver.abandon()
@@ -226,30 +227,7 @@ def _is_due(position: Position, config: TrainConfig) -> bool:
     return bool(every) and position.global_step % every == 0
 
 
-def _of_training(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Those that are measured at every point of the curve: a validation's belong to the place where it was made."""
-    return {name: value for name, value in metrics.items() if name.startswith("train/")}
-
-
-def _print_curve(metrics: Mapping[str, float], position: Position, steps: int, remark: str) -> None:
-    log.info(
-        "epoch %d step %d/%d loss %.4f top1 %.3f %.1f clips/s%s",
-        position.epoch,
-        position.step,
-        steps,
-        metrics["train/loss"],
-        metrics["train/top1"],
-        metrics["train/clips_per_s"],
-        remark,
-    )
-
-
 def _train_mode(model: ActionModel, config: TrainConfig) -> None:
     model.train()
     if config.run.freeze_batchnorm:
         freeze_batchnorm(model)
-
-
-def _curve(stepper: Stepper, speed: dict[str, float]) -> dict[str, float]:
-    means = {f"train/{name}": value for name, value in stepper.sums.means().items()}
-    return {**means, "train/lr": stepper.scheduler.get_last_lr()[-1], **speed}
