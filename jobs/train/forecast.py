@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.common.words import counted, sized
+from pipeline.common.words import alternatives, counted, sized
 from pipeline.config.train import TrainConfig
 from pipeline.data.preflight import DataPlan
 from pipeline.training.footprint import Footprint, footprint, learning_norms
@@ -17,6 +17,13 @@ def clips_at_once(config: TrainConfig) -> int:
     """Clips that pass through the model together on one rank."""
     share = config.data.batch_size // config.run.num_workers
     return min(share, config.data.micro_batch or share)
+
+
+def fewer_ranks(config: TrainConfig) -> list[int]:
+    """Numbers of ranks that the run goes on with where there is no room for all; largest first."""
+    run = config.run
+    least = run.min_workers or run.num_workers
+    return [count for count in range(run.num_workers - 1, least - 1, -1) if config.data.batch_size % count == 0]
 
 
 def norm_warning(config: TrainConfig, num_classes: int) -> str:
@@ -67,6 +74,8 @@ def forecast(config: TrainConfig, plan: DataPlan, num_classes: int) -> Iterator[
     share = config.data.batch_size // run.num_workers
     pieces = "" if clips == share else f", in micro-batches of {clips}"
     yield f"ranks: {run.num_workers}{kind}; a step takes {counted(share, 'clip')} a rank{pieces}"
+    if fewer := fewer_ranks(config):
+        yield f"while nodes are missing: {alternatives(fewer)} ranks, the same steps in more micro-batches"
     yield from plan.summary()
     total = optim.epochs * plan.steps
     read = sum(

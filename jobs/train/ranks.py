@@ -71,7 +71,7 @@ def with_ranks(config: TrainConfig, ranks: int) -> TrainConfig:
     """The config for an attempt with fewer ranks than the run may have.
 
     What passes through the model at once stays as large as with all ranks, or is the next smaller size that divides a
-    rank's part: so memory stays as it is, and, where the parts divide evenly, dropout and BatchNorm's statistics too.
+    rank's part: so memory stays as it is, and, where the parts divide evenly, so do BatchNorm's statistics.
     """
     part, size = config.data.batch_size // ranks, config.data.batch_size // config.run.num_workers
     if config.data.micro_batch or part <= size:

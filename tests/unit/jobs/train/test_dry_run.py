@@ -83,6 +83,20 @@ def test_every_recipe_is_accepted_or_refused_with_the_fix(
     assert not (tmp_path / "runs").exists(), "nothing is written"
 
 
+def test_fewer_ranks_that_the_run_may_go_on_with_are_named(large_set: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those from the least on that divide the batch of 12."""
+    args = ["--data.uri", large_set, "--data.batch-size", "12", "--run.num-workers", "6"]
+    named = {
+        least: [line for line in dry(capsys, "rgb_demo", *args, "--run.min-workers", least) if "nodes are" in line]
+        for least in ("1", "4", "6")
+    }
+    assert named == {
+        "1": ["while nodes are missing: 4, 3, 2 or 1 ranks, the same steps in more micro-batches"],
+        "4": ["while nodes are missing: 4 ranks, the same steps in more micro-batches"],
+        "6": [],
+    }
+
+
 def test_mrst_on_64_ranks_says_what_batch_normalisation_sees(
     large_set: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
