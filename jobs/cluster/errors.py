@@ -21,6 +21,7 @@ _MORE_ROOM = (
     "make room in that folder, or name a larger one (TMPDIR for checkpoints on their way, data.cache_dir for the cache)"
 )
 _LESS_MEMORY = "let fewer or smaller tasks run at once, or use a larger node"
+_LOST_TOUCH = "it lost its connection to another rank, which has ended or cannot be reached"
 _KILLED = r"Selected to kill: .*?pid=(\d+), actual memory used=([\d.]+GB)"
 _USER = r"^(\d+)\t([\d.]+)\t(.+)$"
 
@@ -144,6 +145,8 @@ def _describe(cause: BaseException) -> tuple[str, str]:
     for kinds, what, advice in _KINDS:
         if isinstance(cause, kinds):
             return f"{what} ({found})" if found else what, advice
+    if is_collective(cause):  # what lost ranks leave behind; the libraries' own texts name addresses and source files
+        return _LOST_TOUCH, f"run the same command again; it was: {one_line(cause)}"
     return one_line(cause), ""
 
 

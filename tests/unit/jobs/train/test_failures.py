@@ -106,6 +106,13 @@ def test_a_full_disk_names_the_file_and_the_fix() -> None:
     assert "make room in that folder, or name a larger one (TMPDIR" in text
 
 
+def test_of_a_lost_rank_that_said_nothing_the_others_tell_in_plain_words() -> None:
+    assert what_happened(of_ranks(r0=GLOO, r1=GLOO)) == (
+        "rank 0: it lost its connection to another rank, which has ended or cannot be reached"
+    )
+    assert str(GLOO) in str(explain(of_ranks(r0=GLOO)))
+
+
 def test_an_event_tells_what_happened_without_advice() -> None:
     assert what_happened(of_ranks(r1=lost(DEAD), r0=GLOO)) == (
         "rank 1: a worker process died (it was killed, or crashed in native code)"
