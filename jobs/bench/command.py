@@ -4,6 +4,7 @@
     python -m jobs.bench preprocess --format ucf101 --source DIR  # the whole job against flow alone
     python -m jobs.bench loader --data URI --json bench.json      # our loader, its decoder alone, and a baseline
     python -m jobs.bench models --json bench.json                 # the papers' networks: counts, speed, the equations
+    python -m jobs.bench training --data URI --json bench.json    # a run's steps against a bare loop; 2 ranks against 1
 
     python -m jobs.bench tvl1 --help                              # what it measures, and its options
 
@@ -25,6 +26,7 @@ BENCHES = {
     "preprocess": "jobs.bench.preprocess",
     "loader": "jobs.bench.loader.command",
     "models": "jobs.bench.models.command",
+    "training": "jobs.bench.training.command",
 }
 """Subcommand to the module whose ``run(arguments) -> exit code`` it is; imported when asked for."""
 

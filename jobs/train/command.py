@@ -54,15 +54,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0].startswith("-"):
         console.print(*(__doc__ or "").splitlines(), sep="\n")
         return 0 if argv[:1] in (["-h"], ["--help"]) else 2
-    base = find_recipe(argv[0])
-    config = parse(
+    config = parse_config(argv)
+    return dry_run(config, console) if dry else train(config)
+
+
+def parse_config(words: Sequence[str]) -> TrainConfig:
+    """A recipe's name and flags that change it. Raises UserError."""
+    return parse(
         tyro.conf.AvoidSubcommands[TrainConfig],
-        args=with_new_flags(argv[1:]),
-        default=base,
-        prog=f"python -m jobs.train {argv[0]}",
+        args=with_new_flags(list(words[1:])),
+        default=find_recipe(words[0]),
+        prog=f"python -m jobs.train {words[0]}",
         description=__doc__,
     )
-    return dry_run(config, console) if dry else train(config)
 
 
 def train(config: TrainConfig) -> int:

@@ -7,7 +7,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import ray
@@ -75,11 +75,14 @@ class RayGroup:
         task: of every rank.
         need: what a rank takes.
         ranks: how many there are.
+        work: what each of them does.
     """
 
-    def __init__(self, task: WorkerTask, need: Need, ranks: int) -> None:
+    def __init__(
+        self, task: WorkerTask, need: Need, ranks: int, work: Callable[[WorkerTask], Outcome] = train_worker
+    ) -> None:
         self._control, self._progress, self._ended = task.control, Progress(), Ended()
-        trainer = _trainer(task, need, ranks)
+        trainer = _trainer(task, need, ranks, work)
         self._thread = threading.Thread(target=self._fit, args=(trainer,), name="fit", daemon=True)
         self._thread.start()
 
@@ -110,10 +113,12 @@ class RayGroup:
         ray.shutdown()
 
 
-def _trainer(task: WorkerTask, need: Need, ranks: int) -> ray.train.torch.TorchTrainer:
+def _trainer(
+    task: WorkerTask, need: Need, ranks: int, work: Callable[[WorkerTask], Outcome]
+) -> ray.train.torch.TorchTrainer:
     config = task.facts.config
     return ray.train.torch.TorchTrainer(
-        functools.partial(train_worker, task),  # pickled as it is; a train_loop_config would have to be a dict
+        functools.partial(work, task),  # pickled as it is; a train_loop_config would have to be a dict
         # A lost rank must fail the step within minutes: what hangs longer than any sane step is an error.
         torch_config=NodeTorchConfig(
             backend="nccl" if task.gpu else "gloo",

@@ -56,15 +56,19 @@ class WorkerTask:
     """The driver's actor (``jobs.train.control``)."""
 
 
-def train_worker(task: WorkerTask) -> Outcome:
-    """One rank."""
+def train_worker(task: WorkerTask, make_batches: Callable[..., Any] = make_loader) -> Outcome:
+    """One rank.
+
+    Args:
+        make_batches: makes the loader of the training split.
+    """
     _set_up_logging()
     observer = Observer(task.facts.config, task.started)
     with Listener(task.control, task.attempt) as listener:
-        return observer.watch(lambda: _train_rank(task, listener, observer))
+        return observer.watch(lambda: _train_rank(task, listener, observer, make_batches))
 
 
-def _train_rank(task: WorkerTask, ask: Asker, observer: Observer) -> Outcome:
+def _train_rank(task: WorkerTask, ask: Asker, observer: Observer, make_batches: Callable[..., Any]) -> Outcome:
     # Weights in channels-last order make gradients of 1x1 convolutions whose strides differ in name only
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     facts, config = task.facts, task.facts.config
@@ -105,7 +109,7 @@ def _train_rank(task: WorkerTask, ask: Asker, observer: Observer) -> Outcome:
     }
     with (
         contextlib.closing(journal) if journal else contextlib.nullcontext(),
-        make_loader(storage, manifest, config.data.train_split, train=True, **common) as loader,
+        make_batches(storage, manifest, config.data.train_split, train=True, **common) as loader,
         observer.node_metrics(journal),
     ):
         observer.follow(loader)

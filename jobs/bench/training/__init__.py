@@ -1,0 +1,1 @@
+"""``python -m jobs.bench training``: a run's steps against those of a bare loop, and two ranks against one."""
