@@ -24,6 +24,8 @@ from pipeline.training.loss import supervised_loss
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.step import derived_seed
 
+_NICENESS = 15  # of Ray's workers: other programs on the machine must slow both down alike
+
 
 def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
     """sha256 of all weights and buffers."""
@@ -43,6 +45,7 @@ def serve(config: TrainConfig, steps: int, driver: Connection) -> None:
     """
     os.environ["OMP_NUM_THREADS"] = str(int(config.run.cpus_per_worker))  # as Ray gives a rank its threads
     torch.set_num_threads(int(config.run.cpus_per_worker))
+    os.nice(max(0, _NICENESS - os.nice(0)))
     bare = BareLoop(config, steps)
     while (epoch := driver.recv()) is not None:
         driver.send(bare.run_epoch(epoch))
