@@ -18,6 +18,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.loader import make_loader
 from pipeline.dataset.manifest import read_manifest
 from pipeline.models import ActionModel, branch_probabilities, build_model, freeze_batchnorm, fuse
+from pipeline.models.dropout import place_clips
 from pipeline.models.precision import autocast
 from pipeline.storage import open_storage
 from pipeline.training.loss import supervised_loss
@@ -94,14 +95,15 @@ class BareLoop:
             yield from itertools.islice(loader.iter_epoch(epoch), self._steps)
 
     def _step(self, batch: Batch, number: int) -> None:
-        config, seed = self._config, self._config.run.seed
-        torch.manual_seed(derived_seed("step", seed, number, 0))
+        config, seed, size = self._config, self._config.run.seed, self._config.data.batch_size
+        torch.manual_seed(derived_seed("step", seed, number))
+        place_clips(self.model, 0, len(batch.labels), size, torch.device("cpu"))
         drawn = self.model.draw_steps(torch.Generator().manual_seed(derived_seed("supervision", seed, number)))
         self._optimizer.zero_grad(set_to_none=True)
         with autocast(config.run.precision, torch.device("cpu")):
             outputs = self.model(batch.inputs, steps=drawn)
-        size = torch.tensor(float(config.data.batch_size))
-        supervised_loss(outputs, batch.labels, batch.weights, size, config.optim.label_smoothing).backward()
+        whole = torch.tensor(float(size))
+        supervised_loss(outputs, batch.labels, batch.weights, whole, config.optim.label_smoothing).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm or float("inf"))
         self._optimizer.step()
         self._scheduler.step()
