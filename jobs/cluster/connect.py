@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
 
 import ray
 
@@ -23,9 +27,27 @@ def connect() -> None:
     Raises:
         UserError: the recorded local stack, or the named cluster, does not answer.
     """
-    if ray.is_initialized():
-        return
-    address = ray_address()
+    if not ray.is_initialized():
+        with _signals_kept():
+            _connect(ray_address())
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it is initialised, in C++ too, and prints a stack at it: the command's own
+    handlers come back.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if callable(handler):
+                    signal.signal(number, handler)
+
+
+def _connect(address: str | None) -> None:
     if address and "://" not in address and address not in ("auto", "local"):
         host, _, port = address.rpartition(":")
         try:

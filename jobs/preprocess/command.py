@@ -157,8 +157,8 @@ def build_all(
             connect()
             run_shards(rest, job, resources_for(job.spec, config.gpu_share), done=done, waiting=lease.check)
         _within("rejected", tally.num_rejected, config.max_rejects, num_present, tally, job.spec.classes)
-    except BaseException:
-        run.finish(tally, job.spec.classes, "FAILED")
+    except BaseException as error:
+        run.finish(tally, job.spec.classes, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     run.finish(tally, job.spec.classes, "FINISHED")
 

@@ -82,7 +82,6 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> t
     resuming = start_or_resume(run, record)
     _say_plan(prepared, resuming)
     connect()
-    signals.handle()  # ray.init has taken one of them
     gpu = wants_gpu(config.run.use_gpu)
     config.run.check_device(gpu)
     need, cluster = Need.of(config, gpu), RayCluster()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from pipeline.common.cli import Terminated
+from pipeline.common.cli import terminated
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -27,9 +27,7 @@ class Leaving:
         self._before: dict[int, Any] = {}
 
     def handle(self) -> None:
-        """Handle both signals from now on. To be called again after ``ray.init``, which takes SIGTERM for itself. Only
-        the main thread can; elsewhere the signals stay as they are.
-        """
+        """Handle both signals from now on. Only the main thread can; elsewhere the signals stay as they are."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 self._before.setdefault(number, signal.signal(number, self.receive))
@@ -41,7 +39,7 @@ class Leaving:
 
     def error(self) -> KeyboardInterrupt:
         """What the command ends with: exit code 130, or 143 after SIGTERM."""
-        return Terminated() if self.signal == signal.SIGTERM else KeyboardInterrupt()
+        return terminated() if self.signal == signal.SIGTERM else KeyboardInterrupt()
 
     def receive(self, number: int, frame: FrameType | None = None) -> None:
         """The signals' handler."""

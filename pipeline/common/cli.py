@@ -15,7 +15,9 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -58,9 +60,10 @@ T = TypeVar("T")
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, for a command that handles it."""
+    """SIGTERM. ``run_main`` has it raised where the command is, as Ctrl-C is."""
 
 
+_terminated = threading.Event()
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -155,15 +158,33 @@ def run_main(
             that use Ray give ``jobs.cluster.errors.explain``.
     """
     set_up_logging()
+    signal.signal(signal.SIGTERM, _terminate)
+    _terminated.clear()
     try:
         code = main()
     except KeyboardInterrupt as stop:
-        terminated = isinstance(stop, Terminated)
-        errors.print(f"{'terminated' if terminated else 'interrupted'}: run the same command again to continue")
-        code = 143 if terminated else 130
+        code = 143 if _terminated.is_set() or isinstance(stop, Terminated) else 130
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # what is still to be put away shall not be interrupted by an error
+            signal.signal(number, lambda number, _: os._exit(128 + number))
+        errors.print(f"{'terminated' if code == 143 else 'interrupted'}: run the same command again to continue")
     except Exception as error:
         code = _report(error, explain)
     sys.exit(code)
+
+
+def terminated() -> Terminated:
+    """What a handler of SIGTERM raises. Ray makes a plain KeyboardInterrupt of whatever is raised while it waits, so
+    that ``run_main`` is told here too.
+    """
+    _terminated.set()
+    return Terminated()
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise terminated()
 
 
 def _report(error: Exception, explain: Callable[[BaseException], ReciprocalError | None]) -> int:

@@ -18,6 +18,9 @@ from pipeline.storage.base import Storage
 # No file can have a name that is too long; ENXIO: a socket.
 _NO_SUCH_FILE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
 
 class LocalStorage(Storage):
     """``file:///FOLDER``. A write goes to a temporary file in its target's folder, is flushed to disk and takes its
@@ -88,7 +91,15 @@ class LocalStorage(Storage):
             with atomic_file(target) as file:
                 fill(file)
         except OSError as error:
-            raise StorageError(f"cannot write {self.uri}/{path}: {error}") from error
+            raise self._not_written(path, error) from error
+
+    def _not_written(self, path: str, error: OSError) -> StorageError:
+        what = f"cannot write {self.uri}/{path}: {error}"
+        if error.errno in _FULL:
+            return StorageSetupError(f"{what}; make room there, or name a place that has it")
+        if error.errno in _REFUSED:
+            return StorageSetupError(f"{what}; let this user write there, or name a place where it may")
+        return StorageError(what)
 
     def size(self, path: str) -> int:
         with self._named(path) as target:
@@ -110,4 +121,7 @@ class LocalStorage(Storage):
         return f"{found.st_size}-{found.st_mtime_ns}"
 
     def delete(self, path: str) -> None:
-        self._path(path).unlink(missing_ok=True)
+        try:
+            self._path(path).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._not_written(path, error) from error

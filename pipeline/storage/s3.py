@@ -20,10 +20,11 @@ import boto3
 import botocore.exceptions
 
 from pipeline.config.stack import find_stack, s3_settings
-from pipeline.errors import NotFoundError, StorageError, StorageSetupError
+from pipeline.errors import StorageError, StorageSetupError
 from pipeline.storage.base import Storage
 from pipeline.storage.s3_body import UploadBody, check_size, whole_body
 from pipeline.storage.s3_client import s3_client
+from pipeline.storage.s3_errors import NO_CREDENTIALS, code_of, explain_refusal
 from pipeline.storage.s3_retry import Deadline, deadline_s, with_retries
 
 T = TypeVar("T")
@@ -32,7 +33,6 @@ _MAX_PARTS = 10_000
 _PART_THREADS = 4
 _PROBE_S = 10.0
 _READ_TIMEOUT_S, _TIMED_READ_TIMEOUT_S, _TIMED_TRIES = 60.0, 30.0, 6  # timed: within a deadline of the caller's
-_ABSENT = {"404", "NoSuchKey", "NotFound"}
 _UNREACHABLE = (
     botocore.exceptions.EndpointConnectionError,
     botocore.exceptions.ConnectTimeoutError,
@@ -83,7 +83,7 @@ class S3Storage(Storage):
             try:
                 answer = client.get_object(Bucket=self.bucket, Key=self.prefix + path, **arguments)
             except botocore.exceptions.ClientError as error:
-                if _code(error) in ("InvalidRange", "416"):  # a range past the end is empty, as in a file
+                if code_of(error) in ("InvalidRange", "416"):  # a range past the end is empty, as in a file
                     return b""
                 raise
             if most is not None and answer["ContentLength"] > most:  # the whole object, gigabytes of it perhaps
@@ -148,7 +148,7 @@ class S3Storage(Storage):
                 client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
             except botocore.exceptions.ClientError as error:
                 # Done by an earlier try whose answer was lost; its size says so.
-                if _code(error) != "NoSuchUpload":
+                if code_of(error) != "NoSuchUpload":
                     raise
             check_size(client.head_object(**names)["ContentLength"], size)
 
@@ -223,22 +223,11 @@ class S3Storage(Storage):
                 on_retry=self._on_retry,
             )
         except botocore.exceptions.ClientError as error:
-            code = _code(error)
-            if code == "NoSuchBucket":
-                raise StorageSetupError(
-                    f"bucket {self.bucket!r} does not exist: create it or name another in {self.uri}"
-                ) from error
-            if code in _ABSENT:
-                raise NotFoundError(f"{where} does not exist") from error
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403):
-                raise StorageSetupError(
-                    f"access to {where} is denied ({code}): check the credentials (AWS_ACCESS_KEY_ID,"
-                    " AWS_SECRET_ACCESS_KEY or role)"
-                ) from error
-            raise StorageError(f"{where}: {error}") from error
-        except botocore.exceptions.NoCredentialsError as error:
+            raise explain_refusal(error, where, self.bucket, self.uri) from error
+        except NO_CREDENTIALS as error:
+            given = "no credentials" if isinstance(error, botocore.exceptions.NoCredentialsError) else str(error)
             raise StorageSetupError(
-                f"no credentials for {self.uri}: start the local stack (python -m infra.local up) or set"
+                f"{given} for {self.uri}: start the local stack (python -m infra.local up) or set"
                 " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
         except _UNREACHABLE as error:
@@ -251,7 +240,3 @@ class S3Storage(Storage):
             raise StorageSetupError(f"no S3 server answers for {self.uri} ({error}): {fix}") from error
         except (botocore.exceptions.BotoCoreError, boto3.exceptions.Boto3Error) as error:  # type: ignore[attr-defined]
             raise StorageError(f"{where}: {error}") from error
-
-
-def _code(error: botocore.exceptions.ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))

@@ -40,7 +40,7 @@ class Saver:
         flush: Callable[[], None] | None = None,
     ) -> None:
         self._flush = flush
-        self._writer, self._copies = CheckpointWriter(store), HostCopies()
+        self._store, self._writer, self._copies = store, CheckpointWriter(store), HostCopies()
         self._rank, self._every_s, self._ask = rank, 60 * minutes, ask
         self._saved_s = time.monotonic()
         self._history: list[str] = []
@@ -96,6 +96,8 @@ class Saver:
     def finish(self) -> str:
         """Wait until everything is stored; name of the newest checkpoint that this rank stored, or nothing."""
         self._writer.wait()
+        if self._rank == 0 and not self._writer.stored:  # the command before may have ended between the two
+            self._store.prune()
         return self._writer.stored
 
     def abandon(self) -> None:

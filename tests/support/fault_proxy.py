@@ -27,6 +27,7 @@ import socket
 import threading
 import time
 from collections import Counter, deque
+from typing import Self
 from urllib.parse import urlsplit
 
 from tests.support.http_wire import Reader, for_upstream, parse, reset, without_hop_headers
@@ -105,7 +106,7 @@ class FaultProxy:
         self.port: int = self._listener.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> FaultProxy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

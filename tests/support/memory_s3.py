@@ -7,17 +7,21 @@ from __future__ import annotations
 import hashlib
 import http.server
 import re
+import sys
 import threading
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 
 class MemoryS3:
-    """A server on 127.0.0.1 with one bucket, ``bucket``; ``objects`` is what it holds. Listings have two entries a
-    page.
+    """A server on 127.0.0.1 with one bucket, ``bucket``; ``objects`` is what it holds.
+
+    Args:
+        page: most entries of a page of a listing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, page: int = 2) -> None:
+        self.page = page
         self.objects: dict[str, bytes] = {}
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.completed = 0
@@ -37,6 +41,10 @@ class MemoryS3:
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # many clients connect at once; one that is dropped tries again only after a second
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client may go away
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -97,7 +105,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             for key in self.store.objects
             if key.startswith(query.get("prefix", "")) and key > query.get("continuation-token", "")
         )
-        page, more = keys[:2], len(keys) > 2
+        page, more = keys[: self.store.page], len(keys) > self.store.page
         items = "".join(
             f"<Contents><Key>{escape(k)}</Key><Size>{len(self.store.objects[k])}</Size>"
             f"<ETag>{hashlib.md5(self.store.objects[k]).hexdigest()}</ETag></Contents>"

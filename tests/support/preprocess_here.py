@@ -1,11 +1,17 @@
-"""Options of a small ``jobs.preprocess`` for the fixtures of ``tests/unit/jobs/preprocess``."""
+"""Options of a small ``jobs.preprocess``, and a stand-in for its tasks that needs neither Ray nor MLflow."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.preprocess.config import PreprocessConfig
+from jobs.preprocess.tally import Outcome, Tally
+from jobs.preprocess.tasks import Job
 from pipeline.config.preprocess import StoredConfig
+from pipeline.storage.lease import Lease
+from preprocessing.shard.build import build_shard
+from preprocessing.shard.plan import ShardPlan
 
 PLAIN = StoredConfig(short_side=32, modalities=("rgb",))
 
@@ -21,3 +27,12 @@ def config(videos: Path, tmp_path: Path, **changes) -> PreprocessConfig:
         "stored": PLAIN,
     }
     return PreprocessConfig(**{**fields, **changes})
+
+
+def build_here(
+    todo: Sequence[ShardPlan], job: Job, config: PreprocessConfig, tally: Tally, num_present: int, lease: Lease
+) -> None:
+    """In place of ``jobs.preprocess.command.build_all``: shards are built in this process."""
+    for plan in todo:
+        tally.add(Outcome.of(build_shard(plan, store=job.store, spec=job.spec, storage=job.storage)))
+        lease.check()

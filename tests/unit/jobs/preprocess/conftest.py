@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobs.preprocess import command
-from jobs.preprocess.tally import Outcome
 from pipeline.storage import Storage, lease, open_storage
-from preprocessing.shard.build import build_shard
 from preprocessing.synthetic.generate import SyntheticConfig, generate
+from tests.support.preprocess_here import build_here
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +25,8 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object
     """Shards are built here, without Ray and MLflow; what the returned list holds is called after each build."""
     afterwards: list[Callable[[], object]] = []
 
-    def build_all(todo, job, config, tally, num_present, lease) -> None:
-        for plan in todo:
-            tally.add(Outcome.of(build_shard(plan, store=job.store, spec=job.spec, storage=job.storage)))
-            lease.check()
+    def build_all(*arguments) -> None:
+        build_here(*arguments)
         for call in afterwards:
             call()
 

@@ -82,6 +82,13 @@ def test_a_flipped_bit_is_noticed_and_the_file_named(run: Storage, loader: str) 
     run.delete(path)
     with pytest.raises(UserError, match=rf"{run.uri}/{path} is missing"):
         LOADERS[loader](run)
-    run.delete(f"{_last(run)}/files.json")
+    listed = f"{_last(run)}/files.json"
+    sound = run.read(listed)
+    for damaged in (sound.replace(b"size", b"sizf", 1), sound[:-30]):
+        run.write(listed, damaged)
+        with pytest.raises(UserError, match=rf"{run.uri}/{listed}.*: restore it, or use another checkpoint") as error:
+            LOADERS[loader](run)
+        assert "\n" not in str(error.value)
+    run.delete(listed)
     with pytest.raises(UserError, match=r"files\.json is missing: it is half a checkpoint"):
         LOADERS[loader](run)

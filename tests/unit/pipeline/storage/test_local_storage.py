@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, NotFoundError, StorageError, StorageSetupError
-from pipeline.storage import join, open_storage
+from pipeline.storage import LocalStorage, join, open_storage
 from tests.support.paths import ROOT
 
 
@@ -129,3 +129,31 @@ def test_file_systems_without_nameless_files(storage, tmp_path: Path, monkeypatc
     with pytest.raises(TypeError):
         storage.write("x", 5)  # type: ignore[arg-type]
     assert [p.name for p in (tmp_path / "root").iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [
+        (errno.ENOSPC, "make room there, or name a place that has it"),
+        (errno.EDQUOT, "make room there"),
+        (errno.EROFS, "let this user write there, or name a place where it may"),
+        (errno.EACCES, "let this user write there"),
+    ],
+)
+@pytest.mark.parametrize("call", ["write", "write_file", "delete"])
+def test_a_folder_that_takes_nothing_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fix: str, call: str
+) -> None:
+    """As a full or a read-only file system would."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    source = tmp_path / "source"
+    source.write_bytes(b"data")
+    monkeypatch.setattr("pipeline.storage.local.atomic_file", fail)
+    monkeypatch.setattr(Path, "unlink", fail)
+    storage = LocalStorage(str(tmp_path))
+    arguments = {"write": (b"data",), "write_file": (source,), "delete": ()}[call]
+    with pytest.raises(StorageSetupError, match=rf"cannot write file://{tmp_path}/x: .*{os.strerror(number)}; {fix}"):
+        getattr(storage, call)("x", *arguments)

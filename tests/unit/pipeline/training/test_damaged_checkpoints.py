@@ -72,6 +72,32 @@ def test_the_one_before_is_taken_and_the_run_ends_with_the_right_weights(
     assert keys == undisturbed[1]
 
 
+@pytest.mark.parametrize("how", ["flipped byte", "truncated", "missing"])
+def test_a_list_of_files_that_is_damaged_or_missing_costs_a_step(
+    tiny_set: str,
+    tmp_path: Path,
+    undisturbed: tuple[Weights, list[str]],
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    """One that is missing looks as if its writer had been killed, so it is no warning; it is named too."""
+    with pytest.raises(Stop):
+        train_here(config_for(tiny_set), store_in(tmp_path, stop_after=3))
+    path = tmp_path / "checkpoint_000000003" / "files.json"
+    data = path.read_bytes()
+    damaged = {"flipped byte": data.replace(b"size", b"sizf", 1), "truncated": data[:-30]}
+    path.unlink() if how == "missing" else path.write_bytes(damaged[how])
+    caplog.set_level(logging.INFO)
+    train_here(config_for(tiny_set), store_in(tmp_path))
+    named = f"file://{path.parent} is half a checkpoint" if how == "missing" else f"file://{path}"
+    found = [record for record in caplog.records if record.getMessage().startswith(named)]
+    assert [record.levelno for record in found] == [logging.INFO if how == "missing" else logging.WARNING]
+    assert "resuming at epoch 0, step 2 of 5" in caplog.text
+    weights, keys = ended(tmp_path)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in undisturbed[0].items())
+    assert keys == undisturbed[1]
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_starts_again_and_ends_with_the_right_weights(
     tiny_set: str, tmp_path: Path, undisturbed: tuple[Weights, list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -104,3 +130,11 @@ def test_a_checkpoint_of_older_code_is_resumed_from(
     weights, keys = ended(tmp_path)
     assert all(torch.equal(weights[name], tensor) for name, tensor in undisturbed[0].items())
     assert keys == undisturbed[1]
+
+
+def test_checkpoints_that_a_command_could_not_remove_are_removed_by_the_next_one(tiny_set: str, tmp_path: Path) -> None:
+    train_here(config_for(tiny_set), store_in(tmp_path, keep=9))  # as if it had ended before it removed any
+    assert len(list(tmp_path.glob("checkpoint_*"))) == 5
+    outcome = train_here(config_for(tiny_set), store_in(tmp_path, keep=2))
+    assert outcome.checkpoint == "checkpoint_000000005"
+    assert sorted(path.parent.name[-1] for path in tmp_path.glob("checkpoint_*/files.json")) == ["4", "5"]
