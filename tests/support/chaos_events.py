@@ -67,8 +67,16 @@ class Chaos:
             self.done.append(Done(name, what, at_s, step))
             print(f"step {step} of {self._steps}: {name}: {what}", flush=True)
             if name in ("node", "grow", "grow-again", "worker", "notice"):
-                self._command.until(lambda changes=changes: self._changes() > changes, _WAIT_S)
+                self._command.until(lambda changes=changes: self._over() or self._changes() > changes, _WAIT_S)
+                if self._over():
+                    self.faults.append(
+                        f"the run was over before {name} changed its ranks: it must be longer (--minutes)"
+                    )
+                    break
         return self._command.end(_WAIT_S)
+
+    def _over(self) -> bool:
+        return self._run.exists("result.json")
 
     def _changes(self) -> int:
         return len(read_events(self._run))
