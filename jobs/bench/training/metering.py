@@ -50,11 +50,12 @@ def metering_cost_s(log_steps: int, *, steps: int = 3000, rounds: int = 5) -> fl
 
     watchdog = Watchdog(times, 600.0)
     taken = [(_seconds(lambda: watchdog.run(metered)), _seconds(empty)) for _ in range(rounds)]
+    assert times.steps == rounds * steps
     return statistics.median((with_it - without) / steps for with_it, without in taken)
 
 
 def _batches(steps: int) -> Iterator[Batch]:
-    yield from cast(Iterator[Batch], itertools.repeat(None, steps))
+    yield from cast(Iterator[Batch], itertools.repeat(object(), steps))  # None would be the end
 
 
 def _seconds(work: Callable[[], object]) -> float:

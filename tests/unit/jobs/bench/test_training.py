@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 
+from jobs.bench.training import metering
 from jobs.bench.training.bare import BareLoop, weights_digest
 from jobs.bench.training.command import missed, run
+from jobs.bench.training.metering import metering_cost_s
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CRNConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
@@ -32,6 +35,11 @@ def test_the_bare_loop_ends_with_the_weights_of_a_run(tiny_set: str, tmp_path: P
     with newest_in(tmp_path) as folder:
         found = safetensors.torch.load_file(folder / "model.safetensors")
     assert weights_digest(found) == weights_digest(bare.model.state_dict())
+
+
+def test_metering_costs_something_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metering, "RankMetrics", lambda run, rank: lambda values: time.sleep(0.002))
+    assert metering_cost_s(10, steps=100, rounds=1) > 0.0002  # a point of a curve every ten steps
 
 
 def test_too_much_overhead_and_other_weights_are_named() -> None:
