@@ -11,12 +11,14 @@ error came from a worker or from a library, or is a defect of ours) the line end
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -189,7 +191,7 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 def _report(error: Exception, explain: Callable[[BaseException], ReciprocalError | None]) -> int:
     """Print one line about an error and return the exit code."""
-    known = explain(error) or error
+    known = explain(error) or _full_disk(error) or error
     refused = isinstance(known, UserError)
     text = str(known) if isinstance(known, ReciprocalError) else one_line(known)
     from_elsewhere = known is not error or (error.__cause__ is not None and explain(error.__cause__) is not None)
@@ -198,6 +200,15 @@ def _report(error: Exception, explain: Callable[[BaseException], ReciprocalError
         text = f"{text}; whole traceback: {_write_traceback(error)}"
     errors.print(f"{'error' if refused else 'failed'}: {text}", style="bold red")
     return 2 if refused else 1
+
+
+def _full_disk(error: Exception) -> ReciprocalError | None:
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    where = error.filename or tempfile.gettempdir()  # a write says no name: what commands write is temporary
+    return ReciprocalError(
+        f"{where} cannot be written ({error.strerror}): free some space there, or set TMPDIR to a folder with more"
+    )
 
 
 def one_line(error: BaseException) -> str:

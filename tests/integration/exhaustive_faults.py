@@ -85,6 +85,8 @@ class Bench:
                 problems += [f"left in TMPDIR: {name}" for name in self._forked.left()]
                 row.tried, row.at_once, row.well = row.tried + 1, row.at_once + (not code), row.well + (not problems)
                 row.problems += [f"{kind.name}, {way} at request {at}: {problem}" for problem in problems]
+                if problems:
+                    print(*row.problems[-len(problems) :], sep="\n", flush=True)
             row.seconds = time.perf_counter() - start_s
             yield row
 
@@ -115,7 +117,6 @@ def main() -> int:
             for row in bench.rows(kind, options.every):
                 print(row, flush=True)
                 problems += row.problems
-    print(*problems, sep="\n")
     return 1 if problems else 0
 
 

@@ -7,20 +7,20 @@ After the same command has been run again the data set must be byte-identical to
 
 from __future__ import annotations
 
-import contextlib
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from pipeline.storage import open_storage
+from tests.support.disks import small_disk
 from tests.support.fault_proxy import FaultProxy, Faults
 from tests.support.paths import ROOT
-from tests.support.preprocess_bench import Bench, disturb, s3_behind, started_bench
+from tests.support.preprocess_bench import Bench, disturb, s3_behind, settled, started_bench
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -90,22 +90,23 @@ def test_a_command_with_other_parameters_takes_over_from_one_that_was_killed(ben
     assert bench.faults_of(out) == []
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """A file system of that size in place of ``folder``; the test is skipped where this user may not mount one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"a full disk needs the right to mount a small one: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_with_one_line_and_a_rerun_finishes(bench: Bench, number: int, code: int) -> None:
+    out = bench.new_out()
+    run, storage = bench.start(out), open_storage(out)
+    while run.alive() and not any("/shard-" in path for path in storage.list()):
+        time.sleep(0.05)
+    run.send(number)
+    done = run.wait(60)
+    assert done.code == code, done.output
+    assert done.output.rstrip().endswith("run the same command again to continue"), done.output
+    assert "Traceback" not in done.output
+    assert "***" not in done.output  # a stack of native code
+    assert list(storage.list(".lease-")) == []
+    assert settled(bench, 20) == []
+    assert bench.processes("worker", run) == []
+    assert bench.run(out).code == 0
+    assert bench.faults_of(out) == []
 
 
 def test_full_disks_end_the_run_cleanly_and_a_rerun_finishes(bench: Bench) -> None:

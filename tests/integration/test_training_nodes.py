@@ -8,35 +8,19 @@ Other numbers of ranks add a step's gradients in another order. SGD keeps that r
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-import safetensors.torch
 import torch
 
-from pipeline.checkpoints.store import CheckpointStore
-from pipeline.dataset.manifest import read_manifest, read_records
-from pipeline.storage import Storage, open_storage
-from tests.support.paths import ROOT
+from pipeline.storage import Storage
 from tests.support.ray_nodes import Nodes, ray_nodes
+from tests.support.ray_trainings import Training, check_every_key_once_an_epoch, newest_step, weights
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(300)]
-
-EPOCHS = 30  # of 5 steps: long enough for what happens in the middle
-SMALL = (
-    "--model.width 0.125 --model.hidden 8 --model.adapted 8 --model.num-steps 4 --clip.num-frames 4 --clip.crop 32"
-    " --clip.resize 32 --data.batch-size 4 --data.val-split= --run.log-samples --run.log-steps 50"
-    " --optim.name sgd --run.freeze-batchnorm --run.checkpoint-steps 10"
-    f" --run.checkpoint-epochs {EPOCHS} --optim.epochs {EPOCHS}"
-).split()
 
 
 @pytest.fixture(scope="module")
@@ -46,78 +30,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         patch.setenv("RECIPROCAL_HOME", str(tmp_path_factory.mktemp("home")))
         with ray_nodes(cpus=2) as found:
             yield found
-
-
-class Training:
-    """A ``jobs.train`` command that runs, and its run's folder."""
-
-    def __init__(self, nodes: Nodes, data_uri: str, runs: Path, run_id: str, *more: str) -> None:
-        self.run = open_storage(f"file://{runs}/{run_id}")
-        self.data_uri, self._log = data_uri, runs / f"{run_id}-{time.monotonic_ns()}.log"
-        runs.mkdir(exist_ok=True)
-        command = ["rgb_demo", "--data.uri", data_uri, "--run.output", f"file://{runs}", "--run.run-id", run_id]
-        env = {**nodes.env, "PYTHONPATH": str(ROOT), "TMPDIR": str(runs)}
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.train", *command, *SMALL, *more], cwd=ROOT, env=env, stdout=log, stderr=log
-            )
-
-    @property
-    def output(self) -> str:
-        """All that it has printed."""
-        return self._log.read_text()
-
-    def until(self, holds: Callable[[], bool], timeout_s: float = 120) -> None:
-        """Wait for something, while the command runs."""
-        deadline = time.monotonic() + timeout_s
-        while not holds():
-            assert self.process.poll() is None, self.output
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.1)
-
-    def until_step(self, step: int) -> None:
-        """Until a checkpoint of that step or a later one is stored."""
-        self.until(lambda: newest_step(self.run) >= step)
-
-    def end(self, timeout_s: float = 150) -> int:
-        """Wait for its end; the exit code."""
-        return self.process.wait(timeout_s)
-
-    def workers(self) -> list[psutil.Process]:
-        """Processes of the ranks, whichever run they belong to."""
-        found = []
-        for process in psutil.process_iter(["cmdline"]):
-            if any("RayTrainWorker" in part for part in process.info["cmdline"] or ()):
-                with_home = process_home(process)
-                if with_home == os.environ["RECIPROCAL_HOME"]:
-                    found.append(process)
-        return found
-
-
-def process_home(process: psutil.Process) -> str:
-    try:
-        return process.environ().get("RECIPROCAL_HOME", "")
-    except psutil.Error:
-        return ""
-
-
-def newest_step(run: Storage) -> int:
-    return next((entry.order[0] for entry in CheckpointStore(run).entries() if entry.usable), -1)
-
-
-def weights(run: Storage) -> dict[str, torch.Tensor]:
-    name = json.loads(run.read("result.json"))["checkpoint"]
-    return safetensors.torch.load(run.read(f"{name}/model.safetensors"))
-
-
-def check_every_key_once_an_epoch(training: Training, epochs: int = EPOCHS) -> None:
-    storage = open_storage(training.data_uri)
-    keys = [s.key for r in read_records(storage, read_manifest(storage), "train") for s in r.samples]
-    name = json.loads(training.run.read("result.json"))["checkpoint"]
-    lines = [json.loads(line) for line in training.run.read(f"{name}/samples-0000.jsonl").decode().splitlines()]
-    for epoch in range(epochs):
-        used = Counter(key for line in lines if line["epoch"] == epoch for key in line["keys"])
-        assert used == dict.fromkeys(keys, 1), epoch
 
 
 def events(run: Storage) -> list[dict]:

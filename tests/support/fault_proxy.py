@@ -36,7 +36,10 @@ _SLOW_DOWN = (
     b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
 
+_WORDS = b"<?xml version='1.0'?><Error><Code>%b</Code><Message>on purpose</Message></Error>"
 _REFUSALS = {
+    "denied": (b"403 Forbidden", b"application/xml", _WORDS % b"AccessDenied"),
+    "expired": (b"400 Bad Request", b"application/xml", _WORDS % b"ExpiredToken"),
     "slow_down": (b"503 Slow Down", b"application/xml", _SLOW_DOWN),
     "bad_request": (b"400 Bad Request", b"text/plain", b"refused on purpose"),
     "server_error": (b"500 Internal Server Error", b"text/plain", b"failed on purpose"),
@@ -51,6 +54,10 @@ class Faults:
     """The connection is reset when the request has arrived, before the server hears of it."""
     slow_down: float = 0.0
     """Answered 503 SlowDown; the server never hears of it."""
+    denied: float = 0.0
+    """Answered 403 AccessDenied, as for a bucket that may only be read; the server never hears of it."""
+    expired: float = 0.0
+    """Answered 400 ExpiredToken; the server never hears of it."""
     bad_request: float = 0.0
     """Answered 400; the server never hears of it."""
     server_error: float = 0.0

@@ -67,6 +67,9 @@ class Running:
     def alive(self) -> bool:
         return self._child.poll() is None
 
+    def send(self, number: int) -> None:
+        self._child.send_signal(number)
+
     def kill(self) -> None:
         self._child.kill()
         self._child.wait()
@@ -237,12 +240,12 @@ def disturb(bench: Bench, target: str, chance: random.Random) -> Outcome:
         if again.code == 0:
             break
     faults = bench.faults_of(out)
-    if left := _settled(bench):
+    if left := settled(bench):
         faults.append(f"left in TMPDIR: {left}")
     return Outcome(target, objects, at_s, killed, came_through, reruns, faults, time.monotonic() - began_s, text)
 
 
-def _settled(bench: Bench, timeout_s: float = 5.0) -> list[str]:
+def settled(bench: Bench, timeout_s: float = 5.0) -> list[str]:
     """Leftovers once orphaned tasks of a killed run have ended."""
     deadline = time.monotonic() + timeout_s
     while (left := bench.leftovers()) and time.monotonic() < deadline:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +51,11 @@ def test_what_was_said_on_purpose_is_the_whole_line(
         (raiser(ReciprocalError("cannot write"), OSError("disk")), "failed: cannot write"),
         (raiser(ZeroDivisionError("division by zero\nmore")), "failed: ZeroDivisionError: division by zero"),
         (raiser(AssertionError()), "failed: AssertionError"),
+        (
+            raiser(OSError(errno.ENOSPC, "No space left on device")),
+            f"failed: {tempfile.gettempdir()} cannot be written (No space left on device): free some space there, or"
+            " set TMPDIR to a folder with more",
+        ),
     ],
 )
 def test_what_came_from_elsewhere_has_its_traceback_in_a_file(
@@ -60,7 +67,7 @@ def test_what_came_from_elsewhere_has_its_traceback_in_a_file(
     assert found, err
     assert found[1] == line
     assert "Traceback (most recent call last)" in Path(found[2]).read_text()
-    if "write" in line:
+    if "cannot write" in line:
         assert "OSError: disk" in Path(found[2]).read_text()
 
 
