@@ -39,6 +39,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.errors import UserError
 from pipeline.runs.folder import RESULT, read_result, start_or_resume
 from pipeline.storage import join, open_storage
+from pipeline.storage.lease import remove_gone
 from pipeline.tracking.page import RunPage
 
 
@@ -80,6 +81,7 @@ def train(config: TrainConfig) -> int:
             start_or_resume(run, record_of(prepared))
             page = open_page(run)
             page.finish()
+            remove_gone(run)
             _print_end(config, run.uri, read_result(run), "finished before, nothing to do; it", page)
             return 0
         with hold_run(run) as lease:

@@ -97,7 +97,7 @@ class Lease:
         self._looked_s = now_s
         before, self._seen, found = self._seen, {}, list[Holder]()
         for path in list(storage.list(PREFIX)):
-            name = path[len(PREFIX) : -len(_ENDING)]
+            name = _name_of(path)
             with contextlib.suppress(NotFoundError):  # it has just ended
                 data = storage.read_range(path, 0, _MOST_BYTES)
                 known, since_s, changed = before.get(name, (data, now_s, False))
@@ -178,6 +178,23 @@ class Lease:
                 self._hasty.delete(self._path(self._me.name))
             except (StorageError, OSError) as error:
                 log.warning("%s: the lease stays until others see that it has stopped: %s", self._storage.uri, error)
+
+
+def remove_gone(storage: Storage) -> None:
+    """Remove the leases of processes that have ended on this machine and could not remove their own. A storage that
+    fails costs a warning.
+    """
+    try:
+        for path in list(storage.list(PREFIX)):
+            with contextlib.suppress(NotFoundError):
+                if Holder.from_json(_name_of(path), storage.read_range(path, 0, _MOST_BYTES)).is_gone:
+                    storage.delete(path)
+    except (StorageError, OSError) as error:
+        log.warning("%s: leases that nobody holds could not be removed: %s", storage.uri, error)
+
+
+def _name_of(path: str) -> str:
+    return path[len(PREFIX) : -len(_ENDING)]
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -63,8 +63,8 @@ class Bench:
     def __init__(self, folder: Path, server: MemoryS3, proxy: NthRequest, forked: ForkedCommands) -> None:
         self._folder, self._server, self._proxy, self._forked = folder, server, proxy, forked
 
-    def rows(self, kind: type[TrainingCase] | type[ShardCase], every: int) -> Iterator[Row]:
-        """Disturb a command at every so manieth request, one row a way."""
+    def rows(self, kind: type[TrainingCase] | type[ShardCase], every: int, ways: Sequence[str] = WAYS) -> Iterator[Row]:
+        """Disturb a command at one of so many requests, one row a way."""
         case = kind(self._server, self._folder / kind.name)
         self._proxy.begin("", 0)
         out = f"s3://bucket/{kind.name}/undisturbed"
@@ -72,9 +72,9 @@ class Bench:
         assert code == 0, self._forked.output
         assert case.faults(out) == []
         requests = self._proxy.count
-        for number, way in enumerate(WAYS):
+        for way in ways:
             row, start_s = Row(kind.name, way, requests), time.perf_counter()
-            for at in range(1 + number * every // len(WAYS), requests + 1, every):
+            for at in range(1 + WAYS.index(way) * every // len(WAYS), requests + 1, every):
                 out = f"s3://bucket/{kind.name}/{way.replace(' ', '-')}-{at}"
                 self._proxy.begin(way, at)
                 code = self._forked.run(case.command, self._proxy, out, *case.more)
@@ -109,12 +109,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="of the requests, this share is disturbed")
     parser.add_argument("--only", choices=[kind.name for kind in CASES], help="one of the two")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     options = parser.parse_args()
     problems = []
     print(HEAD, flush=True)
     with started_bench() as bench:
         for kind in [kind for kind in CASES if options.only in (None, kind.name)]:
-            for row in bench.rows(kind, options.every):
+            for row in bench.rows(kind, options.every, options.ways):
                 print(row, flush=True)
                 problems += row.problems
     return 1 if problems else 0

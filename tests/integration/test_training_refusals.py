@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,9 +33,13 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 @pytest.fixture(scope="module")
 def undisturbed(nodes: Nodes, tiny_set: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    training = Training(nodes, tiny_set, tmp_path_factory.mktemp("undisturbed"), "u")
+    training = started(nodes, tiny_set, tmp_path_factory.mktemp("undisturbed"), "u")
     assert training.end() == 0, training.output
     return weights(training.run)
+
+
+def started(nodes: Nodes, data_uri: str, folder: Path, run_id: str, **options: Any) -> Training:
+    return Training(nodes, data_uri, folder, run_id, "--run.num-workers", "1", **options)
 
 
 def check_refusal(training: Training, *words: str) -> None:
@@ -83,15 +88,15 @@ def test_a_bucket_that_refuses_from_the_middle_on(
         for name, value in environment(server.endpoint).items():  # of this process, which looks past the proxy
             monkeypatch.setenv(name, value)
         common = {"output": "s3://bucket/runs", "env": environment(proxy.endpoint)}
-        training = Training(nodes, tiny_set, tmp_path, "r", **common)
+        training = started(nodes, tiny_set, tmp_path, "r", **common)
         training.until_step(10)
         proxy.faults = faults
         check_refusal(training, *words)
         assert list(tmp_path.glob("reciprocal-*")) == []
-        at_start = Training(nodes, tiny_set, tmp_path, "r", **common)
+        at_start = started(nodes, tiny_set, tmp_path, "r", **common)
         check_refusal(at_start, words[1].split(" (")[-1])
         proxy.faults = Faults()
-        check_rest(Training(nodes, tiny_set, tmp_path, "r", **common), undisturbed)
+        check_rest(started(nodes, tiny_set, tmp_path, "r", **common), undisturbed)
         assert not any("/.lease-" in path for path in server.objects)
 
 
@@ -101,7 +106,7 @@ def test_a_full_disk_for_temporary_files(
     temporary = tmp_path / "temporary"
     with small_disk(temporary, "16m"):
         env = {"TMPDIR": str(temporary)}
-        training = Training(nodes, tiny_set, tmp_path, "full", env=env)
+        training = started(nodes, tiny_set, tmp_path, "full", env=env)
         training.until_step(10)
         filler = temporary / "filler"
         with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -112,5 +117,5 @@ def test_a_full_disk_for_temporary_files(
         )
         assert list(temporary.glob("reciprocal-*")) == []
         filler.unlink()
-        check_rest(Training(nodes, tiny_set, tmp_path, "full", env=env), undisturbed)
+        check_rest(started(nodes, tiny_set, tmp_path, "full", env=env), undisturbed)
         assert list(temporary.glob("reciprocal-*")) == []

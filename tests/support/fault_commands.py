@@ -74,6 +74,7 @@ class TrainingCase:
             code_version="test",
         )
         if run.exists(RESULT):
+            lease.remove_gone(run)
             return
         with lease.hold(run, plan=secrets.token_hex(8), about={}, refuse=_refuse, timing=_QUICK) as held:
             start_or_resume(run, record)

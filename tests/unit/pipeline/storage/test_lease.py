@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.storage import Storage, open_storage
-from pipeline.storage.lease import Lease, LeaseLostError, Timing, hold
+from pipeline.storage.lease import Lease, LeaseLostError, Timing, hold, remove_gone
 from pipeline.storage.lease_holder import Holder
 from tests.support.memory_s3 import MemoryS3
 from tests.support.paths import ROOT
@@ -132,7 +132,7 @@ _WRITER = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from pipeline.storage import open_storage
-from pipeline.storage.lease import LeaseLostError, Timing, hold
+from pipeline.storage.lease import LeaseLostError, Timing, hold, remove_gone
 timing = Timing(beat_s=0.1, look_s=0.02, gone_s=0.3, dead_s=1.0)
 with hold(open_storage(sys.argv[1]), plan="theirs", about={}, refuse=lambda h: SystemExit(3), timing=timing) as lease:
     print("held", flush=True)
@@ -181,6 +181,17 @@ def test_a_killed_writer_of_the_same_plan_does_not_delay_and_leaves_nothing(
     start_s = time.monotonic()
     with held(storage, "theirs"):
         assert time.monotonic() - start_s < QUICK.gone_s
+    assert leases(storage) == []
+
+
+def test_what_killed_writers_left_is_removed_and_a_live_ones_lease_is_not(
+    storage: Storage, writer: subprocess.Popen[str]
+) -> None:
+    remove_gone(storage)
+    assert len(leases(storage)) == 1
+    writer.kill()
+    writer.wait()
+    remove_gone(storage)
     assert leases(storage) == []
 
 
