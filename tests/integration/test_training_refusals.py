@@ -20,6 +20,8 @@ from tests.support.nth_request import environment
 from tests.support.ray_nodes import Nodes, ray_nodes
 from tests.support.ray_trainings import Training, check_every_key_once_an_epoch, weights
 
+EPOCHS = 15
+
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
@@ -39,7 +41,9 @@ def undisturbed(nodes: Nodes, tiny_set: str, tmp_path_factory: pytest.TempPathFa
 
 
 def started(nodes: Nodes, data_uri: str, folder: Path, run_id: str, **options: Any) -> Training:
-    return Training(nodes, data_uri, folder, run_id, "--run.num-workers", "1", **options)
+    """Of 75 steps, with a checkpoint every 10."""
+    more = ["--run.num-workers", "1", "--optim.epochs", str(EPOCHS), "--run.checkpoint-epochs", str(EPOCHS)]
+    return Training(nodes, data_uri, folder, run_id, *more, **options)
 
 
 def check_refusal(training: Training, *words: str) -> None:
@@ -58,7 +62,7 @@ def check_refusal(training: Training, *words: str) -> None:
 
 def check_rest(training: Training, undisturbed: dict[str, torch.Tensor]) -> None:
     assert training.end() == 0, training.output
-    check_every_key_once_an_epoch(training)
+    check_every_key_once_an_epoch(training, EPOCHS)
     found = weights(training.run)
     assert all(torch.equal(found[name], tensor) for name, tensor in undisturbed.items())
 
