@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -38,7 +39,7 @@ def _no_user_state(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> None:
     """Tests that do not start a stack of their own see none, and keep their state to themselves."""
-    if "stack" not in request.keywords:
+    if not request.node.get_closest_marker("stack"):
         monkeypatch.setenv("RECIPROCAL_HOME", str(tmp_path_factory.getbasetemp() / "home"))
 
 
@@ -64,8 +65,28 @@ def _no_log_handler_of_a_command() -> Iterator[None]:
         logging.root.removeHandler(handler)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m gpu`` files without such tests are not imported: a machine with a GPU may lack what they need. Tests of
+    decoders write videos with PyAV, and are left out where there is none.
+    """
+    if config.getoption("markexpr") != "gpu":
+        return None
+    files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
+    if not any("mark.gpu" in file.read_text() for file in files):
+        return True
+    return True if collection_path.name == "data" and not _has_pyav() else None
+
+
+def _has_pyav() -> bool:
+    try:
+        importlib.import_module("av")
+    except ImportError:
+        return False
+    return True
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if "gpu" in item.keywords:
+    if item.get_closest_marker("gpu"):  # keywords would hold the checkout's folder too
         import torch
 
         if not torch.cuda.is_available():

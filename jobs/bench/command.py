@@ -6,6 +6,8 @@
     python -m jobs.bench models --json bench.json                 # the papers' networks: counts, speed, the equations
     python -m jobs.bench training --data URI --json bench.json    # a run's steps against a bare loop; 2 ranks against 1
 
+    python -m jobs.bench gpu --minutes 8 --json gpu.json          # everything that only a GPU can tell
+
     python -m jobs.bench tvl1 --help                              # what it measures, and its options
 
 Exit     0 measured, all requirements met; 1 measured, a requirement was missed (it is named); 2 refused before any
@@ -27,6 +29,7 @@ BENCHES = {
     "loader": "jobs.bench.loader.command",
     "models": "jobs.bench.models.command",
     "training": "jobs.bench.training.command",
+    "gpu": "jobs.bench.gpu.command",
 }
 """Subcommand to the module whose ``run(arguments) -> exit code`` it is; imported when asked for."""
 

@@ -25,7 +25,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
-import tyro
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
@@ -83,6 +82,8 @@ def parse(
         UserError: an unknown field, or a value that is not of its type or no number that a field can mean: one line in
             place of tyro's panel.
     """
+    import tyro  # here, so that benches and tests of kernels run where it is not installed
+
     panel = io.StringIO()
     prog = prog or f"python -m {_command()}"
     help_text = _HelpText(sys.stdout, description or "")

@@ -132,9 +132,7 @@ class Stepper:
         asks = torch.tensor([float(ask == Ask.SAVE), float(ask == Ask.LEAVE)], device=self.device)
         sums = sum_over_ranks(torch.cat([own_weight[None], asks]))
         scale = size / sums[0].clamp(min=1e-12)
-        for parameter in self.core.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(scale)
+        torch._foreach_mul_([p.grad for p in self.core.parameters() if p.grad is not None], scale)
         limit = self.config.optim.clip_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.core.parameters(), limit)
         if not torch.isfinite(norm):

@@ -14,7 +14,6 @@ import numpy as np
 from pipeline.config.base import require
 from pipeline.errors import RejectedSource
 from preprocessing.flow.base import to_gray
-from preprocessing.media.decode import decode_video
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +102,8 @@ def translated_pairs(folder: Path, count: int, size: tuple[int, int], lengths_px
 
 def _read_clips(folder: Path, count: int, size: tuple[int, int], fps: float) -> dict[str, np.ndarray]:
     """Frames (T, H, W, 3) of up to 12 clips by name, T >= 2."""
+    from preprocessing.media.decode import decode_video  # here, so that engines are timed without PyAV on stored pairs
+
     require(folder.is_dir(), "videos", str(folder), "give a folder with at least 3 videos")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
     clips: dict[str, np.ndarray] = {}

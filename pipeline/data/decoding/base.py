@@ -7,10 +7,11 @@ from typing import Literal, Protocol
 
 import torch
 
-from pipeline.data.decoding.pictures import Size
 from pipeline.data.sampling.clips import ClipPlan
 
 Device = Literal["cpu", "gpu"]
+Size = tuple[int, int]
+"""(rows, columns) of a picture."""
 Row = tuple[Mapping[str, bytes], ClipPlan, Size]
 """One clip to make: members by stored modality, plan, size of the stored rgb picture in pixels."""
 

@@ -25,7 +25,7 @@ from nvidia.dali.plugin.pytorch.torch_utils import feed_ndarray
 from pipeline.config.data import ClipConfig
 from pipeline.data.decoding.base import Device, Row
 from pipeline.data.decoding.dali_inputs import check_codec, graph_inputs
-from pipeline.data.decoding.reference import bgr, mean_std
+from pipeline.data.decoding.norms import bgr, mean_std
 from pipeline.dataset.sample import DIFF_BOUND, ONLINE_DIFF, stored_modalities
 from pipeline.errors import ReciprocalError
 

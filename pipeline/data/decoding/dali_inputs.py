@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import av.error
 import numpy as np
 
-from pipeline.common.media import STORED_FORMATS, open_media
 from pipeline.config.data import ClipConfig
 from pipeline.data.decoding.base import Row
 from pipeline.data.decoding.mp4 import read_track
-from pipeline.data.decoding.reference import bgr, mean_std
+from pipeline.data.decoding.norms import bgr, mean_std
 from pipeline.data.sampling.jitter import Jitter
 from pipeline.dataset.sample import ONLINE_DIFF, stored_modalities
 from pipeline.errors import ConfigError, ReciprocalError
@@ -28,6 +26,10 @@ def check_codec(video: bytes, modality: str, *, cpu: bool) -> None:
     """
     if read_track(video) is not None:  # as preprocessing writes them: VP9
         return
+    import av.error  # here, so that our own shards are decoded without PyAV
+
+    from pipeline.common.media import STORED_FORMATS, open_media
+
     try:
         with open_media(video, formats=STORED_FORMATS) as container:
             codec = container.streams.video[0].codec_context.codec.canonical_name

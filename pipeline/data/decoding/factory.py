@@ -10,7 +10,6 @@ import torch
 
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.data.decoding.base import Decoder, Device
-from pipeline.data.decoding.reference_decoder import ReferenceDecoder
 from pipeline.errors import ConfigError
 
 
@@ -63,6 +62,8 @@ def make_decoder(
     """
     threads, kind = data.decode_threads or rank_cores(), backend(data, device)
     if kind == "reference":
+        from pipeline.data.decoding.reference_decoder import ReferenceDecoder  # here: its PyAV is not everywhere
+
         return ReferenceDecoder(modalities, clip, flow_bound_px, threads=threads, channels_last=channels_last)
     if kind == "ffmpeg":
         from pipeline.data.decoding.ffmpeg import FFmpegDecoder  # here, so that prediction needs no compiler

@@ -9,12 +9,10 @@ from __future__ import annotations
 import av
 
 from pipeline.common.media import WrongPictureSize, open_stored
+from pipeline.data.decoding.base import Size
 from pipeline.data.decoding.mp4 import read_track
 from pipeline.data.decoding.vp9 import other_size
 from pipeline.errors import ReciprocalError
-
-Size = tuple[int, int]
-"""(rows, columns) of a picture."""
 
 
 def member_size(modality: str, size: Size) -> Size:

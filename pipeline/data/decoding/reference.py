@@ -26,38 +26,17 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from torch.nn import functional
 
 from pipeline.config.data import ClipConfig
+from pipeline.data.decoding.norms import bgr, mean_std
 from pipeline.data.decoding.stacks import stack_motion
 from pipeline.data.decoding.videos import read_frames
 from pipeline.data.sampling.boxes import Box
 from pipeline.data.sampling.clips import ClipPlan
 from pipeline.data.sampling.jitter import MIDDLE, YIQ, Jitter
-from pipeline.dataset.sample import DIFF_BOUND, DIFF_ZERO, ONLINE_DIFF
+from pipeline.dataset.sample import DIFF_BOUND, ONLINE_DIFF
 
 # swscale's fast path to RGB repeats chroma and rounds down: up to 43 levels off at coloured edges, 1 to 2 levels dark
 # in colours. These flags select the exact path, which DALI takes too.
 EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
-
-_NORMS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    # mean and std in codes 0..255, in the channel order of ``bgr``
-    "imagenet": ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
-    "inception": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-    "caffe": ((104.0, 117.0, 128.0), (1.0, 1.0, 1.0)),
-}
-
-
-def bgr(clip: ClipConfig) -> bool:
-    """Whether colour channels are given as blue, green, red."""
-    return clip.norm == "caffe"
-
-
-def mean_std(modality: str, clip: ClipConfig, flow_bound_px: float) -> tuple[list[float], list[float]]:
-    """Mean and std per channel, in stored codes: the network sees ``(code - mean) / std``."""
-    if modality == "flow":
-        return [127.5, 127.5], [clip.flow_std * 255 / (2 * flow_bound_px)] * 2
-    mean, std = _NORMS[clip.norm]
-    if modality == ONLINE_DIFF:
-        return [0.0] * 3, list(std)
-    return (list(mean) if modality == "rgb" else [float(DIFF_ZERO)] * 3), list(std)
 
 
 def _crop_resize(pictures_LCHW: torch.Tensor, box: Box, crop: int) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 Both process the maps in blocks that fit a core's cache, so no temporary map is written. For its backward pass
 ``reinforced_means`` keeps one byte per element (the sign) instead of the map itself. On a GPU a block is a whole clip,
-and the forward pass of ``reinforced_means`` is a Triton kernel (``triton_gate``) if Triton is installed. The operators
-are opaque to ``torch.compile`` (no graph breaks) and known to torch's FLOP counter.
+the forward pass of ``reinforced_means`` is a Triton kernel (``triton_gate``) if Triton is installed, and backward
+passes take all clips at once (``BACKWARD``). The operators are opaque to ``torch.compile`` (no graph breaks) and known
+to torch's FLOP counter.
 
 Maps are (B, P, C): clip, position (frame, row, column), channel; channels-last memory has this order already.
 ``tests/unit/pipeline/models/mrst/test_gate.py`` holds values and gradients against ``tests/oracles/mrst_equations.py``.
@@ -15,12 +16,17 @@ import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+BACKWARD: Literal["auto", "loop", "batched", "joined"] = "auto"
+"""Products of the backward passes: a loop over blocks, one batched product over clips, or, for the gradients of the
+matrices, one product over the positions of all clips. ``auto``: a loop on the CPU, batched elsewhere, where every
+launch costs as much as a small product.
+"""
 _BLOCK_ELEMENTS = 1 << 16
 """Elements of one block on the CPU: 256 KiB in float32, so that the blocks of two maps and of one result fit a core's
 cache together.
@@ -30,6 +36,12 @@ cache together.
 def wide_dtype(x: Tensor) -> torch.dtype:
     """Dtype of sums and gates: float32, or that of ``x`` if it is wider."""
     return torch.promote_types(x.dtype, torch.float32)
+
+
+def _backward_form(x: Tensor) -> str:
+    if BACKWARD == "auto":
+        return "loop" if x.device.type == "cpu" else "batched"
+    return BACKWARD
 
 
 def _blocks(x_BPC: Tensor) -> Iterator[tuple[int, slice]]:
@@ -110,9 +122,24 @@ def reinforced_means_backward(
     _, positions, channels = a_BPC.shape
     wide = wide_dtype(a_BPC)
     out_a, out_b = torch.empty_like(a_BPC), torch.empty_like(b_BPC)
-    out_aa, out_ba = (aa.new_zeros((channels, channels), dtype=wide) for _ in range(2))
     reinforced, rest_a, rest_b = (g.to(wide) / positions for g in (grad_reinforced, grad_a, grad_b))
     low_a, low_b = rest_a.to(a_BPC.dtype), rest_b.to(a_BPC.dtype)
+    if (form := _backward_form(a_BPC)) != "loop":
+        signs = mask_BPC.to(a_BPC.dtype)
+        if form == "joined":
+            signs.mul_(reinforced.to(a_BPC.dtype)[:, None])
+            to_a, to_b = (w.expand(len(a_BPC), -1, -1) for w in (aa, ba))
+            low_signs = signs.flatten(0, 1).t()
+            out_aa, out_ba = (torch.mm(low_signs, x.flatten(0, 1)) for x in (a_BPC, b_BPC))
+        else:
+            to_a, to_b = ((reinforced[:, :, None] * w).to(a_BPC.dtype) for w in (aa, ba))
+            out_aa, out_ba = (
+                torch.bmm(signs.mT, x).to(wide).mul_(reinforced[:, :, None]).sum(0) for x in (a_BPC, b_BPC)
+            )
+        torch.baddbmm(low_a[:, None], signs, to_a, out=out_a)
+        torch.baddbmm(low_b[:, None], signs, to_b, out=out_b)
+        return out_a, out_b, out_aa.to(aa.dtype), out_ba.to(ba.dtype)
+    out_aa, out_ba = (aa.new_zeros((channels, channels), dtype=wide) for _ in range(2))
     previous, to_a, to_b = -1, aa, ba
     for clip, rows in _blocks(a_BPC):
         if clip != previous:
@@ -178,6 +205,11 @@ def gated_sum_backward(
     out_s, out_t = torch.empty_like(s_BPC), torch.empty_like(t_BPC)
     out_gs, out_gt = (torch.zeros_like(g, dtype=wide) for g in (gate_s, gate_t))
     low_s, low_t = gate_s.to(s_BPC.dtype), gate_t.to(s_BPC.dtype)
+    if _backward_form(s_BPC) != "loop":
+        for x, gate, out, out_gate in ((s_BPC, low_s, out_s, out_gs), (t_BPC, low_t, out_t, out_gt)):
+            torch.sum(torch.mul(grad_BPC, x, out=out), 1, dtype=wide, out=out_gate)
+            torch.mul(grad_BPC, gate[:, None], out=out)
+        return out_s, out_t, out_gs.to(gate_s.dtype), out_gt.to(gate_t.dtype)
     for clip, rows in _blocks(s_BPC):
         grad = grad_BPC[clip, rows]
         # The product that a gate's gradient needs is written to where the result will go: no temporary map.

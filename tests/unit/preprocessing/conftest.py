@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -28,6 +27,8 @@ def make_video(tmp_path: Path) -> VideoMaker:
         ticks: Sequence[int] | None = None,
         tick: Fraction = Fraction(1, 1000),
     ) -> Path:
+        import av  # here, so that tests of kernels run where PyAV is not installed
+
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         lossless = not name.endswith(".mp4")

@@ -10,12 +10,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from infra.ports import free_port
 from pipeline.config.model import CRNConfig, MRSTConfig
 from pipeline.config.train import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.models import build_model
 from pipeline.models.batchnorm import batchnorms, synchronise_batchnorm
-from tests.support.training_runs import free_port
 
 CONFIGS = [
     CRNConfig(hidden=4, adapted=4, width=0.05, num_steps=2, backbone_stages=3, backbone_norm="partial"),

@@ -17,12 +17,16 @@ import numpy as np
 import pytest
 import torch
 
-from preprocessing.flow.opencv import OpenCVTVL1
 from preprocessing.flow.params import TVL1Params
 from preprocessing.flow.torch.engine import TorchTVL1
 from tests.support.paths import ROOT
+from tests.support.stored_flows import opencv_flow
 
 pytestmark = pytest.mark.gpu
+FIXED = (
+    TVL1Params(epsilon=0, scales=1, warps=1, outer_iterations=1, inner_iterations=10),
+    TVL1Params(epsilon=0, warps=1, outer_iterations=1, inner_iterations=10),
+)
 
 
 def moving(height: int, width: int, count: int, dx: float = 0.7, dy: float = -0.4) -> np.ndarray:
@@ -40,6 +44,11 @@ def moving(height: int, width: int, count: int, dx: float = 0.7, dy: float = -0.
             )
         )
     return np.stack(frames)
+
+
+def against_opencv() -> list[tuple[np.ndarray, TVL1Params | None]]:
+    """Clips of these tests, and the parameters with which OpenCV is asked for their flow."""
+    return [*((moving(97, 131, 3), params) for params in FIXED), (moving(128, 170, 5), None)]
 
 
 def test_kernels_one_by_one():
@@ -60,18 +69,15 @@ def test_kernels_one_by_one():
 
 def test_fixed_iterations_are_opencv_s():
     clip = moving(97, 131, 3)
-    for params, bar in (
-        (TVL1Params(epsilon=0, scales=1, warps=1, outer_iterations=1, inner_iterations=10), lambda d: d.max() <= 1e-5),
-        (TVL1Params(epsilon=0, warps=1, outer_iterations=1, inner_iterations=10), lambda d: d.mean() <= 1e-4),
-    ):
-        distance = np.abs(TorchTVL1(params, device="cuda").flow(clip) - OpenCVTVL1(params).flow(clip))
+    for params, bar in zip(FIXED, (lambda d: d.max() <= 1e-5, lambda d: d.mean() <= 1e-4), strict=True):
+        distance = np.abs(TorchTVL1(params, device="cuda").flow(clip) - opencv_flow(clip, params))
         assert bar(distance), f"{params}: max {distance.max():.2e}, mean {distance.mean():.2e} px"
 
 
 @pytest.mark.parametrize(("mode", "mean_px", "within"), [("tvl1", 0.05, 0.94), ("tvl1-fast", 0.10, 0.90)])
 def test_default_parameters_stay_with_opencv(mode, mean_px, within):
     clip = moving(128, 170, 5)
-    ours, reference = TorchTVL1(mode=mode, device="cuda").flow(clip), OpenCVTVL1().flow(clip)
+    ours, reference = TorchTVL1(mode=mode, device="cuda").flow(clip), opencv_flow(clip)
     distance = np.hypot(*(ours - reference).transpose(1, 0, 2, 3))
     print(
         f"{mode}: mean {distance.mean():.4f} px, within 0.1 px {(distance <= 0.1).mean():.4f}, over 1 px"

@@ -26,12 +26,13 @@ def maps(*shape: int, number: int = 2, dtype: torch.dtype = torch.float64) -> li
     return [torch.randn(*shape, dtype=dtype, requires_grad=True) for _ in range(number)]
 
 
-@pytest.mark.parametrize("elements", [1, 1 << 16])
+@pytest.mark.parametrize(("form", "elements"), [("loop", 1), ("loop", 1 << 16), ("batched", 1), ("joined", 1)])
 @pytest.mark.parametrize(("batch", "positions", "channels"), [(1, 1, 1), (2, 150, 5), (3, 64, 8)])
 def test_means_and_their_gradients(
-    batch: int, positions: int, channels: int, elements: int, monkeypatch: pytest.MonkeyPatch
+    batch: int, positions: int, channels: int, form: str, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mrst_gate, "_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(mrst_gate, "BACKWARD", form)
     leaves = maps(batch, positions, channels) + maps(channels, channels)
     a, b, aa, ba = leaves
     ours = reinforced_means(a, b, aa, ba, True)
@@ -45,7 +46,9 @@ def test_means_and_their_gradients(
         torch.testing.assert_close(x, y, rtol=0, atol=1e-12)
 
 
-def test_gated_sum_and_its_gradients() -> None:
+@pytest.mark.parametrize("form", ["loop", "batched"])
+def test_gated_sum_and_its_gradients(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mrst_gate, "BACKWARD", form)
     leaves = maps(2, 150, 5) + maps(2, 5)
     s, t, gate_s, gate_t = leaves
     ours, theirs = gated_sum(s, t, gate_s, gate_t), mrst_equations.gated_sum(s, t, gate_s, gate_t)

@@ -1,0 +1,1 @@
+"""``python -m jobs.bench gpu``: the figures that only a GPU can give, in a few minutes."""
