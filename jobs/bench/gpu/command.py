@@ -34,8 +34,8 @@ from jobs.recipes.listing import print_wide
 from pipeline.common.cli import console, errors
 
 PARTS = {
-    "card": 2,
-    "tests": 8,
+    "card": 5,
+    "tests": 10,
     "tvl1": 7,
     "mrst": 8,
     "crn": 8,
@@ -91,8 +91,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _run_part(part: str, limit_s: float, args: argparse.Namespace) -> Iterator[Row]:
     """Rows of a part as they come; at last one with an error if it fails or does not end."""
     log = args.json.with_name(f"{args.json.name}.{part}.log")
-    soft_s = max(1.0, limit_s - _GRACE_S)
-    words = ["--device", args.device, "--seconds", f"{soft_s:.1f}", "--logs", str(args.json.absolute().parent)]
+    end_s = time.monotonic() + max(limit_s, 1.0)
+    until_s = end_s - min(_GRACE_S, 0.2 * limit_s)
+    words = ["--device", args.device, "--until", f"{until_s:.1f}", "--logs", str(args.json.absolute().parent)]
     words += ["--tiny"] if args.tiny else []
     words += ["--flows", str(args.flows)] if args.flows else []
     with log.open("w") as out:
@@ -106,7 +107,7 @@ def _run_part(part: str, limit_s: float, args: argparse.Namespace) -> Iterator[R
         assert process.stdout is not None
         lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
-        end_s, ended = time.monotonic() + max(limit_s, soft_s + 1), False
+        ended = False
         while not ended and (left_s := end_s - time.monotonic()) > 0:
             try:
                 line = lines.get(timeout=left_s)

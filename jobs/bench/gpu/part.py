@@ -22,19 +22,19 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m jobs.bench.gpu.part")
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--until", type=float, default=float("inf"), help="of time.monotonic()")
     parser.add_argument("--logs", type=Path, default=Path("."))
     parser.add_argument("--flows", type=Path)
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
-    until_s = time.monotonic() + args.seconds
     logging.basicConfig(level=logging.INFO)
     faulthandler.enable()
-    faulthandler.dump_traceback_later(args.seconds + 5)  # where it hangs is in its log
+    if (left_s := args.until + 2 - time.monotonic()) < 3600:
+        faulthandler.dump_traceback_later(max(1.0, left_s))  # where it hangs is in its log
     device = torch.device(args.device)
     if device.type == "cuda":
         torch.zeros(1, device=device)  # its context, which the decoder's library needs
-    settings = Settings(device, until_s, args.tiny, args.flows, args.logs)
+    settings = Settings(device, args.until, args.tiny, args.flows, args.logs)
     for row in importlib.import_module(f"jobs.bench.gpu.{args.part}").measure(settings):
         print(ROW + json.dumps(row, default=str), flush=True)
     return 0

@@ -42,11 +42,11 @@ class Settings:
             torch.cuda.synchronize(self.device)
 
 
-def guarded(settings: Settings, what: str, measure: Callable[[], Row], needs_s: float = 4.0) -> Iterator[Row]:
+def guarded(settings: Settings, what: str, measure: Callable[[], Row], needs_s: float = 3.0) -> Iterator[Row]:
     """The row of one measurement, or of its error: the others are still taken. Skipped, and said so, where fewer than
     ``needs_s`` seconds are left.
     """
-    if settings.left_s() < needs_s:
+    if settings.left_s() < (0 if settings.tiny else needs_s):
         yield {"what": what, "skipped": f"{max(0.0, settings.left_s()):.0f} s left"}
         return
     began_s = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import importlib.util
 import os
 import re
@@ -9,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 from jobs.bench.gpu.settings import Row, Settings, guarded
 
@@ -29,7 +32,7 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 
 def _run(settings: Settings, log: Path) -> Row:
-    words = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "-s", "--durations=8", "--tb=short"]
+    words = ["-v", "-m", "gpu", "-p", "no:cacheprovider", "-rP", "--durations=8", "--tb=short"]
     if settings.tiny:
         words = [*words, "--collect-only"]
     elif importlib.util.find_spec("xdist") is not None:
@@ -46,8 +49,10 @@ def _run(settings: Settings, log: Path) -> Row:
         try:
             code = process.wait(timeout=max(1.0, settings.left_s()))
         except subprocess.TimeoutExpired:
-            process.kill()
-            code = -9
+            for child in (*psutil.Process(process.pid).children(recursive=True), process):
+                child.kill()
+            code = process.wait()
     text = log.read_text()
     summary = re.findall(r"^.*(?:passed|failed|error|selected|collected).* in [\d.]+.*$", text, re.M)
-    return {"returned": code, "summary": summary[-1].strip("= ") if summary else text[-200:]}
+    verdicts = collections.Counter(re.findall(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b(?= tests/| +\[)", text))
+    return {"returned": code, "summary": summary[-1].strip("= ") if summary else "not ended", **verdicts}

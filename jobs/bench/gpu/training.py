@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from jobs.bench.gpu.settings import Row, Settings
 from jobs.bench.gpu.timing import profiled, seconds
-from jobs.bench.models.networks import Subject
+from pipeline.config.model import ModelConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.models import ActionModel, build_model
@@ -48,7 +49,7 @@ def step_row(config: TrainConfig, classes: int, variant: Variant, settings: Sett
     step = training_step(config, classes, variant, settings)
     s = seconds(step, settings)
     batch = config.data.batch_size
-    flop = batch * training_flop(config.model, classes, config.clip.crop)
+    flop = batch * _flop(config.model, classes, config.clip.crop)
     return {
         "batch": batch,
         "ms": 1000 * s,
@@ -57,6 +58,11 @@ def step_row(config: TrainConfig, classes: int, variant: Variant, settings: Sett
         "mfu": flop / s / PEAK_FLOPS,
         **profiled(step, settings, top=8),
     }
+
+
+@functools.cache
+def _flop(model: ModelConfig, classes: int, crop: int) -> int:
+    return training_flop(model, classes, crop)
 
 
 def training_step(config: TrainConfig, classes: int, variant: Variant, settings: Settings) -> Callable[[], None]:
@@ -146,8 +152,3 @@ def _autocast(config: TrainConfig, settings: Settings, variant: Variant) -> cont
     if variant.cache_casts:
         return autocast(config.run.precision, settings.device)
     return torch.autocast(settings.device.type, dtype=torch.bfloat16, cache_enabled=False)
-
-
-def subject_of(config: TrainConfig, classes: int) -> Subject:
-    """The configuration's network as ``jobs.bench models`` knows networks."""
-    return Subject("", config.model, config.clip.crop, classes)
