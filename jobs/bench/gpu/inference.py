@@ -35,7 +35,8 @@ def _infer(settings: Settings, backbone: str, clips: int, graph: bool) -> Row:
     if settings.tiny:
         model_config, crop = dataclasses.replace(model_config, width=0.1, hidden=8, adapted=8, num_steps=3), 64
     with torch.device(settings.device):
-        model = build_model(model_config, num_classes=101, crop=crop).eval().to(memory_format=torch.channels_last)
+        model = build_model(model_config, num_classes=101, crop=crop).eval()
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     inputs = {
         m: torch.randn(clips, model.num_steps, crop, crop, model.channels[m], device=settings.device).permute(
             0, 1, 4, 2, 3

@@ -54,7 +54,7 @@ def guarded(settings: Settings, what: str, measure: Callable[[], Row], needs_s: 
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(settings.device)
     try:
-        row = {"what": what, **measure()}
+        row: Row = {"what": what, **measure()}
         if settings.cuda:
             row["peak_gb"] = torch.cuda.max_memory_allocated(settings.device) / 1e9
     except Exception as error:  # libraries fail in many ways; the other rows are still measured

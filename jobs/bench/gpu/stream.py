@@ -48,9 +48,8 @@ def _load(settings: Settings, what: str, stop: threading.Event, batches: list[in
     while not stop.is_set():
         with torch.cuda.stream(own) if own else contextlib.nullcontext():
             for _ in range(_COPIES):
-                x = host.to(settings.device, non_blocking="pinned" in what).float().sub_(127.5).div_(58.0)
+                host.to(settings.device, non_blocking="pinned" in what).float().sub_(127.5).div_(58.0)
                 if settings.cuda:
                     (own or torch.cuda.current_stream()).synchronize()
-            del x
         batches.append(1)
         stop.wait(0.002)

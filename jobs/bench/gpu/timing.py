@@ -17,6 +17,7 @@ _WARM_CALLS = 3  # kernels are chosen, memory is allocated
 _ROUND_S = 0.25
 _ROUNDS = 3
 _LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernelEx")
+_MARKS = ("Optimizer.", "ProfilerStep", "## Call")  # shown on the device's line, but no work of its own
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 
 
@@ -58,8 +59,11 @@ def profiled(work: Callable[[], object], settings: Settings, top: int = 0) -> di
     ran: dict[str, int] = collections.Counter()
     calls: dict[str, int] = collections.Counter()
     assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
     for event in profiler.profiler.kineto_results.events():
         name = event.name()
+        if name.startswith(_MARKS):
+            continue
         if event.device_type() == torch.autograd.DeviceType.CUDA:
             kernel_ms[name] += event.duration_ns() / 1e6
             ran[name] += 1

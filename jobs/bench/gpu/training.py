@@ -85,7 +85,11 @@ def training_step(config: TrainConfig, classes: int, variant: Variant, settings:
     stepper = Stepper(model, model, optimizer, scheduler, config, device)
     if not variant.graph:
         numbers = iter(range(1 << 30))
-        return lambda: stepper(batch, next(numbers)) and None
+
+        def whole_step() -> None:
+            stepper(batch, next(numbers))
+
+        return whole_step
     replay = recorded(model, batch, config, settings, variant)
     stepper._weight = batch.weights.sum()
 

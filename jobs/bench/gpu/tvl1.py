@@ -13,7 +13,6 @@ from jobs.bench.gpu.settings import Row, Settings, guarded
 from jobs.bench.gpu.timing import profiled
 from preprocessing.flow.torch.engine import TorchTVL1
 
-CHUNKS = (None, 8, 16, 32, 64, 128)
 MODES = ("tvl1", "tvl1-fast")
 
 
@@ -23,19 +22,19 @@ def measure(settings: Settings) -> Iterator[Row]:
     gray_N2HW = stored["gray"] if stored else _drawn(6, 256, 340)
     if settings.tiny:
         gray_N2HW = np.ascontiguousarray(gray_N2HW[:2, :, :16, :20])
-    modes = MODES[:1] if settings.tiny else MODES
     if stored and not settings.tiny:
         for mode in MODES:
             yield from guarded(settings, f"{mode} against OpenCV", lambda mode=mode: _agreement(settings, mode, stored))
     iterations = {mode: float(stored[f"iterations_{mode}"]) if stored else None for mode in MODES}
-    for mode in modes:
-        for chunk in (2,) if settings.tiny else CHUNKS:
-            yield from guarded(
-                settings,
-                f"{mode} {_size(gray_N2HW)} chunk {chunk or 'auto'}",
-                lambda mode=mode, chunk=chunk: _speed(settings, mode, gray_N2HW, chunk, iterations[mode]),
-            )
+    cases = [("tvl1", chunk) for chunk in ((2,) if settings.tiny else (None, 16, 32, 64))]
+    yield from _speeds(settings, gray_N2HW, cases, iterations)
     yield from guarded(settings, "profile, chunk 32", lambda: _profile(settings, gray_N2HW))
+    if settings.tiny:
+        cases = []
+    else:
+        cases = [("tvl1-fast", None), ("tvl1-fast", 32), ("tvl1", 128), ("tvl1-fast", 128), ("tvl1", 8)]
+    yield from _speeds(settings, gray_N2HW, cases, iterations)
+    yield from guarded(settings, "tvl1 clip from and to the host", lambda: _clip(settings, gray_N2HW))
     large = _larger(gray_N2HW)
     for chunk in () if settings.tiny else (None, 32):
         yield from guarded(
@@ -43,7 +42,17 @@ def measure(settings: Settings) -> Iterator[Row]:
             f"tvl1 {_size(large)} chunk {chunk or 'auto'}",
             lambda chunk=chunk: _speed(settings, "tvl1", large, chunk, None),
         )
-    yield from guarded(settings, "tvl1 clip from and to the host", lambda: _clip(settings, gray_N2HW))
+
+
+def _speeds(
+    settings: Settings, gray_N2HW: np.ndarray, cases: list[tuple[str, int | None]], iterations: dict[str, float | None]
+) -> Iterator[Row]:
+    for mode, chunk in cases:
+        yield from guarded(
+            settings,
+            f"{mode} {_size(gray_N2HW)} chunk {chunk or 'auto'}",
+            lambda mode=mode, chunk=chunk: _speed(settings, mode, gray_N2HW, chunk, iterations[mode]),
+        )
 
 
 def _engine(settings: Settings, mode: str, chunk: int | None) -> TorchTVL1:
@@ -81,7 +90,7 @@ def _speed(settings: Settings, mode: str, gray_N2HW: np.ndarray, chunk: int | No
 def _profile(settings: Settings, gray_N2HW: np.ndarray) -> Row:
     chunk = 2 if settings.tiny else 32
     engine = _engine(settings, "tvl1", chunk)
-    frames = torch.from_numpy(np.resize(gray_N2HW, (chunk, *gray_N2HW.shape[1:]))).to(settings.device)
+    frames = torch.from_numpy(gray_N2HW[np.arange(chunk) % len(gray_N2HW)]).to(settings.device)
     first, second = frames[:, 0].contiguous(), frames[:, 1].contiguous()
     engine.flow_pairs(first, second)
     return {"pairs": chunk, **profiled(lambda: engine.flow_pairs(first, second), settings, top=10)}
@@ -92,9 +101,8 @@ def _clip(settings: Settings, gray_N2HW: np.ndarray) -> Row:
     from jobs.bench.gpu.timing import seconds
 
     frames = 3 if settings.tiny else 129
-    clip = np.resize(gray_N2HW[:, 0], (frames, *gray_N2HW.shape[2:]))
-    for i in range(frames):  # neighbours of one scene, moved: other scenes would never settle
-        clip[i] = np.roll(gray_N2HW[0, 0], i % 7, axis=1)
+    # One scene, moved: frames of different scenes would never settle
+    clip = np.stack([np.roll(gray_N2HW[0, 0], i % 7, axis=1) for i in range(frames)])
     engine = _engine(settings, "tvl1", 2 if settings.tiny else 32)
     s = seconds(lambda: engine.flow(clip), settings, warm=1)
     return {"ms": 1000 * s, "pairs_per_s": (frames - 1) / s, **profiled(lambda: engine.flow(clip), settings)}
