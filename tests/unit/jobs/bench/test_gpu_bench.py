@@ -85,7 +85,7 @@ def test_every_part_runs_where_little_is_installed(bare: dict[str, str], tmp_pat
     assert {row["part"] for row in rows} == set(parts)
     assert not [row for row in rows if "skipped" in row]
     steps = [row for row in rows if row["part"] in ("mrst", "crn") and "clips_per_s" in row]
-    assert len(steps) == 12 + 7
+    assert len(steps) == 10 + 7
     for row in steps:
         assert row["clips_per_s"] == pytest.approx(1000 * row["batch"] / row["ms"])
         assert f"{row['part']} " in done.stdout
