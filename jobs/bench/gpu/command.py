@@ -39,7 +39,7 @@ PARTS = {
     "tvl1": 7,
     "mrst": 8,
     "crn": 8,
-    "sums": 2,
+    "sums": 3,
     "inference": 3,
     "stream": 2,
     "compiled": 6,

@@ -24,7 +24,7 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 def _step(settings: Settings, what: str) -> Row:
     config = config_for(2 if settings.tiny else 8, settings.tiny)
-    step = training_step(config, CLASSES, Variant(channels_last=True, benchmark=True), settings)
+    step, _ = training_step(config, CLASSES, Variant(channels_last=True, benchmark=True), settings)
     for _ in range(3):
         step()
     stop, batches = threading.Event(), []

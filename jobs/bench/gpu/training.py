@@ -46,7 +46,7 @@ class Variant:
 
 def step_row(config: TrainConfig, classes: int, variant: Variant, settings: Settings) -> Row:
     """One training step of ``config.data.batch_size`` clips that lie on the device: time, launches, rate, MFU."""
-    step = training_step(config, classes, variant, settings)
+    step, facts = training_step(config, classes, variant, settings)
     s = seconds(step, settings)
     batch = config.data.batch_size
     flop = batch * _flop(config.model, classes, config.clip.crop)
@@ -56,6 +56,7 @@ def step_row(config: TrainConfig, classes: int, variant: Variant, settings: Sett
         "clips_per_s": batch / s,
         "tflops": flop / s / 1e12,
         "mfu": flop / s / PEAK_FLOPS,
+        **facts,
         **profiled(step, settings, top=8),
     }
 
@@ -65,8 +66,12 @@ def _flop(model: ModelConfig, classes: int, crop: int) -> int:
     return training_flop(model, classes, crop)
 
 
-def training_step(config: TrainConfig, classes: int, variant: Variant, settings: Settings) -> Callable[[], None]:
-    """A function that takes one step: the trainer's ``Stepper``, or its work with the passes out of a graph."""
+def training_step(
+    config: TrainConfig, classes: int, variant: Variant, settings: Settings
+) -> tuple[Callable[[], None], Row]:
+    """A function that takes one step: the trainer's ``Stepper``, or its work with the passes out of a graph; and, of a
+    graph, how far its loss and gradients are from those of the same passes without it.
+    """
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = variant.benchmark
     device = settings.device
@@ -89,15 +94,15 @@ def training_step(config: TrainConfig, classes: int, variant: Variant, settings:
         def whole_step() -> None:
             stepper(batch, next(numbers))
 
-        return whole_step
-    replay = recorded(model, batch, config, settings, variant)
+        return whole_step, {}
+    replay, facts = recorded(model, batch, config, settings, variant)
     stepper._weight = batch.weights.sum()
 
     def step() -> None:
         stepper._loss = replay()
         stepper._update(batch, 0)
 
-    return step
+    return step, facts
 
 
 def drawn_batch(model: ActionModel, config: TrainConfig, device: torch.device) -> Batch:
@@ -114,9 +119,10 @@ def drawn_batch(model: ActionModel, config: TrainConfig, device: torch.device) -
 
 def recorded(
     model: ActionModel, batch: Batch, config: TrainConfig, settings: Settings, variant: Variant
-) -> Callable[[], torch.Tensor]:
+) -> tuple[Callable[[], torch.Tensor], Row]:
     """Forward and backward pass of a batch as one CUDA graph; a call replays it and returns the loss. The supervised
     steps are a tensor, so that every draw is the same graph. On the CPU, which has no graphs, the passes themselves.
+    And the relative differences of loss and gradients with and without the graph, from one state of the random numbers.
     """
     steps = model.draw_steps(torch.Generator().manual_seed(0))
     drawn = torch.tensor(steps, device=settings.device)
@@ -131,14 +137,20 @@ def recorded(
         loss.backward()
         return loss.detach()
 
+    def result(work: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(1)
+        loss = work().double()
+        return loss, torch.stack([p.grad.double().norm() for p in model.parameters() if p.grad is not None])
+
     if not settings.cuda:
-        return passes
+        return passes, _apart(result(passes), result(passes))
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             passes()
     torch.cuda.current_stream().wait_stream(stream)
+    plain = result(passes)
     graph = torch.cuda.CUDAGraph()
     for parameter in model.parameters():
         parameter.grad = None
@@ -149,7 +161,12 @@ def recorded(
         graph.replay()
         return loss
 
-    return replay
+    return replay, _apart(plain, result(replay))
+
+
+def _apart(plain: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor]) -> Row:
+    loss, norms = (float((x - y).norm() / x.norm()) for x, y in zip(plain, other, strict=True))
+    return {"graph_loss_apart": loss, "graph_gradient_norms_apart": norms}
 
 
 def _autocast(config: TrainConfig, settings: Settings, variant: Variant) -> contextlib.AbstractContextManager[Any]:
