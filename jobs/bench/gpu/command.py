@@ -104,27 +104,35 @@ def _run_part(part: str, limit_s: float, args: argparse.Namespace) -> Iterator[R
             text=True,
             start_new_session=True,
         )
-        assert process.stdout is not None
-        lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
-        ended = False
-        while not ended and (left_s := end_s - time.monotonic()) > 0:
-            try:
-                line = lines.get(timeout=left_s)
-            except queue.Empty:
-                break
-            if line is None:
-                ended = True
-            elif line.startswith(ROW):
-                yield json.loads(line.removeprefix(ROW))
-            else:
-                out.write(line)
-        if not ended:
-            os.killpg(process.pid, signal.SIGKILL)
-            yield {"what": part, "error": f"not ended after {limit_s:.0f} s: killed"}
-        code = process.wait()
-        if ended and code:
-            yield {"what": part, "error": f"exit code {code}: {_last_line(log)}"}
+        try:
+            yield from _read(process, end_s, out)
+            if process.poll() is None:
+                yield {"what": part, "error": f"not ended after {limit_s:.0f} s: killed"}
+            elif process.returncode:
+                yield {"what": part, "error": f"exit code {process.returncode}: {_last_line(log)}"}
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(_GRACE_S)
+
+
+def _read(process: subprocess.Popen[str], end_s: float, out: IO[str]) -> Iterator[Row]:
+    """A process's rows until it ends or the time is over; its other lines go to ``out``."""
+    assert process.stdout is not None
+    lines: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
+    while (left_s := end_s - time.monotonic()) > 0:
+        try:
+            line = lines.get(timeout=left_s)
+        except queue.Empty:
+            return
+        if line is None:
+            process.wait(_GRACE_S)
+            return
+        if line.startswith(ROW):
+            yield json.loads(line.removeprefix(ROW))
+        else:
+            out.write(line)
 
 
 def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:
