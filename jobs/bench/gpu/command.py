@@ -6,7 +6,8 @@ written at once, a table at the end.
     python -m jobs.bench.gpu --json gpu.json --parts card tvl1 --minutes 2
     python -m jobs.bench.gpu --json gpu.json --tiny --device cpu              # tries the code, measures nothing
 
-A part that crashes or hangs costs its own time only. Time that a part leaves goes to those after it.
+A part that hangs costs its own time only; one that crashes goes on in another process behind the measurement that did
+it. Time that a part leaves goes to those after it.
 
 Writes   --json: a list of rows, each with its part; beside it the log of each part, FILE.PART.log.
 Exit     0 every part ended by itself without an error in its rows; 1 one did not; 2 refused before any work.
@@ -93,10 +94,26 @@ def _run_part(part: str, limit_s: float, args: argparse.Namespace) -> Iterator[R
     log = args.json.with_name(f"{args.json.name}.{part}.log")
     end_s = time.monotonic() + max(limit_s, 1.0)
     until_s = end_s - min(_GRACE_S, 0.2 * limit_s)
+    log.write_text("")
+    taken, crashed = 0, True
+    while crashed and time.monotonic() < until_s:
+        before, crashed = taken, False
+        for row in _run_process(part, end_s, until_s, taken, log, args):
+            taken += "took_s" in row or "skipped" in row
+            crashed = row.pop("crashed", False)
+            yield row
+        crashed = crashed and taken > before
+
+
+def _run_process(
+    part: str, end_s: float, until_s: float, skip: int, log: Path, args: argparse.Namespace
+) -> Iterator[Row]:
+    """A part's rows behind the first ``skip`` measurements; at last one with an error, ``crashed`` if it ended so."""
+    limit_s = end_s - time.monotonic()
     words = ["--device", args.device, "--until", f"{until_s:.1f}", "--logs", str(args.json.absolute().parent)]
-    words += ["--tiny"] if args.tiny else []
+    words += ["--skip", str(skip), *(["--tiny"] if args.tiny else [])]
     words += ["--flows", str(args.flows)] if args.flows else []
-    with log.open("w") as out:
+    with log.open("a") as out:
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", "jobs.bench.gpu.part", part, *words],
             stdout=subprocess.PIPE,
@@ -109,7 +126,8 @@ def _run_part(part: str, limit_s: float, args: argparse.Namespace) -> Iterator[R
             if process.poll() is None:
                 yield {"what": part, "error": f"not ended after {limit_s:.0f} s: killed"}
             elif process.returncode:
-                yield {"what": part, "error": f"exit code {process.returncode}: {_last_line(log)}"}
+                why = f"exit code {process.returncode}: {_last_line(log)}"
+                yield {"what": part, "error": why, "crashed": True}
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

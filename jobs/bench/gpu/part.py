@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, default=Path("."))
     parser.add_argument("--flows", type=Path)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--skip", type=int, default=0, help="measurements that were taken already")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     faulthandler.enable()
@@ -34,7 +35,7 @@ def main() -> int:
     device = torch.device(args.device)
     if device.type == "cuda":
         torch.zeros(1, device=device)  # its context, which the decoder's library needs
-    settings = Settings(device, args.until, args.tiny, args.flows, args.logs)
+    settings = Settings(device, args.until, args.tiny, args.flows, args.logs, args.skip)
     for row in importlib.import_module(f"jobs.bench.gpu.{args.part}").measure(settings):
         print(ROW + json.dumps(row, default=str), flush=True)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ import torch
 
 Row = dict[str, Any]
 """One measurement: "what" names it, "error" says why it failed; figures carry their units in their names."""
+
+
+class DeviceLostError(Exception):
+    """An assertion failed on the device: it answers no further call of this process. Another process can go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +32,10 @@ class Settings:
     """Stored pairs and flows (``jobs.bench.gpu.store_flows``)."""
     logs: Path = Path(".")
     """Folder for logs."""
+    skip: int = 0
+    """Measurements that an earlier process of the part has taken: they are not repeated."""
+    begun: Iterator[int] = dataclasses.field(default_factory=itertools.count)
+    """Numbers the measurements."""
 
     @property
     def cuda(self) -> bool:
@@ -45,7 +54,12 @@ class Settings:
 def guarded(settings: Settings, what: str, measure: Callable[[], Row], needs_s: float = 3.0) -> Iterator[Row]:
     """The row of one measurement, or of its error: the others are still taken. Skipped, and said so, where fewer than
     ``needs_s`` seconds are left.
+
+    Raises:
+        DeviceLostError: after the row of an error that leaves the device unusable to this process.
     """
+    if next(settings.begun) < settings.skip:
+        return
     if settings.left_s() < (0 if settings.tiny else needs_s):
         yield {"what": what, "skipped": f"{max(0.0, settings.left_s()):.0f} s left"}
         return
@@ -62,3 +76,8 @@ def guarded(settings: Settings, what: str, measure: Callable[[], Row], needs_s: 
         row = {"what": what, "error": f"{type(error).__name__}: {lines[0][:300]}"}
     row["took_s"] = time.monotonic() - began_s
     yield row
+    if "error" in row:
+        try:
+            settings.synchronise()
+        except RuntimeError as error:
+            raise DeviceLostError(row["what"]) from error

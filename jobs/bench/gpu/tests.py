@@ -1,4 +1,4 @@
-"""The tests marked ``gpu``, as they run anywhere; their log stays beside the result."""
+"""The tests marked ``gpu`` but not ``slow``, as they run anywhere; their log stays beside the result."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def measure(settings: Settings) -> Iterator[Row]:
         yield {"what": "tests", "skipped": "no tests beside this code"}
         return
     log = settings.logs / "gpu_tests.log"
-    row = next(guarded(settings, "pytest -m gpu", lambda: _run(settings, log), needs_s=2.0))
+    row = next(guarded(settings, "pytest -m 'gpu and not slow'", lambda: _run(settings, log), needs_s=2.0))
     yield row
     for line in re.findall(r"^(?:FAILED|ERROR) .*$", log.read_text() if log.exists() else "", re.M):
         yield {"what": line[:300], "error": "failed"}
 
 
 def _run(settings: Settings, log: Path) -> Row:
-    words = ["-v", "-m", "gpu", "-p", "no:cacheprovider", "-rP", "--durations=8", "--tb=short"]
+    words = ["-v", "-m", "gpu and not slow", "-p", "no:cacheprovider", "-rP", "--durations=8", "--tb=short"]
     if settings.tiny:
         words = [*words, "--collect-only"]
     elif importlib.util.find_spec("xdist") is not None:
-        words = [*words, "-n", str(_WORKERS)]  # kernels are compiled on the CPU, one by one in each process
+        words = [*words, "-n", str(_WORKERS), "--dist", "worksteal"]  # kernels are compiled on the CPU, one by one in each process
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if settings.cuda:
         environment["RECIPROCAL_EXPECT_GPU"] = "1"

@@ -25,7 +25,12 @@ _MATRIX_SIDE = 8192
 
 
 def gpu_rows(
-    device: torch.device, batch: int, steps: int, subjects: tuple[Subject, ...] = (), matrix_side: int = _MATRIX_SIDE
+    device: torch.device,
+    batch: int,
+    steps: int,
+    subjects: tuple[Subject, ...] = (),
+    matrix_side: int = _MATRIX_SIDE,
+    compiled: tuple[bool, ...] = (False, True),
 ) -> dict[str, Any]:
     """Measure everything on one device.
 
@@ -35,6 +40,7 @@ def gpu_rows(
         steps: timed steps per measurement.
         subjects: networks; by default the papers' largest.
         matrix_side: side of the square matrices.
+        compiled: without and with ``torch.compile``.
 
     Returns:
         matrix_tflops (measured rate of bf16 matrix products of ``matrix_side``), training (rows), inference (rows). A
@@ -42,17 +48,17 @@ def gpu_rows(
     """
     chosen = subjects or tuple(s for s in SUBJECTS if s.name in TRAINED)
     rate = matrix_rate(device, steps, matrix_side)
-    training = [_guarded(_train, s, device, batch, steps, compiled, rate) for s in chosen for compiled in (False, True)]
+    training = [_guarded(_train, s, device, batch, steps, c, rate) for s in chosen for c in compiled]
     pairs = [
         dataclasses.replace(s, model=dataclasses.replace(s.model, modalities=("rgb", "diff")))
         for s in chosen
         if isinstance(s.model, CRNConfig)
     ]
     inference = [
-        _guarded(_infer, s, device, size, steps, compiled, rate)
+        _guarded(_infer, s, device, size, steps, c, rate)
         for s in pairs
         for size in dict.fromkeys((1, batch))
-        for compiled in (False, True)
+        for c in compiled
     ]
     return {
         "matrix_tflops": rate / 1e12,

@@ -98,7 +98,7 @@ def test_flags_named_are_those_of_the_commands() -> None:
         if module == "jobs.train":
             variants = [["crn_demo"], ["mrst_demo"]]
         elif module == "jobs.bench":
-            variants = [["tvl1"], ["preprocess"], ["loader"], ["models"], ["training"]]
+            variants = [["tvl1"], ["preprocess"], ["loader"], ["models"], ["training"], ["gpu"]]
         shown = ""
         for words in variants:
             command = [sys.executable, "-m", module, *words, "--help"]

@@ -106,6 +106,39 @@ def test_a_part_that_fails_or_does_not_end_costs_only_itself(bare: dict[str, str
     assert row["error"].endswith("killed")
 
 
+@pytest.mark.slow
+def test_a_lost_device_costs_only_the_measurement_that_lost_it(bare: dict[str, str], tmp_path: Path) -> None:
+    """A device that answers no call after the second measurement, as after a failed assertion in a kernel."""
+    lost = """
+import jobs.bench.gpu.settings as settings
+import jobs.bench.gpu.crn as crn
+
+def measured(config, classes, variant, found):
+    if variant == crn.Variant(graph=True):
+        object.__setattr__(found, "lost", True)
+        raise RuntimeError("device-side assert triggered")
+    return {"ms": 1.0}
+
+def synchronise(self):
+    if getattr(self, "lost", False):
+        raise RuntimeError("device-side assert triggered")
+
+crn.step_row = measured
+settings.Settings.synchronise = synchronise
+"""
+    (tmp_path / "bare" / "lost.py").write_text(lost)
+    site = tmp_path / "bare" / "sitecustomize.py"
+    site.write_text(site.read_text() + "\nif any('jobs.bench.gpu.part' in a for a in sys.orig_argv): import lost\n")
+    done = bench(bare, "--json", str(tmp_path / "a.json"), "--minutes", "2", "--parts", "crn")
+    rows = json.loads((tmp_path / "a.json").read_text())
+    assert done.returncode == 1
+    measured = [row for row in rows if "took_s" in row]
+    assert [("error" in row) for row in measured] == [False, True] + 5 * [False]
+    assert len({row["what"] for row in measured}) == 7
+    (crash,) = (row for row in rows if "took_s" not in row)
+    assert crash["error"].startswith("exit code 1") and "DeviceLost" in crash["error"]
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [

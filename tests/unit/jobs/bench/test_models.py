@@ -265,10 +265,11 @@ def test_a_failure_is_told_in_its_row_and_memory_halves_the_batch() -> None:
 
 
 @pytest.mark.gpu
-def test_gpu_rows_on_a_gpu() -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])  # minutes of compiling
+def test_gpu_rows_on_a_gpu(compiled: bool) -> None:
     small = (Subject("small CRN", SMALL_CRN, 64, 5), Subject("small MRST", SMALL_MRST, 96, 5))
-    result = on_gpu.gpu_rows(torch.device("cuda", 0), 2, 2, small, matrix_side=1024)
-    assert [row["error"] for row in (*result["training"], *result["inference"])] == [None] * (4 + 4)
+    result = on_gpu.gpu_rows(torch.device("cuda", 0), 2, 2, small, matrix_side=1024, compiled=(compiled,))
+    assert [row["error"] for row in (*result["training"], *result["inference"])] == [None] * (2 + 2)
     assert all(0 < row["share_of_matrix_rate"] < 1 for row in result["training"])
 
 
