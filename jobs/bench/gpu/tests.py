@@ -36,7 +36,8 @@ def _run(settings: Settings, log: Path) -> Row:
     if settings.tiny:
         words = [*words, "--collect-only"]
     elif importlib.util.find_spec("xdist") is not None:
-        words = [*words, "-n", str(_WORKERS), "--dist", "worksteal"]  # kernels are compiled on the CPU, one by one in each process
+        # Kernels are compiled on the CPU, one by one in each process.
+        words = [*words, "-n", str(_WORKERS), "--dist", "worksteal"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if settings.cuda:
         environment["RECIPROCAL_EXPECT_GPU"] = "1"

@@ -136,7 +136,8 @@ settings.Settings.synchronise = synchronise
     assert [("error" in row) for row in measured] == [False, True] + 5 * [False]
     assert len({row["what"] for row in measured}) == 7
     (crash,) = (row for row in rows if "took_s" not in row)
-    assert crash["error"].startswith("exit code 1") and "DeviceLost" in crash["error"]
+    assert crash["error"].startswith("exit code 1")
+    assert "DeviceLost" in crash["error"]
 
 
 @pytest.mark.parametrize(
