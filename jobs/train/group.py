@@ -75,14 +75,14 @@ class RayGroup:
         task: of every rank.
         need: what a rank takes.
         ranks: how many there are.
-        work: what each of them does.
+        work: what each of them does; None: trains.
     """
 
     def __init__(
-        self, task: WorkerTask, need: Need, ranks: int, work: Callable[[WorkerTask], Outcome] = train_worker
+        self, task: WorkerTask, need: Need, ranks: int, work: Callable[[WorkerTask], Outcome] | None = None
     ) -> None:
         self._control, self._progress, self._ended = task.control, Progress(), Ended()
-        trainer = _trainer(task, need, ranks, work)
+        trainer = _trainer(task, need, ranks, work or train_worker)
         self._thread = threading.Thread(target=self._fit, args=(trainer,), name="fit", daemon=True)
         self._thread.start()
 

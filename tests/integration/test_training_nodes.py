@@ -1,6 +1,7 @@
 """What happens to a training when ranks, nodes and its own command go: real Ray, several nodes on this machine.
 
 All runs train the same with 2 to 4 ranks: frozen BatchNorm, every key logged. An undisturbed run of two is the oracle.
+Nodes that are lost, come back or are waited for: ``tests.integration.chaos``, by hand.
 Other numbers of ranks add a step's gradients in another order. SGD keeps that rounding small over the 150 steps
 (measured: 3e-5, of weights that move by 0.2); Adam divides by the gradients' size and grows it to 6e-3.
 """
@@ -55,7 +56,9 @@ def test_a_killed_rank_leaves_the_weights_bit_by_bit(
     check_every_key_once_an_epoch(training)
     found = weights(training.run)
     assert all(torch.equal(found[name], tensor) for name, tensor in undisturbed.items())
-    (event,) = events(training.run)
+    found = events(training.run)
+    assert len(found) == 1, f"{found}\n{training.output}"
+    (event,) = found
     assert (event["ranks_before"], event["ranks"]) == (2, 2)
     assert event["step"] >= 20
     assert 0 <= event["steps_lost"] <= 11  # a checkpoint every 10
@@ -116,30 +119,9 @@ def test_a_second_ctrl_c_leaves_at_once(nodes: Nodes, tiny_set: str, tmp_path: P
         time.sleep(0.1)
 
 
-def test_a_lost_node_leaves_two_ranks_and_is_taken_in_again(
+def test_a_notice_of_preemption_makes_the_ranks_save_and_leave(
     nodes: Nodes, tiny_set: str, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
-    more = ["--run.num-workers", "4", "--run.min-workers", "1"]
-    second = nodes.add()
-    training = Training(nodes, tiny_set, tmp_path, "nodes", *more)
-    training.until_step(10)
-    nodes.lose(second)
-    training.until(lambda: training.run.exists("events.jsonl"))
-    second = nodes.add()
-    try:
-        assert training.end() == 0, training.output
-    finally:
-        nodes.lose(second)
-    check_every_key_once_an_epoch(training)
-    down, up = events(training.run)
-    assert (down["ranks_before"], down["ranks"]) == (4, 2)
-    assert (up["ranks_before"], up["ranks"], up["why"], up["steps_lost"]) == (2, 4, "there is room for 4 ranks", 0)
-    found = weights(training.run)
-    for name, tensor in undisturbed.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-4)
-
-
-def test_a_notice_of_preemption_makes_the_ranks_save_and_leave(nodes: Nodes, tiny_set: str, tmp_path: Path) -> None:
     second = nodes.add()
     more = ["--run.num-workers", "4", "--run.min-workers", "2", "--run.max-failures", "0"]
     training = Training(nodes, tiny_set, tmp_path, "notice", *more)
@@ -153,13 +135,6 @@ def test_a_notice_of_preemption_makes_the_ranks_save_and_leave(nodes: Nodes, tin
     (event,) = events(training.run)
     assert (event["ranks_before"], event["ranks"], event["steps_lost"]) == (4, 2, 0)
     assert event["why"].endswith("is being taken away")
-
-
-def test_a_run_without_enough_nodes_waits_for_them(nodes: Nodes, tiny_set: str, tmp_path: Path) -> None:
-    training = Training(nodes, tiny_set, tmp_path, "waits", "--run.num-workers", "4", "--optim.epochs", "1")
-    training.until(lambda: "waiting for 4 ranks of 1 CPU: the cluster has 2 CPUs on 1 node" in training.output)
-    second = nodes.add()
-    try:
-        assert training.end() == 0, training.output
-    finally:
-        nodes.lose(second)
+    found = weights(training.run)
+    for name, tensor in undisturbed.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-4)
