@@ -1,7 +1,7 @@
 """What happens to a training when ranks, nodes and its own command go: real Ray, several nodes on this machine.
 
 All runs train the same with 2 to 4 ranks: frozen BatchNorm, every key logged. An undisturbed run of two is the oracle.
-Nodes that are lost, come back or are waited for: ``tests.integration.chaos``, by hand.
+``tests.integration.chaos`` (by hand) does more to one run.
 Other numbers of ranks add a step's gradients in another order. SGD keeps that rounding small over the 150 steps
 (measured: 3e-5, of weights that move by 0.2); Adam divides by the gradients' size and grows it to 6e-3.
 """
@@ -119,6 +119,25 @@ def test_a_second_ctrl_c_leaves_at_once(nodes: Nodes, tiny_set: str, tmp_path: P
         time.sleep(0.1)
 
 
+def test_a_lost_node_leaves_two_ranks_and_is_taken_in_again(nodes: Nodes, tiny_set: str, tmp_path: Path) -> None:
+    more = ["--run.num-workers", "4", "--run.min-workers", "1", "--optim.epochs", "2000"]
+    second = nodes.add()
+    training = Training(nodes, tiny_set, tmp_path, "nodes", *more)
+    training.until_step(10)
+    nodes.lose(second)
+    training.until(lambda: training.run.exists("events.jsonl"))
+    second = nodes.add()
+    try:
+        training.until(lambda: len(events(training.run)) > 1)
+        training.process.send_signal(signal.SIGINT)
+        assert training.end(60) == 130, training.output
+    finally:
+        nodes.lose(second)
+    down, up = events(training.run)[:2]
+    assert (down["ranks_before"], down["ranks"]) == (4, 2)
+    assert (up["ranks_before"], up["ranks"], up["why"]) == (2, 4, "there is room for 4 ranks")
+
+
 def test_a_notice_of_preemption_makes_the_ranks_save_and_leave(
     nodes: Nodes, tiny_set: str, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
@@ -138,3 +157,13 @@ def test_a_notice_of_preemption_makes_the_ranks_save_and_leave(
     found = weights(training.run)
     for name, tensor in undisturbed.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=2e-4)
+
+
+def test_a_run_without_enough_nodes_waits_for_them(nodes: Nodes, tiny_set: str, tmp_path: Path) -> None:
+    training = Training(nodes, tiny_set, tmp_path, "waits", "--run.num-workers", "4", "--optim.epochs", "1")
+    training.until(lambda: "waiting for 4 ranks of 1 CPU: the cluster has 2 CPUs on 1 node" in training.output)
+    second = nodes.add()
+    try:
+        assert training.end() == 0, training.output
+    finally:
+        nodes.lose(second)

@@ -77,7 +77,7 @@ def lost(cause: Exception) -> Exception:
         (of_ranks(r0=DamagedSampleError("9 of 10")), Verdict.STAYS),
         (of_ranks(r0=UserExceptionWithTraceback(KeyError("x"), "Traceback ...")), Verdict.STAYS),
         (of_ranks(r0=torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")), Verdict.STAYS),
-        (of_ranks(r0=OSError(errno.ENOSPC, "No space left on device", "/tmp/x")), Verdict.STAYS),
+        (of_ranks(r0=OSError(errno.ENOSPC, "No space left on device", "/scratch/x")), Verdict.STAYS),
         (of_ranks(r0=RuntimeError("write failed: No space left on device (os error 28)")), Verdict.STAYS),
         (of_ranks(r0=PermissionError(errno.EACCES, "Permission denied", "/cache")), Verdict.STAYS),
         (of_ranks(r0=OSError(errno.EIO, "Input/output error", "/cache/x")), Verdict.UNKNOWN),
