@@ -1,6 +1,6 @@
 """What the driver wishes of the ranks, and how far they are.
 
-The driver holds an actor on its own node; a thread of every rank tells it each second how many steps the rank has begun
+The driver holds an actor on its own node; a thread of every rank tells it each second how many steps the rank has done
 and is told the wish. Ray ends the actor with its driver: ranks that it no longer answers leave.
 """
 
@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, cast
 
@@ -30,7 +31,7 @@ class Progress:
     nodes: frozenset[str] = frozenset()
     """Ids of the nodes that the ranks run on, as far as they have answered."""
     steps: int = 0
-    """Begun by the rank that is furthest."""
+    """Done by the rank that is furthest."""
     first_s: float = 0.0
     """When the first step was heard of, on the monotonic clock of the driver's node."""
     last_s: float = 0.0
@@ -88,17 +89,18 @@ def begin_attempt(control: Any, attempt: int) -> Any:
 
 
 class Listener:
-    """A rank's side, while the block runs: calling it counts a step and returns the wish, without waiting.
+    """A rank's side, while the block runs: calling it returns the wish, without waiting.
 
     Args:
         control: the actor.
         attempt: that this rank belongs to.
+        steps: how many this rank has done in the attempt. Calls are no measure: an epoch's end asks once more.
     """
 
-    def __init__(self, control: Any, attempt: int) -> None:
-        self._control, self._attempt = control, attempt
+    def __init__(self, control: Any, attempt: int, steps: Callable[[], int]) -> None:
+        self._control, self._attempt, self._steps = control, attempt, steps
         self._node = ray.get_runtime_context().get_node_id()
-        self._steps, self._wish = 0, Ask.NONE
+        self._wish = Ask.NONE
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ask", daemon=True)
 
@@ -110,14 +112,13 @@ class Listener:
         self._stop.set()
 
     def __call__(self) -> Ask:
-        self._steps += 1
         return self._wish
 
     def _run(self) -> None:
         answered_s = time.monotonic()
         while True:
             try:
-                answer = self._control.report.remote(self._attempt, self._node, self._steps)
+                answer = self._control.report.remote(self._attempt, self._node, self._steps())
                 self._wish, answered_s = cast(Ask, ray.get(answer, timeout=_SILENCE_S)), time.monotonic()
             except ray.exceptions.ActorDiedError:
                 self._leave("has ended")

@@ -64,7 +64,7 @@ def train_worker(task: WorkerTask, make_batches: Callable[..., Any] = make_loade
     """
     _set_up_logging()
     observer = Observer(task.facts.config, task.started)
-    with Listener(task.control, task.attempt) as listener:
+    with Listener(task.control, task.attempt, lambda: observer.times.steps) as listener:
         return observer.watch(lambda: _train_rank(task, listener, observer, make_batches))
 
 

@@ -135,7 +135,7 @@ def test_a_lost_node_leaves_two_ranks_and_is_taken_in_again(nodes: Nodes, tiny_s
         nodes.lose(second)
     down, up = events(training.run)[:2]
     assert (down["ranks_before"], down["ranks"]) == (4, 2)
-    assert (up["ranks_before"], up["ranks"], up["why"]) == (2, 4, "there is room for 4 ranks")
+    assert (up["ranks_before"], up["ranks"], up["why"], up["steps_lost"]) == (2, 4, "there is room for 4 ranks", 0)
 
 
 def test_a_notice_of_preemption_makes_the_ranks_save_and_leave(
