@@ -100,7 +100,7 @@ class Attempts:
                 self._changes.end()
                 return ended
             why = watch.why or (what_happened(ended.error) if ended.error else "the ranks left")
-            self._changes.lose(group.progress(), why)
+            self._changes.lose(group.progress(), why, self._saved())
             if self._leaving.signal is not None:
                 self._changes.end()
                 raise self._leaving.error()

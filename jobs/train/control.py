@@ -6,6 +6,7 @@ and is told the wish. Ray ends the actor with its driver: ranks that it no longe
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -20,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.training.ask import Ask
 
 log = logging.getLogger("jobs.train")
-_EVERY_S, _ANSWER_S = 1.0, 20.0
+_EVERY_S, _ANSWER_S, _LAST_ANSWER_S = 1.0, 20.0, 2.0
 _SILENCE_S = 60.0  # without an answer: a node's network may be away for a while
 
 
@@ -110,6 +111,9 @@ class Listener:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
+        # What was done in the last second counts, too: a rank that fails has lost it.
+        with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+            ray.get(self._control.report.remote(self._attempt, self._node, self._steps()), timeout=_LAST_ANSWER_S)
 
     def __call__(self) -> Ask:
         return self._wish

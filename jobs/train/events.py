@@ -21,7 +21,7 @@ class Change:
     """Of the new one; 0: there was none, the command ended."""
     why: str
     step: int
-    """Step of the checkpoint from which the new one goes on."""
+    """Step of the checkpoint from which the new one goes on, or the next command will."""
     steps_lost: int
     """Steps after that checkpoint, which are done again."""
     seconds_lost: float
@@ -47,8 +47,8 @@ class _Open:
     ranks_before: int
     done: int  # steps, by the old group
     why: str
+    step: int
     ranks: int = 0
-    step: int = 0
 
 
 class Changes:
@@ -75,8 +75,8 @@ class Changes:
         if self._open and progress.steps and self._step + progress.steps >= self._open.done:
             self._close(progress.last_s)
 
-    def lose(self, progress: Progress, why: str) -> None:
-        """It has ended."""
+    def lose(self, progress: Progress, why: str, saved: int) -> None:
+        """It has ended, and the newest checkpoint is the one after ``saved`` steps."""
         since_s = progress.last_s if progress.steps else self._begun_s
         if self._open:  # the time until now belongs to that change
             self.end()
@@ -87,6 +87,7 @@ class Changes:
             ranks_before=self._ranks,
             done=self._step + progress.steps,
             why=why,
+            step=saved,
         )
 
     def end(self) -> None:
@@ -103,8 +104,8 @@ class Changes:
                     ranks_before=change.ranks_before,
                     ranks=change.ranks,
                     why=change.why,
-                    step=change.step if change.ranks else change.done,
-                    steps_lost=max(change.done - change.step, 0) if change.ranks else 0,
+                    step=change.step,
+                    steps_lost=max(change.done - change.step, 0),
                     seconds_lost=round(max(until_s - change.since_s, 0.0), 1),
                 )
             )

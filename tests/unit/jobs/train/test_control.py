@@ -38,7 +38,7 @@ def test_a_change_is_over_when_the_new_group_is_where_the_old_one_was() -> None:
     changes = Changes(found.append, lambda: clock[0])
     changes.begin(4, 0)
     changes.follow(Progress(steps=25, last_s=100.0))
-    changes.lose(Progress(steps=25, last_s=100.0), "a node was lost")
+    changes.lose(Progress(steps=25, last_s=100.0), "a node was lost", 20)
     changes.begin(2, 20)
     changes.follow(Progress(steps=4, last_s=118.0))
     assert found == []
@@ -51,11 +51,21 @@ def test_a_group_that_dies_on_its_way_back_does_not_count_time_twice() -> None:
     found, clock = [], [0.0]
     changes = Changes(found.append, lambda: clock[0])
     changes.begin(4, 0)
-    changes.lose(Progress(steps=25, last_s=100.0), "first")
+    changes.lose(Progress(steps=25, last_s=100.0), "first", 20)
     changes.begin(4, 20)
     clock[0] = 115.0
-    changes.lose(Progress(steps=2, last_s=110.0), "second")
+    changes.lose(Progress(steps=2, last_s=110.0), "second", 20)
     changes.begin(4, 20)
     changes.follow(Progress(steps=9, last_s=130.0))
     assert [(c.why, c.steps_lost) for c in found] == [("first", 5), ("second", 2)]
     assert sum(c.seconds_lost for c in found) == 30.0  # from 100 to 130
+
+
+def test_a_command_that_ends_says_from_where_the_next_one_goes_on() -> None:
+    found = []
+    changes = Changes(found.append, lambda: 105.0)
+    changes.begin(2, 10)
+    changes.lose(Progress(steps=17, last_s=100.0), "the bucket is read-only", 20)
+    changes.end()
+    (change,) = found
+    assert str(change) == "the ranks have ended at step 20: the bucket is read-only; 7 steps and 5 s lost"
