@@ -22,8 +22,8 @@ from pipeline.dataset.manifest import Manifest, read_manifest, read_records
 from pipeline.errors import NotFoundError
 from pipeline.evaluation.evaluate import join_parts, predict_part
 from pipeline.models import build_model, count_parameters
+from pipeline.runs.facts import run_facts
 from pipeline.storage import Storage, open_storage
-from pipeline.training.checkpoint import RunFacts
 from pipeline.training.loop import train
 
 TEST_SPLIT = "test"
@@ -60,15 +60,7 @@ def train_and_test(name: str, config: TrainConfig, out_uri: str) -> dict[str, An
         return found
     torch.manual_seed(config.run.seed)
     model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop)
-    facts = RunFacts(
-        config=config,
-        manifest_digest=manifest.digest,
-        dataset=manifest.dataset,
-        classes=manifest.classes,
-        stored=manifest.parameters,
-        code_version=code_version(),
-        run_id=name,
-    )
+    facts = run_facts(config, manifest, code_version=code_version(), run_id=name)
     common: dict[str, Any] = {
         "clip": config.clip,
         "modalities": config.model.modalities,

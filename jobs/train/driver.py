@@ -32,12 +32,12 @@ from pipeline.config.base import as_dict
 from pipeline.config.train import TrainConfig
 from pipeline.config.version import code_version
 from pipeline.errors import NotFiniteError, ReciprocalError, StorageError, UserError
+from pipeline.runs.facts import run_facts
 from pipeline.runs.folder import RESULT, RunRecord, checkpoint_store, start_or_resume
 from pipeline.storage import Storage
 from pipeline.storage.lease import Lease, LeaseLostError, Timing, hold
 from pipeline.tracking.entries import Status
 from pipeline.tracking.page import RunPage
-from pipeline.training.checkpoint import RunFacts
 
 log = logging.getLogger("jobs.train")
 _LEASE = Timing(gone_s=3.0)  # a driver's last requests are small
@@ -97,12 +97,9 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> t
         config.data.batch_size,
         page,
     )
-    facts = RunFacts(
-        config=config,
-        manifest_digest=manifest.digest,
-        dataset=manifest.dataset,
-        classes=manifest.classes,
-        stored=manifest.parameters,
+    facts = run_facts(
+        config,
+        manifest,
         code_version=record.code_version,
         run_id=config.run.run_id,
         tracking_run_id=page.tracking_run_id,

@@ -16,8 +16,9 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.loader import make_loader
 from pipeline.dataset.manifest import read_manifest
 from pipeline.models import build_model
+from pipeline.runs.facts import run_facts
 from pipeline.storage import Storage, open_storage
-from pipeline.training.checkpoint import RunFacts, check_readable
+from pipeline.training.checkpoint import check_readable
 from pipeline.training.loop import Outcome, Validate, train
 
 
@@ -65,15 +66,7 @@ def train_here(
     torch.set_num_threads(1)
     storage = open_storage(config.data.uri)
     manifest = read_manifest(storage)
-    facts = RunFacts(
-        config=config,
-        manifest_digest=manifest.digest,
-        dataset="tiny",
-        classes=manifest.classes,
-        stored=manifest.parameters,
-        code_version="test",
-        run_id="r",
-    )
+    facts = run_facts(config, manifest, code_version="test", run_id="r")
     torch.manual_seed(0)
     model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop)
     with make_loader(

@@ -25,9 +25,9 @@ from jobs.train.prepare import Prepared
 from jobs.train.ranks import Need
 from jobs.train.worker import WorkerTask
 from pipeline.errors import ReciprocalError
+from pipeline.runs.facts import run_facts
 from pipeline.runs.folder import start_or_resume
 from pipeline.storage import Storage, join, open_storage
-from pipeline.training.checkpoint import RunFacts
 from pipeline.training.loop import Outcome
 
 _LOOK_S = 0.5  # as the driver of a run
@@ -94,12 +94,9 @@ def _running(
     start_or_resume(run, record)
     page = run_page_of(run, config, record, dataset=prepared.manifest.dataset)
     page.start()
-    facts = RunFacts(
-        config=config,
-        manifest_digest=prepared.manifest.digest,
-        dataset=prepared.manifest.dataset,
-        classes=prepared.manifest.classes,
-        stored=prepared.manifest.parameters,
+    facts = run_facts(
+        config,
+        prepared.manifest,
         code_version=record.code_version,
         run_id=config.run.run_id,
         tracking_run_id=page.tracking_run_id,

@@ -33,6 +33,14 @@ def ended(folder: Path) -> tuple[Weights, list[str]]:
         return safetensors.torch.load_file(files / "model.safetensors"), read_samples(files)
 
 
+def check_ended(folder: Path, undisturbed: tuple[Weights, list[str]]) -> None:
+    """The run in that folder has the weights and the keys of the undisturbed one."""
+    weights, keys = ended(folder)
+    for name, tensor in undisturbed[0].items():
+        assert torch.equal(weights[name], tensor), name
+    assert keys == undisturbed[1]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tiny_set: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Weights, list[str]]:
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -66,10 +74,7 @@ def test_the_one_before_is_taken_and_the_run_ends_with_the_right_weights(
     assert warning.startswith(f"file://{path} ")
     assert "the one before it taken" in warning
     assert "resuming at epoch 0, step 2 of 5" in caplog.text
-    weights, keys = ended(tmp_path)
-    for name, tensor in undisturbed[0].items():
-        assert torch.equal(weights[name], tensor), name
-    assert keys == undisturbed[1]
+    check_ended(tmp_path, undisturbed)
 
 
 @pytest.mark.parametrize("how", ["flipped byte", "truncated", "missing"])
@@ -93,9 +98,7 @@ def test_a_list_of_files_that_is_damaged_or_missing_costs_a_step(
     found = [record for record in caplog.records if record.getMessage().startswith(named)]
     assert [record.levelno for record in found] == [logging.INFO if how == "missing" else logging.WARNING]
     assert "resuming at epoch 0, step 2 of 5" in caplog.text
-    weights, keys = ended(tmp_path)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in undisturbed[0].items())
-    assert keys == undisturbed[1]
+    check_ended(tmp_path, undisturbed)
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_starts_again_and_ends_with_the_right_weights(
@@ -107,9 +110,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_again_and_ends_with_the_
         path.write_bytes(b"")
     train_here(config_for(tiny_set), store_in(tmp_path))
     assert "no sound checkpoint is left" in caplog.text
-    weights, keys = ended(tmp_path)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in undisturbed[0].items())
-    assert keys == undisturbed[1]
+    check_ended(tmp_path, undisturbed)
 
 
 def test_a_checkpoint_of_older_code_is_resumed_from(
@@ -127,9 +128,7 @@ def test_a_checkpoint_of_older_code_is_resumed_from(
     train_here(config_for(tiny_set), store_in(tmp_path))
     assert "resuming at epoch 0, step 2 of 5" in caplog.text
     assert "without checksums: unverified" in caplog.text
-    weights, keys = ended(tmp_path)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in undisturbed[0].items())
-    assert keys == undisturbed[1]
+    check_ended(tmp_path, undisturbed)
 
 
 def test_checkpoints_that_a_command_could_not_remove_are_removed_by_the_next_one(tiny_set: str, tmp_path: Path) -> None:

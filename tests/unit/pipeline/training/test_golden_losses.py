@@ -25,8 +25,8 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.loader import make_loader
 from pipeline.dataset.manifest import read_manifest
 from pipeline.models import build_model
+from pipeline.runs.facts import run_facts
 from pipeline.storage import open_storage
-from pipeline.training.checkpoint import RunFacts
 from pipeline.training.loop import train
 from tests.support.paths import ROOT
 from tests.support.synthetic_set import store_synthetic
@@ -91,15 +91,7 @@ def losses(config: TrainConfig, folder: Path) -> list[float]:
     torch.set_num_threads(1)
     storage = open_storage(config.data.uri)
     manifest = read_manifest(storage)
-    facts = RunFacts(
-        config=config,
-        manifest_digest=manifest.digest,
-        dataset=manifest.dataset,
-        classes=manifest.classes,
-        stored=manifest.parameters,
-        code_version="test",
-        run_id="golden",
-    )
+    facts = run_facts(config, manifest, code_version="test", run_id="golden")
     torch.manual_seed(config.run.seed)
     model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop)
     curve = Curve()
