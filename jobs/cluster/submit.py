@@ -11,6 +11,7 @@ import ray.exceptions
 
 Item = TypeVar("Item")
 _MIN_IN_FLIGHT = 64
+_BEFORE_CANCEL_S = 0.5
 _TASKS_PER_CORE = 4  # a core that finishes a task finds the next one submitted
 
 
@@ -65,5 +66,9 @@ def run_tasks(
                     outcome = error
                 yield item, outcome
     finally:
+        if running:
+            # Ray aborts the whole process where a cancel meets the end of its task ("task that was not pending"), and
+            # what stops a run is often that a task has ended: after another end, or half a second, none is as likely.
+            ray.wait(list(running), num_returns=1, timeout=_BEFORE_CANCEL_S)
         for task in running:
             ray.cancel(task, force=force_cancel)
