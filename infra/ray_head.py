@@ -14,6 +14,7 @@ dashboard page asks for it once, and ``eval "$(python -m infra.local env)"`` giv
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ NAME = "ray"
 PORTS = ("gcs", "dashboard", "agent", "client")
 NODE_PORTS = ("agent",)
 _JOIN = Path(__file__).with_name("ray_join.py")
+_NICENESS = "RAY_worker_niceness"  # of workers; unless it is set Ray takes 15, and any busy program holds them up
 OBJECT_STORE_MB = 512  # video bytes never travel through it; results and small tensors do
 
 
@@ -87,7 +89,8 @@ def launch_node(index: int, ports: dict[str, int], cpus: int, head: ServerRecord
 
 
 def _environment() -> dict[str, str]:
-    return {"RAY_TRAIN_V2_ENABLED": "1", "PYTHONUNBUFFERED": "1", **authentication()}
+    wished = {name: os.environ[name] for name in (_NICENESS,) if name in os.environ}
+    return {"RAY_TRAIN_V2_ENABLED": "1", "PYTHONUNBUFFERED": "1", **wished, **authentication()}
 
 
 def authentication() -> dict[str, str]:

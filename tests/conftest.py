@@ -17,6 +17,7 @@ from tests.support.paths import data_folder
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_ENABLE_UINT8_METRICS", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # else the tests beside them hold Ray's workers up for minutes
 for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(name, None)
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
@@ -58,9 +59,12 @@ def _no_ray_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_log_handler_of_a_command() -> Iterator[None]:
     """A command that a test runs in this process sets up logging to the standard error of that moment, which is closed
-    when the test ends.
+    when the test ends, and levels that would hide from later tests what is logged.
     """
+    levels = {name: logging.getLogger(name).level for name in ("", "jobs", "pipeline", "preprocessing", "mlflow")}
     yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     for handler in [h for h in logging.root.handlers if type(h) is logging.StreamHandler]:
         logging.root.removeHandler(handler)
 
