@@ -7,10 +7,10 @@ The tests find the file through RECIPROCAL_FLOWS.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib.util
 import os
-import sys
 from pathlib import Path
 
 import cv2
@@ -39,13 +39,15 @@ def _key(clip: np.ndarray, params: TVL1Params | None) -> str:
 
 def main() -> None:
     """Add to the file the flows of the GPU tests' clips."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="the .npz file")
+    file = parser.parse_args().file
     path = ROOT / "tests/unit/preprocessing/flow/test_gpu.py"
     spec = importlib.util.spec_from_file_location("test_gpu", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    file = Path(sys.argv[1])
     found = dict(np.load(file)) if file.exists() else {}
     for clip, params in module.against_opencv():
         found[_key(clip, params)] = OpenCVTVL1(params).flow(clip)

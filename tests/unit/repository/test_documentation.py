@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -87,28 +88,41 @@ def test_commands_name_modules_that_exist() -> None:
     assert not missing
 
 
-@pytest.mark.slow  # starts every command once
+def helps(calls: list[list[str]]) -> list[str]:
+    """What ``python -m MODULE WORDS --help`` prints for each call: one process, which imports everything once."""
+    program = """
+import contextlib, io, json, runpy, sys
+shown = []
+for module, *words in json.load(sys.stdin):
+    sys.argv = [module, *words, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            assert not end.code, f"{module} {words}: {end.code}"
+    shown.append(printed.getvalue())
+json.dump(shown, sys.stdout)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, cwd=ROOT, input=json.dumps(calls), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow  # imports every command
 def test_flags_named_are_those_of_the_commands() -> None:
-    known: set[str] = set()
-    wrong = {}
-    for module, flags in sorted(commands().items()):
-        if module in NOT_OURS or module == "infra.local":
-            continue
-        variants = [[]]
-        if module == "jobs.train":
-            variants = [["crn_demo"], ["mrst_demo"]]
-        elif module == "jobs.bench":
-            variants = [["tvl1"], ["preprocess"], ["loader"], ["models"], ["training"], ["gpu"]]
-        shown = ""
-        for words in variants:
-            command = [sys.executable, "-m", module, *words, "--help"]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{command}: {done.stderr[-1000:]}"
-            shown += done.stdout
-        of_command = set(re.findall(r"--[a-z][\w.-]*", shown))
-        known |= of_command
-        if flags - of_command - FLAGS_OF_OTHERS:
-            wrong[module] = flags - of_command
+    variants = {
+        "jobs.train": ["crn_demo", "mrst_demo"],
+        "jobs.bench": ["tvl1", "preprocess", "loader", "models", "training", "gpu"],
+    }
+    ours = {m: flags for m, flags in sorted(commands().items()) if m not in NOT_OURS and m != "infra.local"}
+    calls = [[module, *([word] if word else [])] for module in ours for word in variants.get(module, [""])]
+    of_commands: dict[str, set[str]] = {}
+    for (module, *_), shown in zip(calls, helps(calls), strict=True):
+        assert "usage: " in shown.lower(), module
+        of_commands.setdefault(module, set()).update(re.findall(r"--[a-z][\w.-]*", shown))
+    known = set().union(*of_commands.values())
+    wrong = {m: found for m, flags in ours.items() if (found := flags - of_commands[m] - FLAGS_OF_OTHERS)}
     assert not wrong
     assert not flags_outside_commands() - known - FLAGS_OF_OTHERS
 
