@@ -7,6 +7,8 @@ import os
 import time
 from collections.abc import Iterator
 
+import pytest
+
 import jobs  # noqa: F401 - sets what Ray reads when it is imported
 
 # isort: split
@@ -41,10 +43,12 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def ray_nodes(cpus: int = 2) -> Iterator[Nodes]:
-    """A cluster with one node. Its state is in ``RECIPROCAL_HOME``."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
-    try:
-        yield Nodes(cluster)
-    finally:
-        cluster.shutdown()
+def ray_nodes(factory: pytest.TempPathFactory, cpus: int = 2) -> Iterator[Nodes]:
+    """A cluster with one node. Its state is in a ``RECIPROCAL_HOME`` of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECIPROCAL_HOME", str(factory.mktemp("home")))
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
+        try:
+            yield Nodes(cluster)
+        finally:
+            cluster.shutdown()

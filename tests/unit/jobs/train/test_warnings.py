@@ -15,13 +15,14 @@ class Reached(Exception):
     """The command would start workers now."""
 
 
+def reached(*_: object) -> None:
+    raise Reached
+
+
 def test_short_videos_are_announced_before_any_worker(
     tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def connect() -> None:
-        raise Reached
-
-    monkeypatch.setattr("jobs.train.driver.connect", connect)
+    monkeypatch.setattr("jobs.train.driver.connect", reached)
     common = ["crn_demo", "--data.uri", tiny_set, "--clip.stride", "2", "--clip.crop", "24", "--clip.resize", "28"]
     for number, (args, end) in enumerate(
         (
@@ -46,9 +47,6 @@ def test_ranks_that_find_no_gpu_cannot_join_their_batch_statistics(
 ) -> None:
     """Where run.use_gpu is auto, only the cluster says so: still before any worker."""
 
-    def reached(*_: object) -> None:
-        raise Reached
-
     monkeypatch.setattr("jobs.train.driver.connect", lambda: None)
     monkeypatch.setattr("jobs.train.driver.wants_gpu", lambda _: False)
     monkeypatch.setattr("jobs.train.driver.wait_for_ranks", reached)
@@ -62,10 +60,7 @@ def test_ranks_that_find_no_gpu_cannot_join_their_batch_statistics(
 def test_too_few_clips_for_batch_statistics_are_announced_before_any_worker(
     tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def connect() -> None:
-        raise Reached
-
-    monkeypatch.setattr("jobs.train.driver.connect", connect)
+    monkeypatch.setattr("jobs.train.driver.connect", reached)
     args = ["crn_demo", "--data.uri", tiny_set, "--clip.crop", "24", "--clip.resize", "28", "--run.num-workers", "8"]
     with caplog.at_level(logging.WARNING), pytest.raises(Reached):
         command.main([*args, "--run.output", f"file://{tmp_path}"])
