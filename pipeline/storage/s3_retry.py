@@ -34,6 +34,7 @@ _DEADLINE_S = 120.0  # a server or a load balancer restarts in less
 _SLOWEST_BYTES_PER_S = 1 << 20  # more time for a body: a data set that is read more slowly is useless anyway
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _QUIET_S = 5.0  # shorter trouble is not worth a line in the log
+_SAY_EVERY_S = 30.0  # an outage holds up every request of a loader's threads: one line says it
 _JITTER = random.SystemRandom()  # forked workers would share the state of ``random``, and pause in step
 
 _TRANSIENT_CODES = {
@@ -151,7 +152,6 @@ def with_retries(
         StorageError: the deadline came first; says how often it was tried and what came last.
         Exception: from ``attempt``, as it is, where it is not transient.
     """
-    warned = False
     for tries in itertools.count(1):
         try:
             return attempt(deadline)
@@ -164,13 +164,23 @@ def with_retries(
                 raise StorageError(
                     f"{where}: given up after {tries} tries in {deadline.elapsed_s:.0f} s; the last: {_line(error)}"
                 ) from error
-            if not warned and deadline.elapsed_s > _QUIET_S:
-                warned = True
-                log.warning("%s: %s; trying again for up to %.0f s", where, _line(error), deadline.left_s)
+            if deadline.elapsed_s > _QUIET_S:
+                _say(f"{where}: {_line(error)}; trying again for up to {deadline.left_s:.0f} s")
         time.sleep(pause_s)
         if on_retry is not None:
             on_retry()
     raise AssertionError("count() ends")
+
+
+_said_s = -float("inf")
+
+
+def _say(line: str) -> None:
+    """Warn, every half minute at most. Threads that meet here may say two lines, which does no harm."""
+    global _said_s
+    if time.monotonic() - _said_s >= _SAY_EVERY_S:
+        _said_s = time.monotonic()
+        log.warning("%s", line)
 
 
 def _line(error: Exception) -> str:
