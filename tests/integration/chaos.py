@@ -25,7 +25,7 @@ from pathlib import Path
 from pipeline.storage import open_storage
 from tests.support.chaos_checks import (
     Points,
-    change_of_a_step,
+    distance_trained,
     final_weights,
     history,
     keys_faults,
@@ -37,10 +37,10 @@ from tests.support.chaos_events import EVENTS, Chaos
 from tests.support.training_stack import TrainCommand, TrainingStack, read_events, started_stack
 
 RANKS, LOG_STEPS, SHARE_BAR = 4, 10, 0.8
-TOLERANCE = 1.0
-"""Largest difference of a final weight, as a share of the largest change of one by a step at the end of the undisturbed
-run. Two, three and four ranks add their gradients in different orders; training multiplies the
-differences of rounding, the faster the higher the rate is, hence a low one.
+TOLERANCE = 0.01
+"""Largest difference of a final weight, as a share of how far training moved the weight that it moved furthest. Two,
+three and four ranks add their gradients in different orders, and training multiplies the differences of rounding, the
+faster the higher the rate is, hence a low one. One rank number alone gives the same bits (tests of killed ranks).
 """
 CLIPS = {"train": 72, "val": 2, "test": 2, "appearances": 2, "motions": 2, "min_frames": 10, "max_frames": 12}
 MODEL = (
@@ -122,10 +122,10 @@ def _measure(bench: TrainingStack, minutes: float, only: list[str]) -> list[str]
     if share < SHARE_BAR:
         faults.append(f"throughput {share:.2f} of undisturbed is below {SHARE_BAR}")
     undisturbed = open_storage(f"s3://{bench.stack.bucket}/runs/undisturbed")
-    worst, step = largest_difference(final_weights(run), final_weights(undisturbed)), change_of_a_step(undisturbed)
-    print(f"largest difference of a final weight: {worst:.2g}; one step changes one by {step:.2g}")
-    if not worst <= TOLERANCE * step:
-        faults.append(f"a weight differs by {worst:.3g}, {worst / step:.2g} of a step ({TOLERANCE:g} are allowed)")
+    worst, moved = largest_difference(final_weights(run), final_weights(undisturbed)), distance_trained(undisturbed)
+    print(f"largest difference of a final weight: {worst:.2g}; training moved one by {moved:.2g}")
+    if not worst <= TOLERANCE * moved:
+        faults.append(f"a weight differs by {worst:.3g}, {worst / moved:.2%} of the way ({TOLERANCE:.0%} is allowed)")
     faults += chaos.faults + keys_faults(uri, run, epochs)
     faults += Points("disturbed").faults(epochs, STEPS, LOG_STEPS, like=history("undisturbed"))
     return faults + left_behind(bench, run)

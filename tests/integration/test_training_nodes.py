@@ -1,9 +1,7 @@
 """What happens to a training when ranks, nodes and its own command go: real Ray, several nodes on this machine.
 
-All runs train the same with 2 to 4 ranks: frozen BatchNorm, every key logged. An undisturbed run of two is the oracle.
-``tests.integration.chaos`` (by hand) does more to one run.
-Other numbers of ranks add a step's gradients in another order. SGD keeps that rounding small over the 200 steps
-(measured: 3e-5, of weights that move by 0.2); Adam divides by the gradients' size and grows it to 6e-3.
+Frozen BatchNorm, every key logged; an undisturbed run of two ranks is the oracle. ``tests.integration.chaos`` (by hand)
+does more to one run, and compares weights after other numbers of ranks.
 """
 
 from __future__ import annotations
@@ -97,6 +95,7 @@ def test_signals_save_and_leave_nothing_behind(
         assert training.end(60) == code, training.output
         left_at = newest_step(training.run)
         assert left_at > step
+        assert "Traceback" not in training.output
         assert training.output.rstrip().endswith("run the same command again to continue"), training.output
         check_nothing_left(training, tmp_path)
         step = left_at + 10
@@ -115,8 +114,8 @@ def test_signals_save_and_leave_nothing_behind(
     check_equal(again, undisturbed)
 
 
-def test_nodes_that_come_and_are_taken_away_change_the_number_of_ranks_and_nothing_else(
-    nodes: Nodes, tiny_set: str, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
+def test_nodes_that_come_and_are_taken_away_change_the_number_of_ranks_and_no_key(
+    nodes: Nodes, tiny_set: str, tmp_path: Path
 ) -> None:
     """A node that is lost without a word: ``tests.integration.chaos``."""
     more = ["--run.num-workers", "4", "--run.min-workers", "2", "--run.max-failures", "0", "--optim.epochs", "2000"]

@@ -14,9 +14,11 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config.stack import home
+from pipeline.config.train import config_from_dict
 from pipeline.dataset.manifest import read_manifest, read_records
+from pipeline.runs.folder import read_run
+from pipeline.runs.start_weights import first_model
 from pipeline.storage import Storage, open_storage
 from pipeline.tracking.runs import client
 from tests.support.training_stack import TrainingStack
@@ -113,11 +115,12 @@ def largest_difference(ours: Weights, theirs: Weights) -> float:
     return max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours)
 
 
-def change_of_a_step(run: Storage) -> float:
-    """The largest change of a weight between the two newest checkpoints of a finished run, a step."""
-    new, old = [entry for entry in CheckpointStore(run).entries() if entry.usable][:2]
-    change = largest_difference(_weights(run, new.name), _weights(run, old.name))
-    return change / (new.order[0] - old.order[0])
+def distance_trained(run: Storage) -> float:
+    """How far the weight that a finished run moved furthest is from where it began."""
+    config = config_from_dict(read_run(run).config)
+    classes = read_manifest(open_storage(config.data.uri)).classes
+    torch.manual_seed(config.run.seed)
+    return largest_difference(final_weights(run), first_model(config, len(classes), None).state_dict())
 
 
 def keys_faults(data_uri: str, run: Storage, epochs: int) -> list[str]:
