@@ -26,6 +26,7 @@ EVENTS = (
 """In their order; spread evenly over the run."""
 _FROZEN_S, _S3_AWAY_S, _MLFLOW_AWAY_S, _GRACE_S = 15.0, 15.0, 60.0, 25.0
 _WAIT_S = 600.0
+_LOOK_S = 2.0  # the run must not be slowed down by being watched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +62,13 @@ class Chaos:
         self._command = self._start()
         for number, name in enumerate(names):
             at = int(self._steps * (number + 1) / (len(names) + 1.5))
-            self._command.until(lambda at=at: newest_step(self._run) >= at, _WAIT_S)
+            self._command.until(lambda at=at: newest_step(self._run) >= at, _WAIT_S, _LOOK_S)
             at_s, step, changes = time.time(), newest_step(self._run), self._changes()
             what = getattr(self, f"_do_{name.replace('-', '_')}")()
             self.done.append(Done(name, what, at_s, step))
             print(f"step {step} of {self._steps}: {name}: {what}", flush=True)
             if name in ("node", "grow", "grow-again", "worker", "notice"):
-                self._command.until(lambda changes=changes: self._over() or self._changes() > changes, _WAIT_S)
+                self._command.until(lambda changes=changes: self._over() or self._changes() > changes, _WAIT_S, _LOOK_S)
                 if self._over():
                     self.faults.append(
                         f"the run was over before {name} changed its ranks: it must be longer (--minutes)"
