@@ -16,7 +16,8 @@ Restart  the same command resumes from the newest checkpoint, in the same MLflow
          so is one that another command trains.
 Nodes    may go and come: the ranks follow, from run.num_workers down to run.min_workers (docs/train.md).
 Stop     Ctrl-C and SIGTERM save a checkpoint first, within run.leave_s; once more leaves at once.
-Exit     0 finished; 1 failed while running; 2 refused; 130 Ctrl-C; 143 SIGTERM.
+Exit     0 finished; 1 failed while running; 2 refused, or ended by what a person must mend first (a full disk,
+         credentials, data that are gone); 130 Ctrl-C; 143 SIGTERM.
 """
 
 from __future__ import annotations

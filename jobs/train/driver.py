@@ -188,10 +188,11 @@ def way_on(error: BaseException, config: TrainConfig, run: Storage, store: Check
     with contextlib.suppress(StorageError, OSError):
         newest = next((f" --start-from {run.uri}/{entry.name}" for entry in store.entries() if entry.usable), "")
     from_there = ", from the last checkpoint" if newest else ""
+    rates = {"lr": config.optim.lr, "backbone-lr": config.optim.backbone_lr}
+    lower = "".join(f" --optim.{name} {rate / 2:g}" for name, rate in rates.items() if rate)
     return (
-        f"the same command would end there again. With a lower rate, as a new run{from_there}:"
-        f" python -m jobs.train {config.recipe} --data.uri {config.data.uri}{newest}"
-        f" --optim.lr {config.optim.lr / 2:g} --run.run-id NEW"
+        f"the same command would end there again. As a new run with lower rates{from_there}: the same command with"
+        f"{newest}{lower} --run.run-id NEW"
     )
 
 

@@ -78,7 +78,7 @@ def _notice(need: Need, nodes: Sequence[Node], busy: bool, minutes: float, users
         names = users()
         return f"waiting for {need}: the cluster's {there(need, nodes)} are in use{f' by {names}' if names else ''}"
     return (
-        f"waiting for {need}: the cluster has {there(need, nodes)}; for up to {max(minutes, 0):.0f} more minutes"
+        f"waiting for {need}: the cluster has {there(need, nodes)}; for up to {max(minutes, 0):.3g} more minutes"
         " (run.wait_minutes)"
     )
 

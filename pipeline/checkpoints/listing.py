@@ -7,7 +7,7 @@ import dataclasses
 import enum
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from pipeline.checkpoints.record import RECORD, CheckpointRecord, read_record
 from pipeline.common.strict_json import MAX_BYTES, JsonError, as_object, parse_json
@@ -121,14 +121,19 @@ def _steps(run: Storage, name: str, state: State) -> int:
     return -1
 
 
-def best_of(found: Sequence[Entry], metric: str) -> tuple[Entry, float] | None:
-    """The whole checkpoint with the best value of a metric measured at its position, and that value; of equals the
-    earliest. The least is best for a loss, else the largest.
+def best_of(
+    found: Sequence[Entry], metric: str, states: Container[State] = (State.WHOLE,)
+) -> tuple[Entry, float] | None:
+    """The checkpoint with the best value of a metric measured at its position, and that value; of equals the earliest.
+    The least is best for a loss, else the largest.
+
+    Args:
+        states: of the checkpoints that count.
     """
     sign = -1 if metric.rpartition("/")[2].startswith("loss") else 1
     best: tuple[Entry, float] | None = None
     for entry in reversed(found):
-        if entry.state is not State.WHOLE or entry.record is None:
+        if entry.state not in states or entry.record is None:
             continue
         value = entry.record.metrics.get(metric)
         if isinstance(value, int | float) and math.isfinite(value) and (best is None or sign * (value - best[1]) > 0):

@@ -43,8 +43,17 @@ class CheckpointStore:
         return entries(self.run)
 
     def best(self) -> tuple[Entry, float] | None:
-        """The best by ``keep_best``, and its value."""
-        return best_of(self.entries(), self.keep_best) if self.keep_best else None
+        """The best by ``keep_best``, and its value.
+
+        Raises:
+            DamagedCheckpointError: the best one is damaged, as its files' sizes show.
+        """
+        if not self.keep_best:
+            return None
+        found = best_of(self.entries(), self.keep_best, (State.WHOLE, State.DAMAGED))
+        if found and found[0].state is State.DAMAGED:
+            raise DamagedCheckpointError(f"{found[0].problem}: {_FIX}")
+        return found
 
     def save(self, folder: Path, position: Position, metrics: Mapping[str, float]) -> str:
         """Store a local folder's files, their record last; returns the checkpoint's name.
@@ -128,9 +137,11 @@ class CheckpointStore:
         except JsonError as error:
             raise DamagedCheckpointError(f"{error}: {_FIX}") from error
         except NotFoundError as error:
-            if has_record(name):
-                raise DamagedCheckpointError(f"{where} is missing: it is half a checkpoint; {_FIX}") from error
-            return None
+            if not has_record(name):
+                return None
+            if not any(True for _ in self.run.list(f"{name}/")):
+                self.named(name)
+            raise DamagedCheckpointError(f"{where} is missing: it is half a checkpoint; {_FIX}") from error
 
     def _fetch_file(self, name: str, file: str, expected: StoredFile | None, target: Path) -> None:
         where, problem = f"{self.run.uri}/{name}/{file}", ""

@@ -221,10 +221,10 @@ def find_checkpoint(run: Storage, wanted: str, last: str) -> str:
         with fetched_checkpoint(run, last, only=("state.json",)) as folder:
             # Of the last attempt's config: run.json has the first one's, and keep_best may have been given later.
             state = read_state(folder, ("config",))
+        metric = state["config"].get("run", {}).get("keep_best", "")
+        best = CheckpointStore(run, keep_best=metric).best()
     except UserError as error:
         raise ConfigError("checkpoint", wanted, str(error)) from error
-    metric = state["config"].get("run", {}).get("keep_best", "")
-    best = CheckpointStore(run, keep_best=metric).best()
     if best is None:
         why = f"none was validated on {metric}" if metric else "it was trained without run.keep_best"
         raise ConfigError("checkpoint", wanted, f"{run.uri} has kept no best one: {why}; use last")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import stat
@@ -16,6 +17,7 @@ from pipeline.errors import NotAFileError, NotFoundError, StorageError, StorageS
 from pipeline.storage.base import Storage
 
 # No file can have a name that is too long; ENXIO: a socket.
+_TRIES = 10
 _NO_SUCH_FILE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -81,17 +83,26 @@ class LocalStorage(Storage):
         self._replace(path, lambda file: file.write(data))
 
     def write_file(self, path: str, source: Path) -> None:
-        with source.open("rb") as reader:
-            self._replace(path, lambda file: shutil.copyfileobj(reader, file, 1 << 20))
+        def fill(file: BinaryIO) -> None:
+            with source.open("rb") as reader:
+                shutil.copyfileobj(reader, file, 1 << 20)
+
+        with source.open("rb"):  # what is missing is the caller's mistake, and no fault of the storage
+            self._replace(path, fill)
 
     def _replace(self, path: str, fill: Callable[[BinaryIO], object]) -> None:
         target = self._path(path)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(target) as file:
-                fill(file)
-        except OSError as error:
-            raise self._not_written(path, error) from error
+        for tries in itertools.count(1):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_file(target) as file:
+                    fill(file)
+                return
+            except FileNotFoundError as error:
+                if tries == _TRIES:  # before: another process has deleted the last object of the folder, and so that
+                    raise self._not_written(path, error) from error
+            except OSError as error:
+                raise self._not_written(path, error) from error
 
     def _not_written(self, path: str, error: OSError) -> StorageError:
         what = f"cannot write {self.uri}/{path}: {error}"
@@ -121,7 +132,14 @@ class LocalStorage(Storage):
         return f"{found.st_size}-{found.st_mtime_ns}"
 
     def delete(self, path: str) -> None:
+        target = self._path(path)
         try:
-            self._path(path).unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
         except OSError as error:
             raise self._not_written(path, error) from error
+        # Object storage has no folders: one whose last object went is gone.
+        for folder in itertools.takewhile(lambda folder: folder != self.root, target.parents):
+            try:
+                folder.rmdir()
+            except OSError:  # it holds something else
+                break

@@ -139,7 +139,7 @@ class Stepper:
             loss = (self._loss * scale).item()
             raise NotFiniteError(
                 f"loss {loss:.3g} or gradient norm {norm.item():.3g} is not finite at step {global_step}, samples"
-                f" {', '.join(batch.keys[:4])}...: lower optim.lr or optim.clip_norm"
+                f" {', '.join(batch.keys[:4])}...: lower optim.lr and optim.backbone_lr, or set a lower optim.clip_norm"
             )
         save, leave = sums[1:].tolist()
         self.asked = Ask.LEAVE if leave else Ask.SAVE if save else Ask.NONE

@@ -15,7 +15,7 @@ from jobs.evaluate.worker import evaluate_rank
 from pipeline.checkpoints.record import Position
 from pipeline.checkpoints.store import CheckpointStore
 from pipeline.config.train import TrainConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, UserError
 from pipeline.evaluation.report import report_path
 from pipeline.runs.folder import RESULT, find_checkpoint
 from pipeline.storage import Storage, open_storage
@@ -73,8 +73,19 @@ def test_what_there_is_not_is_refused_with_what_there_is(run: Storage) -> None:
     run.delete(f"{checkpoint(2)}/files.json")
     with pytest.raises(ConfigError, match=rf"no sound checkpoint '{checkpoint(2)}'"):
         find_checkpoint(run, checkpoint(2), checkpoint(6))
+    with pytest.raises(UserError, match=rf"has no sound checkpoint '{checkpoint(9)}': it has {checkpoint(6)}, "):
+        CheckpointStore(run).record(checkpoint(9))
     run.write(f"{checkpoint(6)}/state.json", b"{}")
     with pytest.raises(ConfigError, match=r"checkpoint = 'best': .*state\.json has 2 bytes"):
+        find_checkpoint(run, "best", checkpoint(6))
+
+
+@pytest.mark.parametrize("how", ["truncated", "missing"])
+def test_a_damaged_best_one_is_named_and_no_other_taken_for_it(run: Storage, how: str) -> None:
+    path = f"{checkpoint(4)}/model.safetensors"
+    run.delete(path) if how == "missing" else run.write(path, run.read(path)[:1000])
+    problem = "is missing" if how == "missing" else "has 1000 bytes and was written with"
+    with pytest.raises(ConfigError, match=rf"checkpoint = 'best': .*{checkpoint(4)}/model\.safetensors {problem}"):
         find_checkpoint(run, "best", checkpoint(6))
 
 

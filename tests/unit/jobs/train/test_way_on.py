@@ -21,21 +21,19 @@ def test_a_loss_that_is_not_finite_names_the_command_for_a_lower_rate(tmp_path: 
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, uri="s3://b/set"),
-        optim=dataclasses.replace(config.optim, lr=0.04),
+        optim=dataclasses.replace(config.optim, lr=0.04, backbone_lr=0.006),
     )
     error = WorkerGroupError("...", {1: NotFiniteError("loss nan is not finite at step 7")})
     assert way_on(error, config, run, CheckpointStore(run)) == (
-        "the same command would end there again. With a lower rate, as a new run: python -m jobs.train crn_demo"
-        " --data.uri s3://b/set --optim.lr 0.02 --run.run-id NEW"
+        "the same command would end there again. As a new run with lower rates: the same command with --optim.lr 0.02"
+        " --optim.backbone-lr 0.003 --run.run-id NEW"
     )
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "model.safetensors").write_bytes(b"x")
     CheckpointStore(run).save(tmp_path / "files", Position(epoch=1, step=2, global_step=6), {})
-    assert (
-        f", from the last checkpoint: python -m jobs.train crn_demo --data.uri s3://b/set --start-from {run.uri}/"
-        in (said := way_on(error, config, run, CheckpointStore(run)))
-    )
-    assert f"--start-from {run.uri}/checkpoint_000000006 --optim.lr 0.02" in said
+    said = way_on(error, config, run, CheckpointStore(run))
+    assert "with lower rates, from the last checkpoint: the same command with" in said
+    assert f" --start-from {run.uri}/checkpoint_000000006 --optim.lr 0.02 " in said
 
 
 def test_everything_else_goes_on_with_the_same_command(tmp_path: Path) -> None:

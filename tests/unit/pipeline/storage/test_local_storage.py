@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import os
 import pickle
@@ -157,3 +158,26 @@ def test_a_folder_that_takes_nothing_is_named_with_what_to_do(
     arguments = {"write": (b"data",), "write_file": (source,), "delete": ()}[call]
     with pytest.raises(StorageSetupError, match=rf"cannot write file://{tmp_path}/x: .*{os.strerror(number)}; {fix}"):
         getattr(storage, call)("x", *arguments)
+
+
+def test_a_folder_goes_with_its_last_object(storage, tmp_path: Path) -> None:
+    storage.write("a/b/one", b"1")
+    storage.write("a/two", b"2")
+    storage.delete("a/b/one")
+    assert sorted(path.name for path in storage.root.rglob("*")) == ["a", "two"]
+    storage.delete("a/two")
+    assert storage.root.is_dir()
+    assert list(storage.root.iterdir()) == []
+
+
+def test_a_folder_that_goes_while_something_is_written_into_it_is_made_again(storage) -> None:
+    def work(name: str) -> int:
+        for number in range(100):
+            storage.write(f"a/b/{name}", str(number).encode())
+            assert storage.read(f"a/b/{name}") == str(number).encode()
+            storage.delete(f"a/b/{name}")
+        return 100
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(work, ["one", "two", "three", "four"])) == 400
+    assert list(storage.root.iterdir()) == []
