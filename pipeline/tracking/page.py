@@ -139,7 +139,7 @@ class RunPage(RunJournal):
                     self._end(self._sender)
             except Exception as error:  # MLflow raises whatever its HTTP library raises; none of it may end the run
                 since_s = since_s if failures else time.monotonic()
-                failures, self._problem = failures + 1, one_line(error)
+                failures, self._problem = failures + 1, problem_of(error)
                 if failures == 2:  # the first may have been one lost answer
                     self._warn(f"fails ({self._problem})")
             if failures != 1:
@@ -162,3 +162,13 @@ class RunPage(RunJournal):
             problem,
             self._run.uri,
         )
+
+
+def problem_of(error: BaseException) -> str:
+    """What is wrong with the tracking server, in few words where it cannot be reached: HTTP libraries take 400."""
+    text = str(error)
+    if "Connection refused" in text:
+        return "nothing listens there"
+    if "Read timed out" in text or "ConnectTimeout" in text:
+        return "no answer in time"
+    return one_line(error)
