@@ -77,10 +77,8 @@ def _notice(need: Need, nodes: Sequence[Node], busy: bool, minutes: float, users
     if busy:
         names = users()
         return f"waiting for {need}: the cluster's {there(need, nodes)} are in use{f' by {names}' if names else ''}"
-    return (
-        f"waiting for {need}: the cluster has {there(need, nodes)}; for up to {max(minutes, 0):.3g} more minutes"
-        " (run.wait_minutes)"
-    )
+    left = f"{minutes:.0f}" if minutes >= 1 else f"{max(minutes, 0):.1f}"
+    return f"waiting for {need}: the cluster has {there(need, nodes)}; for up to {left} more minutes (run.wait_minutes)"
 
 
 def _missing(need: Need, nodes: Sequence[Node], waited_minutes: float) -> ConfigError:
