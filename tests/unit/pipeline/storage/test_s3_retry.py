@@ -13,11 +13,12 @@ from pipeline.storage.s3_retry import Deadline, with_retries
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
-    """Stands in for ``time``: a pause passes at once."""
+    """Stands in for ``time``: a pause passes at once, and is the longest of its range: 0.1 s, 0.2 s, ... up to 5 s."""
     found = types.SimpleNamespace(now_s=1000.0)
     found.monotonic = lambda: found.now_s
     found.sleep = lambda seconds: setattr(found, "now_s", found.now_s + seconds)
     monkeypatch.setattr(s3_retry, "time", found)
+    monkeypatch.setattr(s3_retry, "_JITTER", types.SimpleNamespace(uniform=lambda low, high: high))
     monkeypatch.setattr(s3_retry, "_said_s", -float("inf"))
     return found
 
