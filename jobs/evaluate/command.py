@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report, folder, page = evaluate(parse(EvaluateArgs, args=argv, description=__doc__))
     print_report(report)
     console.print(
+        f"weights  {report.checkpoint}",
         f"report   {folder}/{report_path(report.split, report.protocol)}",
         f"page     {page}",
         sep="\n",

@@ -224,7 +224,8 @@ def find_checkpoint(run: Storage, wanted: str, last: str) -> str:
         metric = state["config"].get("run", {}).get("keep_best", "")
         best = CheckpointStore(run, keep_best=metric).best()
     except UserError as error:
-        raise ConfigError("checkpoint", wanted, str(error)) from error
+        words = "" if wanted == "best" else "; last and best name one, too"
+        raise ConfigError("checkpoint", wanted, f"{error}{words}") from error
     if best is None:
         why = f"none was validated on {metric}" if metric else "it was trained without run.keep_best"
         raise ConfigError("checkpoint", wanted, f"{run.uri} has kept no best one: {why}; use last")

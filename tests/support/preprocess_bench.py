@@ -171,8 +171,9 @@ class Bench:
     def kill(self, target: str, run: Running, chance: random.Random) -> bool:
         """SIGKILL to one of ``target``; waits for one to be there. False where the run ended before."""
         while run.alive():
-            if found := self.processes(target, run):
-                return process.send(chance.choice(found), signal.SIGKILL)
+            found = self.processes(target, run)
+            if found and process.send(chance.choice(found), signal.SIGKILL):
+                return True
             time.sleep(0.05)
         return False
 

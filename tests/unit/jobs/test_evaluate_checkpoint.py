@@ -67,7 +67,7 @@ def test_words_and_names_lead_to_checkpoints(run: Storage) -> None:
 
 def test_what_there_is_not_is_refused_with_what_there_is(run: Storage) -> None:
     with pytest.raises(
-        ConfigError, match=rf"checkpoint = 'x': .* has no sound checkpoint 'x': it has {checkpoint(6)}, "
+        ConfigError, match=rf"'x': .* no sound checkpoint 'x': it has {checkpoint(6)}, .*; last and best name one, too$"
     ):
         find_checkpoint(run, "x", checkpoint(6))
     run.delete(f"{checkpoint(2)}/files.json")
@@ -97,7 +97,7 @@ def test_a_run_that_kept_no_best_says_so(tmp_path: Path, tiny_set: str, monkeypa
 
 
 def test_the_report_of_another_checkpoint_lies_beside_its_files_and_leaves_the_runs_own_alone(
-    run: Storage, here: None
+    run: Storage, here: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = EvaluateArgs(run=run.uri, num_views=2)
     last, folder, page = evaluate(args)
@@ -108,6 +108,8 @@ def test_the_report_of_another_checkpoint_lies_beside_its_files_and_leaves_the_r
     assert run.read(report_path("test", "2x1")) == own
     assert json.loads(run.read(f"{checkpoint(4)}/{report_path('test', '2x1')}"))["checkpoint"] == checkpoint(4)
     assert best.scores == last.scores  # the same weights
+    assert command.main([run.uri, "--num-views", "2", "--checkpoint", "best"]) == 0
+    assert f"weights  {checkpoint(4)}" in capsys.readouterr().out.splitlines()
     metrics = client().get_run(page.tracking_run_id).data.metrics
     assert metrics[f"{checkpoint(4)}/test/top1_2x1"] == metrics["test/top1_2x1"] == last.top1
     assert CheckpointStore(run).entries()[1].usable
