@@ -98,8 +98,9 @@ class LocalStorage(Storage):
                 with atomic_file(target) as file:
                     fill(file)
                 return
-            except FileNotFoundError as error:
-                if tries == _TRIES:  # before: another process has deleted the last object of the folder, and so that
+            # Another process has deleted the last object of the folder, and so that; or it is no folder.
+            except (FileNotFoundError, FileExistsError) as error:
+                if tries == _TRIES:
                     raise self._not_written(path, error) from error
             except OSError as error:
                 raise self._not_written(path, error) from error

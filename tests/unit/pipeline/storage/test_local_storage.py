@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,6 +169,20 @@ def test_a_folder_goes_with_its_last_object(storage, tmp_path: Path) -> None:
     storage.delete("a/two")
     assert storage.root.is_dir()
     assert list(storage.root.iterdir()) == []
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_is_made_again(storage, monkeypatch) -> None:
+    """``mkdir`` finds it there, and then not to be a folder."""
+    made, calls = Path.mkdir, iter((FileExistsError(17, "File exists"), FileNotFoundError(2, "No such file"), None))
+
+    def mkdir(self: Path, *args: Any, **options: Any) -> None:
+        if error := next(calls, None):
+            raise error
+        made(self, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    storage.write("a/b/one", b"1")
+    assert storage.read("a/b/one") == b"1"
 
 
 def test_a_folder_that_goes_while_something_is_written_into_it_is_made_again(storage) -> None:
