@@ -8,6 +8,7 @@ a new folder removes those without an owner.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import logging
@@ -23,12 +24,21 @@ from pipeline.common.words import counted
 log = logging.getLogger(__name__)
 _PREFIX, _UNLOCKED_PREFIX = "reciprocal-scratch-", "reciprocal-new-"
 _MAKING_S = 3600.0  # from its name's birth to its lock a folder needs microseconds
+_open: set[tuple[int, Path]] = set()  # of this process, by its id: a fork must leave its parent's alone
+
+
+@atexit.register
+def _remove_open() -> None:
+    """A thread that does not hold up the end of its process never leaves its block."""
+    for process, folder in list(_open):
+        if process == os.getpid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new folder below TMPDIR, removed when the block is left, or by ``remove_abandoned`` after this process was
-    killed.
+    """A new folder below TMPDIR. It is removed when the block is left or the process ends, and by ``remove_abandoned``
+    after that was killed.
 
     Raises:
         OSError: TMPDIR is full or cannot be written.
@@ -40,10 +50,13 @@ def scratch_folder() -> Iterator[Path]:
         fcntl.flock(handle, fcntl.LOCK_EX)
         # Under its final name a folder is always locked, so that one without a lock has no owner.
         folder = made.rename(made.with_name(_PREFIX + made.name.removeprefix(_UNLOCKED_PREFIX)))
+        owned = os.getpid(), folder
+        _open.add(owned)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            _open.discard(owned)
     finally:
         os.close(handle)
 

@@ -12,16 +12,16 @@ import dataclasses
 import itertools
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import NotFoundError, StorageError
 from pipeline.storage import Storage
+from pipeline.storage.scratch import scratch_folder
 from pipeline.tracking.entries import Entry, number, plain_numbers
 from pipeline.tracking.journal import SENT, read_page, read_sent, read_unsent
 from pipeline.tracking.once import asked_once
@@ -213,8 +213,8 @@ class Sender:
 
     def _send_artifact(self, entry: Entry) -> None:
         name = PurePosixPath(entry.name)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / name.name
+        with scratch_folder() as folder:
+            file = folder / name.name
             try:
                 file.write_bytes(self._storage.read(entry.path) if entry.path else entry.text.encode())
             except NotFoundError as error:

@@ -72,3 +72,20 @@ def test_folders_in_the_making_and_foreign_things_are_left_alone(tmp_path: Path)
         "reciprocal-scratch-file",
         "reciprocal-scratch-link",
     ]
+
+
+def test_it_goes_with_a_process_whose_thread_never_leaves_the_block(tmp_path: Path) -> None:
+    code = """
+import threading, time
+from pipeline.storage.scratch import scratch_folder
+inside = threading.Event()
+def work():
+    with scratch_folder() as folder:
+        (folder / "file").touch()
+        inside.set()
+        time.sleep(60)
+threading.Thread(target=work, daemon=True).start()
+inside.wait()
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []
