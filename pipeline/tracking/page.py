@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import threading
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 
 from pipeline.common.cli import one_line
 from pipeline.common.words import counted
+from pipeline.errors import StorageSetupError
 from pipeline.storage import Storage
 from pipeline.tracking.entries import Entry, PageRecord, Status, now_ms
 from pipeline.tracking.journal import PAGE, RunJournal, last_status, read_page, read_sent
@@ -31,6 +33,7 @@ from pipeline.tracking.send import Sender
 log = logging.getLogger(__name__)
 START_S, FINISH_S = 15.0, 30.0  # of waiting for the tracking server, at a command's start and end
 _MOST_WAIT_S = 30.0  # between two attempts
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class RunPage(RunJournal):
@@ -142,6 +145,8 @@ class RunPage(RunJournal):
                 failures, self._problem = failures + 1, problem_of(error)
                 if failures == 2:  # the first may have been one lost answer
                     self._warn(f"fails ({self._problem})")
+                if last and _stays(error):
+                    self._ended.set()
             if failures != 1:
                 self._tried.set()
             if last or failures == 1:
@@ -162,6 +167,11 @@ class RunPage(RunJournal):
             problem,
             self._run.uri,
         )
+
+
+def _stays(error: Exception) -> bool:
+    """Whether only a person can mend it, so that waiting at the end of a command is in vain."""
+    return isinstance(error, StorageSetupError) or (isinstance(error, OSError) and error.errno in _FULL)
 
 
 def problem_of(error: BaseException) -> str:
