@@ -12,7 +12,6 @@ from typing import cast
 
 import ray
 import ray.train
-import ray.train.torch
 
 from jobs.cluster.connect import can_grow
 from jobs.cluster.nodes import Node, ask_autoscaler, live_nodes
@@ -22,6 +21,7 @@ from jobs.train.attempts import Ended
 from jobs.train.control import Progress
 from jobs.train.process_group import NodeTorchConfig
 from jobs.train.ranks import Need
+from jobs.train.trainer import Trainer
 from jobs.train.worker import WorkerTask, train_worker
 from pipeline.training.ask import Ask
 from pipeline.training.loop import Outcome
@@ -113,11 +113,9 @@ class RayGroup:
         ray.shutdown()
 
 
-def _trainer(
-    task: WorkerTask, need: Need, ranks: int, work: Callable[[WorkerTask], Outcome]
-) -> ray.train.torch.TorchTrainer:
+def _trainer(task: WorkerTask, need: Need, ranks: int, work: Callable[[WorkerTask], Outcome]) -> Trainer:
     config = task.facts.config
-    return ray.train.torch.TorchTrainer(
+    return Trainer(
         functools.partial(work, task),  # pickled as it is; a train_loop_config would have to be a dict
         # A lost rank must fail the step within minutes: what hangs longer than any sane step is an error.
         torch_config=NodeTorchConfig(
