@@ -19,10 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python -m jobs.demo
 
-# In the order of the files: the long ones, of tests/integration, come first and no core waits for one at the end. Three at
-# a time on two cores: those wait more than they compute.
+# In the order of the files: the long ones, of tests/integration, come first and no core waits for one at the end.
 test: setup
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not stack and not slow and not gpu" tests/unit

@@ -128,4 +128,4 @@ def test_full_disks_end_the_run_cleanly_and_a_rerun_finishes(bench: Bench) -> No
         done = bench.run(f"file://{target}/out")
         assert done.code == 0, done.output
         assert bench.faults_of(f"file://{target}/out") == []
-    assert bench.leftovers() == []
+    assert settled(bench) == []

@@ -1,7 +1,7 @@
 """What happens to a training when ranks, nodes and its own command go: real Ray, several nodes on this machine.
 
-Frozen BatchNorm, every key logged; an undisturbed run of two ranks is the oracle. ``tests.integration.chaos`` (by hand)
-does more to one run, and compares weights after other numbers of ranks.
+Frozen BatchNorm, every key logged; two ranks without Ray, to which nothing happens, are the oracle.
+``tests.integration.chaos`` (by hand) does more to one run, and compares weights after other numbers of ranks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from pipeline.storage import Storage
 from tests.support.ray_nodes import Nodes, ray_nodes
-from tests.support.ray_trainings import Training, check_every_key_once_an_epoch, newest_step, weights
+from tests.support.ray_trainings import Training, check_every_key_once_an_epoch, newest_step, undisturbed, weights
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -37,18 +37,14 @@ def events(run: Storage) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(nodes: Nodes, tiny_set: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """Final weights of two ranks that nothing happens to."""
-    training = Training(nodes, tiny_set, tmp_path_factory.mktemp("undisturbed"), "u", *TWO)
-    assert training.end() == 0, training.output
-    assert not training.run.exists("events.jsonl")
-    return weights(training.run)
+def expected(tiny_set: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    return undisturbed(tiny_set, tmp_path_factory.mktemp("undisturbed"), 2, *TWO)
 
 
-def check_equal(training: Training, undisturbed: dict[str, torch.Tensor]) -> None:
+def check_equal(training: Training, expected: dict[str, torch.Tensor]) -> None:
     """It has ended with these weights, bit by bit."""
     found = weights(training.run)
-    assert [name for name, tensor in undisturbed.items() if not torch.equal(found[name], tensor)] == []
+    assert [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)] == []
 
 
 def check_nothing_left(training: Training, folder: Path) -> None:
@@ -62,7 +58,7 @@ def check_nothing_left(training: Training, folder: Path) -> None:
 
 
 def test_a_killed_rank_and_a_second_command_leave_the_weights_bit_by_bit(
-    nodes: Nodes, tiny_set: str, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
+    nodes: Nodes, tiny_set: str, tmp_path: Path, expected: dict[str, torch.Tensor]
 ) -> None:
     training = Training(nodes, tiny_set, tmp_path, "killed", *TWO)
     training.until(lambda: bool(list(training.run.list(".lease-"))))
@@ -74,7 +70,7 @@ def test_a_killed_rank_and_a_second_command_leave_the_weights_bit_by_bit(
     training.workers()[-1].send_signal(signal.SIGKILL)
     assert training.end() == 0, training.output
     check_every_key_once_an_epoch(training)
-    check_equal(training, undisturbed)
+    check_equal(training, expected)
     found = events(training.run)
     assert len(found) == 1, f"{found}\n{training.output}"
     (event,) = found
@@ -85,22 +81,21 @@ def test_a_killed_rank_and_a_second_command_leave_the_weights_bit_by_bit(
 
 
 def test_signals_save_and_leave_nothing_behind(
-    nodes: Nodes, tiny_set: str, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
+    nodes: Nodes, tiny_set: str, tmp_path: Path, expected: dict[str, torch.Tensor]
 ) -> None:
-    step = 10
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        training = Training(nodes, tiny_set, tmp_path, "left", *TWO)
-        training.until_step(step)
-        training.process.send_signal(number)
-        assert training.end(60) == code, training.output
-        left_at = newest_step(training.run)
-        assert left_at > step
-        assert "Traceback" not in training.output
-        assert training.output.rstrip().endswith("run the same command again to continue"), training.output
-        check_nothing_left(training, tmp_path)
-        step = left_at + 10
+    patient = Training(nodes, tiny_set, tmp_path, "left", *TWO)
+    patient.until_step(10)
+    assert patient.actors("TrainController")
+    assert patient.actors("DatasetManager") + patient.actors("AutoscalingCoordinator") == []  # jobs.train.trainer
+    patient.process.send_signal(signal.SIGTERM)
+    assert patient.end(60) == 143, patient.output
+    left_at = newest_step(patient.run)
+    assert left_at > 10
+    assert "Traceback" not in patient.output
+    assert patient.output.rstrip().endswith("run the same command again to continue"), patient.output
+    check_nothing_left(patient, tmp_path)
     hasty = Training(nodes, tiny_set, tmp_path, "left", *TWO)
-    hasty.until_step(step)
+    hasty.until_step(left_at + 10)
     for worker in hasty.workers():
         worker.suspend()  # they cannot save
     hasty.process.send_signal(signal.SIGINT)
@@ -111,15 +106,15 @@ def test_signals_save_and_leave_nothing_behind(
     again = Training(nodes, tiny_set, tmp_path, "left", *TWO)
     assert again.end() == 0, again.output
     check_every_key_once_an_epoch(again)
-    check_equal(again, undisturbed)
+    check_equal(again, expected)
 
 
 def test_nodes_that_come_and_are_taken_away_change_the_number_of_ranks_and_no_key(
     nodes: Nodes, tiny_set: str, tmp_path: Path
 ) -> None:
     """A node that is lost without a word: ``tests.integration.chaos``."""
-    more = ["--run.num-workers", "4", "--run.min-workers", "2", "--run.max-failures", "0", "--optim.epochs", "2000"]
-    training = Training(nodes, tiny_set, tmp_path, "nodes", *more)
+    options = "--run.num-workers 2 --run.min-workers 1 --run.cpus-per-worker 2 --run.max-failures 0 --optim.epochs 2000"
+    training = Training(nodes, tiny_set, tmp_path, "nodes", *options.split())
     training.until_step(10)
     second = nodes.add()
     try:
@@ -133,14 +128,15 @@ def test_nodes_that_come_and_are_taken_away_change_the_number_of_ranks_and_no_ke
         nodes.lose(second)
     check_every_key_once_an_epoch(training, newest_step(training.run) // 5)
     up, down = events(training.run)[:2]
-    assert (up["ranks_before"], up["ranks"], up["why"], up["steps_lost"]) == (2, 4, "there is room for 4 ranks", 0)
-    assert (down["ranks_before"], down["ranks"], down["steps_lost"]) == (4, 2, 0)
+    assert (up["ranks_before"], up["ranks"], up["why"], up["steps_lost"]) == (1, 2, "there is room for 2 ranks", 0)
+    assert (down["ranks_before"], down["ranks"], down["steps_lost"]) == (2, 1, 0)
     assert down["why"].endswith("is being taken away")
 
 
 def test_a_run_without_enough_nodes_waits_for_them(nodes: Nodes, tiny_set: str, tmp_path: Path) -> None:
-    training = Training(nodes, tiny_set, tmp_path, "waits", "--run.num-workers", "4", "--optim.epochs", "1")
-    training.until(lambda: "waiting for 4 ranks of 1 CPU: the cluster has 2 CPUs on 1 node" in training.output)
+    options = "--run.num-workers 2 --run.cpus-per-worker 2 --optim.epochs 1"
+    training = Training(nodes, tiny_set, tmp_path, "waits", *options.split())
+    training.until(lambda: "waiting for 2 ranks of 2 CPUs: the cluster has 2 CPUs on 1 node" in training.output)
     second = nodes.add()
     try:
         assert training.end() == 0, training.output

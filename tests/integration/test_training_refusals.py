@@ -18,7 +18,7 @@ from tests.support.fault_proxy import FaultProxy, Faults
 from tests.support.memory_s3 import MemoryS3
 from tests.support.nth_request import environment
 from tests.support.ray_nodes import Nodes, ray_nodes
-from tests.support.ray_trainings import Training, check_every_key_once_an_epoch, newest_step, weights
+from tests.support.ray_trainings import Training, check_every_key_once_an_epoch, newest_step, undisturbed, weights
 
 EPOCHS = 20
 
@@ -31,17 +31,17 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         yield found
 
 
+ONE = ("--run.num-workers", "1", "--optim.epochs", str(EPOCHS), "--run.checkpoint-epochs", str(EPOCHS))
+
+
 @pytest.fixture(scope="module")
-def undisturbed(nodes: Nodes, tiny_set: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    training = started(nodes, tiny_set, tmp_path_factory.mktemp("undisturbed"), "u")
-    assert training.end() == 0, training.output
-    return weights(training.run)
+def expected(tiny_set: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    return undisturbed(tiny_set, tmp_path_factory.mktemp("undisturbed"), 1, *ONE)
 
 
 def started(nodes: Nodes, data_uri: str, folder: Path, run_id: str, **options: Any) -> Training:
     """Of 100 steps, with a checkpoint every 10."""
-    more = ["--run.num-workers", "1", "--optim.epochs", str(EPOCHS), "--run.checkpoint-epochs", str(EPOCHS)]
-    return Training(nodes, data_uri, folder, run_id, *more, **options)
+    return Training(nodes, data_uri, folder, run_id, *ONE, **options)
 
 
 def check_refusal(training: Training, *words: str) -> None:
@@ -58,27 +58,31 @@ def check_refusal(training: Training, *words: str) -> None:
         time.sleep(0.1)
 
 
-def check_rest(training: Training, undisturbed: dict[str, torch.Tensor]) -> None:
+def check_rest(training: Training, expected: dict[str, torch.Tensor]) -> None:
     assert training.end() == 0, training.output
     check_every_key_once_an_epoch(training, EPOCHS)
     found = weights(training.run)
-    assert all(torch.equal(found[name], tensor) for name, tensor in undisturbed.items())
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_a_bucket_that_refuses_from_the_middle_on(
+def test_what_refuses_in_the_middle_is_said_once_and_the_rest_follows(
     nodes: Nodes,
     tiny_set: str,
     tmp_path: Path,
-    undisturbed: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One run: its credentials expire, its bucket becomes read-only, and both end."""
+    """One run: its credentials expire, its bucket becomes read-only, its disk for temporary files fills up."""
     read_only = Faults(denied=1.0, methods=frozenset({"PUT", "POST", "DELETE"}))
-    server = MemoryS3(page=1000)
-    with contextlib.closing(server), FaultProxy(server.endpoint) as proxy:
+    server, temporary = MemoryS3(page=1000), tmp_path / "temporary"
+    with contextlib.closing(server), FaultProxy(server.endpoint) as proxy, small_disk(temporary, "16m"):
         for name, value in environment(server.endpoint).items():  # of this process, which looks past the proxy
             monkeypatch.setenv(name, value)
-        common = {"output": "s3://bucket/runs", "env": environment(proxy.endpoint)}
+        env = {**environment(proxy.endpoint), "TMPDIR": str(temporary)}
+
+        def start() -> Training:
+            return started(nodes, tiny_set, tmp_path, "r", output="s3://bucket/runs", env=env)
+
         step = 0
         for faults, words in (
             (Faults(expired=1.0), ("s3://bucket/runs/r/", "have expired (ExpiredToken): renew them")),
@@ -86,36 +90,28 @@ def test_a_bucket_that_refuses_from_the_middle_on(
                 read_only,
                 ("writing s3://bucket/runs/r/", "is denied (AccessDenied): let these credentials", "name a place"),
             ),
+            (None, (f"cannot be written to {temporary}", "No space left", "set TMPDIR to a folder with more")),
         ):
-            training = started(nodes, tiny_set, tmp_path, "r", **common)
+            training = start()
             training.until_step(step + 10)
-            proxy.faults = faults
+            if faults is None:
+                fill(temporary / "filler")
+            else:
+                proxy.faults = faults
             check_refusal(training, *words)
-            assert list(tmp_path.glob("reciprocal-*")) == []
+            assert list(temporary.glob("reciprocal-*")) == []
             step = newest_step(training.run)
             if faults is read_only:
-                check_refusal(started(nodes, tiny_set, tmp_path, "r", **common), words[1].partition(" (")[2])
+                check_refusal(start(), words[1].partition(" (")[2])
             proxy.faults = Faults()
-        check_rest(started(nodes, tiny_set, tmp_path, "r", **common), undisturbed)
+        (temporary / "filler").unlink()
+        check_rest(start(), expected)
+        assert list(temporary.glob("reciprocal-*")) == []
         assert not any("/.lease-" in path for path in server.objects)
 
 
-def test_a_full_disk_for_temporary_files(
-    nodes: Nodes, tiny_set: str, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
-) -> None:
-    temporary = tmp_path / "temporary"
-    with small_disk(temporary, "16m"):
-        env = {"TMPDIR": str(temporary)}
-        training = started(nodes, tiny_set, tmp_path, "full", env=env)
-        training.until_step(10)
-        filler = temporary / "filler"
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        check_refusal(
-            training, f"cannot be written to {temporary}", "No space left", "set TMPDIR to a folder with more"
-        )
-        assert list(temporary.glob("reciprocal-*")) == []
-        filler.unlink()
-        check_rest(started(nodes, tiny_set, tmp_path, "full", env=env), undisturbed)
-        assert list(temporary.glob("reciprocal-*")) == []
+def fill(file: Path) -> None:
+    """Until its disk is full."""
+    with file.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))

@@ -21,6 +21,7 @@ from pipeline.dataset.manifest import read_manifest, read_records
 from pipeline.storage import Storage, open_storage
 from tests.support.paths import ROOT
 from tests.support.ray_nodes import Nodes
+from tests.support.without_ray import trained
 
 EPOCHS = 40  # of 5 steps: long enough for what happens in the middle
 SMALL = (
@@ -89,13 +90,22 @@ class Training:
 
     def workers(self) -> list[psutil.Process]:
         """Processes of the ranks, whichever run they belong to."""
+        return self.actors("RayTrainWorker")
+
+    def actors(self, name: str) -> list[psutil.Process]:
+        """Processes of the actors of this class, whichever run they belong to."""
         found = []
         for process in psutil.process_iter(["cmdline"]):
-            if any("RayTrainWorker" in part for part in process.info["cmdline"] or ()):
+            if any(name in part for part in process.info["cmdline"] or ()):
                 with_home = process_home(process)
                 if with_home == os.environ["RECIPROCAL_HOME"]:
                     found.append(process)
         return found
+
+
+def undisturbed(data_uri: str, folder: Path, ranks: int, *more: str) -> dict[str, torch.Tensor]:
+    """Final weights of the same command's run that nothing happens to, trained without Ray."""
+    return trained(["rgb_demo", "--data.uri", data_uri, *SMALL, *more], folder, ranks)
 
 
 def process_home(process: psutil.Process) -> str:
