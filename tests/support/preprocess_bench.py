@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from infra import local, process, ray_head, s3_gateway
 from infra.process import ProcessId
 from infra.records import load_servers, write_stack
@@ -156,17 +158,25 @@ class Bench:
         servers = load_servers()
         if target == "s3":
             return [servers.records[s3_gateway.NAME].process]
+        if target == "worker":  # found at once: on a busy machine the tasks are over before all families are known
+            return [found for found in map(process.identify, self._builders()) if found]
         nodes = {
             name: r
             for name, r in servers.records.items()
-            if name.startswith(ray_head.NAME) and (target == "worker" or (name == ray_head.NAME) == (target == "head"))
+            if name.startswith(ray_head.NAME) and (name == ray_head.NAME) == (target == "head")
         }
         family = [
             p for name, record in nodes.items() for p in process.family([record.process], token_of(servers, name))
         ]
-        if target == "worker":
-            return [p for p in family if _command_line(p).startswith("ray::_build")]
         return [p for p in family if "raylet/raylet" in _command_line(p) and "ray::" not in _command_line(p)]
+
+    def _builders(self) -> Iterator[int]:
+        """Ids of the stack's processes that build a shard."""
+        for found in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                builds = "".join(found.cmdline()[:1]).startswith("ray::_build")
+                if builds and found.environ().get("RECIPROCAL_HOME") == str(self.folder / "home"):
+                    yield found.pid
 
     def kill(self, target: str, run: Running, chance: random.Random) -> bool:
         """SIGKILL to one of ``target``; waits for one to be there. False where the run ended before."""
@@ -215,7 +225,9 @@ def disturb(bench: Bench, target: str, chance: random.Random) -> Outcome:
     run = bench.start(out)
     # A share of the progress, not of the time, which depends on the machine; the command itself may also go while it
     # starts.
-    objects = chance.randrange(-3 if target == "driver" else 0, len(bench.expected) - 4)
+    # A worker has to be found while it builds, so early enough.
+    most = (len(bench.expected) - 4) // (2 if target == "worker" else 1)
+    objects = chance.randrange(-3 if target == "driver" else 0, most)
     if objects < 0:
         time.sleep(chance.uniform(0, 6))
     else:
