@@ -22,6 +22,8 @@ from pipeline.storage import Storage, open_storage
 from pipeline.tracking.runs import client
 from tests.support.finished_run import CHECKPOINT, finished_run
 
+pytestmark = pytest.mark.slow
+
 SCORES = {2: 0.5, 4: 0.75, 6: 0.25}
 
 

@@ -22,6 +22,8 @@ from pipeline.storage import Storage, open_storage
 from pipeline.training.checkpoint import WEIGHTS
 from tests.support.finished_run import CHECKPOINT, finished_run
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("a", "b", "c", "d")
 
 

@@ -24,6 +24,8 @@ from pipeline.training import saving
 from pipeline.training.ask import Ask, Asker
 from tests.support.training_runs import free_port, newest_in, store_in, train_here
 
+pytestmark = pytest.mark.slow
+
 
 def config_for(uri: str, epochs: int = 2, **run: object) -> TrainConfig:
     """Epochs of five steps."""

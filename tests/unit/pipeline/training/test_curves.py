@@ -16,6 +16,8 @@ from pipeline.storage import open_storage
 from pipeline.tracking.journal import RunJournal, read_unsent
 from tests.support.training_runs import Stop, store_in, train_here
 
+pytestmark = pytest.mark.slow
+
 
 class Recorder:
     """Keeps what it is given, and how much of it a flush has stored."""

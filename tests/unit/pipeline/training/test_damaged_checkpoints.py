@@ -15,6 +15,8 @@ from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
 from pipeline.training.checkpoint import read_samples
 from tests.support.training_runs import Stop, newest_in, store_in, train_here
 
+pytestmark = pytest.mark.slow
+
 Weights = dict[str, torch.Tensor]
 
 

@@ -25,6 +25,8 @@ from pipeline.training.timing import StepTimes, timed
 from pipeline.training.watchdog import Watchdog, collective_limit_s
 from tests.support.training_runs import free_port
 
+pytestmark = pytest.mark.slow
+
 LIMIT_S = 1.0
 
 
