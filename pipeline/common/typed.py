@@ -17,6 +17,8 @@ import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
+from pipeline.common.printable import printable
+
 T = TypeVar("T")
 MAX_DEPTH = 64
 """Of objects and arrays within each other, where the hint is ``Any``."""
@@ -57,7 +59,7 @@ class Mismatch(ValueError):
     def within(self, outer: str) -> Mismatch:
         """The same, seen from a level further out; ``outer`` is a name or ``[INDEX]``."""
         dot = "." if self.field and not self.field.startswith("[") else ""
-        return Mismatch(f"{outer}{dot}{self.field}", *self.args[1:])
+        return Mismatch(f"{printable(outer)}{dot}{self.field}", *self.args[1:])  # a name is whatever the JSON says
 
     def __str__(self) -> str:
         field, value, problem = self.args

@@ -76,6 +76,7 @@ def refusal(text: str | bytes, kind: Any = Outer) -> str:
         ('{"kind": "a", "share": 1e999}', "share = inf: must be a finite number"),
         ('{"kind": "a", "on": 1}', "on = 1: must be true or false"),
         ('{"kind": "a", "note": []}', "note = an array of 0: must be text"),
+        ('{"kind": "a", "k\\u001e\\u2028": 1}', "k\\x1e\\u2028 = 1: there is no such field"),
         ('{"kind": "a", "rest": {"x": ' + "[" * 70 + "]" * 70 + "}}", "must be nested at most 64 deep"),
     ],
 )
