@@ -23,6 +23,8 @@ from pipeline.runs.folder import RESULT, RUN, RunRecord
 from pipeline.storage import Storage, open_storage
 from pipeline.tracking.runs import address
 
+pytestmark = pytest.mark.slow
+
 CLASSES = tuple(f"class_{i}" for i in range(8))
 KEYS = tuple(f"v{i:02}" for i in range(40))
 LABELS = np.arange(40) % 8

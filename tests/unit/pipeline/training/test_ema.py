@@ -17,6 +17,8 @@ from pipeline.training.ema import TRAINED, JudgedWeights
 from tests.support.training_runs import Stop, newest_in, store_in, train_here
 from tests.unit.pipeline.training.test_loop import tiny_config
 
+pytestmark = pytest.mark.slow
+
 Weights = dict[str, torch.Tensor]
 
 

@@ -22,6 +22,8 @@ from pipeline.training.checkpoint import load_weights, read_samples, read_state
 from pipeline.training.collective import average_buffers
 from tests.support.training_runs import Stop, free_port, newest_in, store_in, train_here
 
+pytestmark = pytest.mark.slow
+
 
 def tiny_config(uri: str, **run: object) -> TrainConfig:
     return TrainConfig(

@@ -25,6 +25,8 @@ from pipeline.training.checkpoint import read_state
 from pipeline.training.stopping import EarlyStopping, best_of, is_over
 from tests.support.training_runs import Stop, free_port, newest_in, store_in, train_here
 
+pytestmark = pytest.mark.slow
+
 NAN = math.nan
 
 

@@ -12,6 +12,8 @@ import pytest
 from preprocessing.shard.provenance import CARRIERS, builder_version, decisive_code
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def test_decoder_clock_list_parsers_engines_and_formats_are_in() -> None:
     modules, _ = decisive_code()

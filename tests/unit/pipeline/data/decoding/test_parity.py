@@ -40,6 +40,8 @@ from pipeline.errors import ReciprocalError
 from preprocessing.media.encode import VideoCodec
 from tests.support.encoding import encode_gray, encode_rgb
 
+pytestmark = pytest.mark.slow
+
 MODALITIES = ("rgb", "flow", "diff", "diff-online")
 JITTER = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.4, "hue": 0.1}
 GAIN = 1.3 * 1.3 * 1.4
