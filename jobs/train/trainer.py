@@ -26,8 +26,8 @@ class _GivenNumber(FixedScalingPolicy):
 
 
 class Trainer(ray.train.torch.TorchTrainer):
-    """See the module. Where a version of Ray Train does not start its controller in this way, it is a plain
-    TorchTrainer.
+    """See the module. It names parts of Ray Train 2.60, the pinned version, that are not its interface: another version
+    needs a look here.
     """
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
