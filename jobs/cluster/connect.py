@@ -72,7 +72,10 @@ def _connect(address: str | None) -> None:
 
 
 def _start_private() -> None:
-    """Start a Ray that ends with this process. Its address is chosen here, because workers need it from the start."""
+    """Start a Ray that ends with this process. Its address is chosen here, because workers need it from the start.
+
+    It has no dashboard: that costs four seconds of CPU time at each start, and anybody on this host could open it.
+    """
     folder = ray_folder("p")
     forget_old_sessions(folder)
     with socket.create_server((LOOPBACK, 0)) as probe:
@@ -82,6 +85,7 @@ def _start_private() -> None:
     try:
         ray.init(
             address="local",
+            include_dashboard=False,
             runtime_env={"env_vars": variables},
             logging_level=logging.WARNING,
             _temp_dir=str(folder),
@@ -128,9 +132,9 @@ def _grows() -> bool:
     return bool(os.environ.get("RECIPROCAL_AUTOSCALING"))
 
 
-def can_grow() -> bool:
-    """Whether nodes may join the cluster that ``connect`` joins: a private Ray has one for good."""
-    return ray_address() not in (None, "local")
+def is_private() -> bool:
+    """Whether the Ray that ``connect`` reaches is one of this process's own: it has one node, and ends with it."""
+    return ray_address() in (None, "local")
 
 
 def check_resources(num_workers: int, cpus_per_worker: float, gpu: bool, spread: bool = False) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import ray
 from ray.util import state
 
+from jobs.cluster.connect import is_private
+
 log = logging.getLogger(__name__)
 _TIMEOUT_S = 3
 _FIRST_NOTICE_S, _NOTICE_S, _LOOK_S = 15.0, 60.0, 2.0
@@ -29,7 +31,7 @@ class WaitNotice:
         if time.monotonic() < self._next_s:
             return
         self._next_s = time.monotonic() + _NOTICE_S
-        if _runs_nothing() and (users := other_users()):
+        if (users := other_users()) and _runs_nothing():
             log.info("waiting for free CPUs: %s; in use by %s", free_resources(gpus=False), users)
 
 
@@ -61,9 +63,9 @@ def free_resources(*, gpus: bool) -> str:
 
 def other_users() -> str:
     """The other commands on the cluster that hold CPUs or GPUs, as far as Ray tells: ``python -m jobs.train crn_demo
-    (2 CPUs)``; empty where it does not, and where this process is connected to no Ray.
+    (2 CPUs)``; empty where it does not, and where this process is connected to no Ray or has one of its own.
     """
-    if not ray.is_initialized():  # Ray's own functions would start one
+    if not ray.is_initialized() or is_private():  # Ray's own functions would start one, or wait for a dashboard
         return ""
     try:
         with _quiet():

@@ -13,7 +13,7 @@ from typing import cast
 import ray
 import ray.train
 
-from jobs.cluster.connect import can_grow
+from jobs.cluster.connect import is_private
 from jobs.cluster.nodes import Node, ask_autoscaler, live_nodes
 from jobs.cluster.occupancy import other_users
 from jobs.cluster.storage import empty_file_system
@@ -35,7 +35,7 @@ class RayCluster:
     """The connected cluster."""
 
     def __init__(self) -> None:
-        self.fixed = not can_grow()
+        self.fixed = is_private()
         self._asked = False
         self._nodes: Sequence[Node] = ()
 

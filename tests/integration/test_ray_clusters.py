@@ -38,6 +38,26 @@ class Asker:
 actor = Asker.remote()
 print("SAME", ray.get(actor.nodes.remote()) == sorted(node["NodeID"] for node in ray.nodes()), flush=True)
 """
+ASK_PRIVATE = """
+import os
+import psutil
+from jobs.cluster.connect import connect
+import ray
+connect()
+
+@ray.remote(num_cpus=0.1)
+class Asker:
+    def cluster(self):
+        context = ray.get_runtime_context()
+        return context.gcs_address, os.environ["RAY_ADDRESS"], [node["NodeID"] for node in ray.nodes()]
+
+joined, named, nodes = ray.get(Asker.remote().cluster.remote())
+here = ray.get_runtime_context().gcs_address
+print("SAME", joined == named == here and nodes == [node["NodeID"] for node in ray.nodes()], flush=True)
+lines = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+pages = ["--disable-frontend" not in line for line in lines if "dashboard.py" in line]
+print("SERVERS", sum("gcs_server" in line for line in lines), sum(pages), flush=True)
+"""
 TRAIN = """
 import time
 from pathlib import Path
@@ -123,7 +143,9 @@ def test_an_actor_of_a_private_ray_asks_that_one(clusters: tuple[ServerRecord, P
     env = environment(clusters)
     for name in ("RAY_ADDRESS", *ray_head.authentication()):
         del env[name]
-    assert "SAME True" in run(ASK, env)
+    printed = run(ASK_PRIVATE, env)
+    assert "SAME True" in printed
+    assert "SERVERS 1 0" in printed, "a control service and no dashboard, which would answer anybody on this host"
 
 
 def test_a_training_listens_on_this_host_alone_and_a_killed_driver_leaves_nothing_behind(

@@ -89,11 +89,24 @@ def test_without_a_ray_nobody_is_named_and_none_is_started() -> None:
     assert not ray.is_initialized()
 
 
+def test_a_private_ray_has_no_other_user_and_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(**_: object) -> None:
+        raise AssertionError("it has no dashboard to ask")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RECIPROCAL_STACK", "off")
+    monkeypatch.setattr(occupancy.state, "list_actors", never)
+    monkeypatch.setattr(occupancy, "_by_job", never)
+    assert occupancy.other_users() == ""
+
+
 def test_without_ray_s_state_api_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_dashboard(**_: object) -> None:
         raise RuntimeError("Failed to connect to the API server")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(occupancy, "is_private", lambda: False)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "01"))
     monkeypatch.setattr(occupancy.state, "list_actors", no_dashboard)
     assert occupancy.other_users() == ""
@@ -107,6 +120,7 @@ def test_users_of_the_cluster_are_added_up_by_job(monkeypatch: pytest.MonkeyPatc
     rank = SimpleNamespace(job_id="02", required_resources=grouped)
 
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(occupancy, "is_private", lambda: False)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "01"))
     monkeypatch.setattr(occupancy.state, "list_actors", lambda **_: [rank, user("02", 1), user("03", 0)])
     monkeypatch.setattr(
