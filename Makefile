@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-fast check format pictures up down status clean
+.PHONY: setup demo test test-long test-fast check format pictures up down status clean
 
 setup: $(STAMP)
 
@@ -21,7 +21,10 @@ demo: setup
 
 # In the order of the files: the long ones, of tests/integration, come first and no core waits for one at the end.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+
+test-long: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long tests/integration
 
 test-fast: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not stack and not slow and not gpu" tests/unit

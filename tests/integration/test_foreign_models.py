@@ -21,6 +21,7 @@ from tests.support.finished_run import finished_run
 from tests.support.foreign_models import data_of, evil_model, register_as_anybody
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.stack,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*(input example|type hints)"),

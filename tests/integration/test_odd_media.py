@@ -155,6 +155,7 @@ def test_every_odd_file_ends_as_a_sample_or_its_reject(tmp_path: Path, request: 
     assert result.samples["made/uhd_3840x2160.mp4"][0].source_width == 3840
 
 
+@pytest.mark.long
 def test_two_hours_and_paths_that_leave_the_folder(tmp_path: Path) -> None:
     """A CSV against an archive; both try to leave. Frames of the long video would take 240 MB at once."""
     source = tmp_path / "videos"

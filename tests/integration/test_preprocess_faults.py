@@ -31,7 +31,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield made
 
 
-@pytest.mark.parametrize("target", ["worker", "driver", "node", "s3"])
+_LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "target", ["worker", pytest.param("driver", marks=_LONG), pytest.param("node", marks=_LONG), "s3"]
+)
 def test_a_part_that_is_killed_costs_no_byte(bench: Bench, target: str) -> None:
     outcome = disturb(bench, target, random.Random(f"ci {target}"))
     assert outcome.killed, f"too late\n{outcome.output}"
@@ -39,6 +44,7 @@ def test_a_part_that_is_killed_costs_no_byte(bench: Bench, target: str) -> None:
     assert outcome.came_through or target == "driver", f"it took a re-run\n{outcome.output}"
 
 
+@_LONG
 def test_two_commands_at_once_at_a_bucket_that_fails_in_every_way(bench: Bench) -> None:
     """Two, as when an operator starts the command again while tasks of a lost one still run: both write the same
     bytes.
@@ -63,6 +69,7 @@ def test_two_commands_at_once_at_a_bucket_that_fails_in_every_way(bench: Bench) 
     assert bench.faults_of(out) == []
 
 
+@_LONG
 def test_of_two_commands_with_different_parameters_one_is_refused_and_nothing_is_mixed(bench: Bench) -> None:
     """On the stack's S3 server, which accepts conditional writes and ignores the condition."""
     out = bench.new_out()
@@ -77,6 +84,7 @@ def test_of_two_commands_with_different_parameters_one_is_refused_and_nothing_is
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
+@_LONG
 def test_a_command_with_other_parameters_takes_over_from_one_that_was_killed(bench: Bench) -> None:
     out = bench.new_out()
     first, storage = bench.start(out, "--stored.crf", "30"), open_storage(out)

@@ -166,6 +166,7 @@ def test_an_interrupted_run_resumes(ready, tmp_path, capsys):
         assert re.search(rf"{done} shards? (is|are) stored already", capsys.readouterr().out)
 
 
+@pytest.mark.long
 def test_a_video_that_was_missing_is_noticed_when_it_comes_back(toy, ready, tmp_path):
     preprocess(config(ready, tmp_path))
     shutil.copytree(toy / "videos", ready / "videos", dirs_exist_ok=True)

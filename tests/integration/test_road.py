@@ -287,6 +287,7 @@ def test_a_killed_worker_costs_no_sample_and_doubles_none(trained: str, data_uri
     assert keys_used(open_storage(trained), 3) == [train_keys(data_uri)] * 3
 
 
+@pytest.mark.long
 def test_a_killed_command_goes_on_when_it_is_run_again(stack: Stack, data_uri: str) -> None:
     command = [
         "jobs.train",

@@ -109,6 +109,7 @@ def test_signals_save_and_leave_nothing_behind(
     check_equal(again, expected)
 
 
+@pytest.mark.long
 def test_nodes_that_come_and_are_taken_away_change_the_number_of_ranks_and_no_key(
     nodes: Nodes, tiny_set: str, tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_nodes_that_come_and_are_taken_away_change_the_number_of_ranks_and_no_ke
     assert down["why"].endswith("is being taken away")
 
 
+@pytest.mark.long
 def test_a_run_without_enough_nodes_waits_for_them(nodes: Nodes, tiny_set: str, tmp_path: Path) -> None:
     options = "--run.num-workers 2 --run.cpus-per-worker 2 --optim.epochs 1"
     training = Training(nodes, tiny_set, tmp_path, "waits", *options.split())

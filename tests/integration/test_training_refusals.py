@@ -22,7 +22,7 @@ from tests.support.ray_trainings import Training, check_every_key_once_an_epoch,
 
 EPOCHS = 20
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
