@@ -46,6 +46,7 @@ def evaluate_rank(
         num_views=num_views,
         num_crops=num_crops,
         device="gpu" if gpu and config.data.device != "cpu" else "cpu",
+        target=device,
         channels_last=True,
     ) as loader:
         return predict_part(model, loader.iter_epoch(0), device=device, precision=config.run.precision)

@@ -105,6 +105,7 @@ def _train_rank(task: WorkerTask, ask: Asker, observer: Observer, make_batches: 
         "world_size": world_size,
         "device": "gpu" if task.gpu and config.data.device != "cpu" else "cpu",
         "device_id": device.index or 0,
+        "target": device,
         "channels_last": True,  # as the models' convolutions want it
     }
     with (

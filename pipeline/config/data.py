@@ -122,9 +122,9 @@ class DataConfig:
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where DALI decodes and augments; auto takes the GPU where there is one."""
     decoder: Literal["auto", "dali", "ffmpeg", "reference"] = "auto"
-    """auto: dali on a GPU, ffmpeg on the CPU, where it is several times as fast. ffmpeg: FFmpeg decodes and compiled
-    kernels crop, resize and normalise; reads H.264 too. reference: the same values from plain PyAV, torch and numpy;
-    slow, the oracle of both.
+    """auto: dali on a GPU where a rank has few cores, else ffmpeg, which is several times as fast on the CPU. ffmpeg:
+    FFmpeg decodes and compiled kernels crop, resize and normalise; reads H.264 too. reference: the same values from
+    plain PyAV, torch and numpy; slow, the oracle of both.
     """
 
     def __post_init__(self) -> None:

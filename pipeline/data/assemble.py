@@ -14,6 +14,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.decoding.base import Decoder, Row
 from pipeline.data.decoding.pictures import check_member
 from pipeline.data.decoding.stacks import empty_clips, stack_motion
+from pipeline.data.delivery import Delivery
 from pipeline.data.fetch.damage import Damaged, DamageLedger
 from pipeline.data.index import SplitIndex
 from pipeline.data.sampling.clips import sample_plans
@@ -31,7 +32,8 @@ class Assembler:
         train: one random clip a sample, else ``num_views`` fixed ones with ``num_crops`` crops each, crop by crop
             within a view.
         channels_last: memory order of the decoder's clips, and then of the batches'.
-        device: where the decoder's tensors lie.
+        delivery: brings the decoder's tensors to where the batches are wanted. Motion is stacked there, because stacks
+            are several times as large.
     """
 
     def __init__(
@@ -43,13 +45,13 @@ class Assembler:
         clip: ClipConfig,
         train: bool,
         seed: int,
-        device: torch.device,
+        delivery: Delivery,
         num_views: int = 1,
         num_crops: int = 1,
         channels_last: bool = False,
     ) -> None:
         self._index, self._decoder, self._ledger, self._clip = index, decoder, ledger, clip
-        self._train, self._seed, self._device = train, seed, device
+        self._train, self._seed, self._delivery = train, seed, delivery
         self._last = channels_last
         self._num_views, self._num_crops = (1, 1) if train else (num_views, num_crops)
         self._made = 0
@@ -99,10 +101,14 @@ class Assembler:
         waiting = self._decoder.submit(rows) if rows and failed is None else dict
 
         def finish() -> Batch:
+            with self._delivery.open():
+                return self._delivery.seal(made_batch())
+
+        def made_batch() -> Batch:
             try:
                 if failed is not None:
                     raise failed
-                clips = waiting()
+                clips = self._delivery.send(waiting())
                 self._measure(rows)
             except ReciprocalError as error:
                 where = f"epoch {epoch}, step {micro_batch.step}: {', '.join(k for k in keys if k)}"
@@ -154,11 +160,11 @@ class Assembler:
             if len(good) == size:
                 return clips
         channels = CHANNELS[modality] * (1 if modality == "rgb" else clip.stack)
-        full, _ = empty_clips(size, clip.num_frames, channels, clip.crop, self._last, self._device)
+        full, _ = empty_clips(size, clip.num_frames, channels, clip.crop, self._last, self._delivery.target)
         full.zero_()
         if clips is not None:
-            full[torch.from_numpy(good).to(self._device)] = clips
+            full[self._tensor(good)] = clips
         return full
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+        return self._delivery.tensor(torch.from_numpy(array))

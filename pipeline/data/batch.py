@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 
@@ -38,6 +39,8 @@ class Batch:
     micro_batch_index: int = 0
     num_micro_batches: int = 1
     offset: int = 0
+    arrival: Any = dataclasses.field(default=None, repr=False, compare=False)
+    """Between the loader's threads: the event behind which the tensors are there (``pipeline.data.delivery``)."""
 
     def __post_init__(self) -> None:
         rows = len(self.keys)

@@ -21,7 +21,8 @@ from pipeline.config.data import HELD_OUT, ClipConfig, DataConfig
 from pipeline.data.assemble import Assembler
 from pipeline.data.batch import Batch
 from pipeline.data.decoding.base import Decoder, Device
-from pipeline.data.decoding.factory import backend, make_decoder
+from pipeline.data.decoding.factory import make_decoder
+from pipeline.data.delivery import Delivery
 from pipeline.data.fetch.cache import DiskCache
 from pipeline.data.fetch.damage import DamageLedger
 from pipeline.data.fetch.fetcher import Fetcher
@@ -51,7 +52,7 @@ class Loader:
         rank: int,
         world_size: int,
         num_views: int,
-        device: torch.device,
+        target: torch.device,
         num_crops: int = 1,
         channels_last: bool = False,
         cache: DiskCache | None = None,
@@ -60,7 +61,7 @@ class Loader:
         self._storage, self._decoder, self._data, self._cache = storage, decoder, data, cache
         self._rank_batch = rank_batch_size(data.batch_size, world_size)
         self._fetch_metrics, self._times = FetchMetrics(), LoaderTimes()
-        self._ledger = DamageLedger(data.damaged_budget)
+        self._ledger, self._delivery = DamageLedger(data.damaged_budget), Delivery(target)
         self._assembler = Assembler(
             index,
             decoder,
@@ -68,7 +69,7 @@ class Loader:
             clip=clip,
             train=train,
             seed=seed,
-            device=device,
+            delivery=self._delivery,
             num_views=num_views,
             num_crops=num_crops,
             channels_last=channels_last,
@@ -118,7 +119,7 @@ class Loader:
                     batch = ahead.get()
                 if batch is None:
                     return
-                yield batch
+                yield self._delivery.receive(batch)
         finally:
             ahead.close()
 
@@ -180,6 +181,7 @@ def make_loader(
     channels_last: bool = False,
     device: Device = "cpu",
     device_id: int = 0,
+    target: torch.device | None = None,
     index: SplitIndex | None = None,
 ) -> Loader:
     """Make one rank's loader.
@@ -193,12 +195,13 @@ def make_loader(
             world_size * num_views * num_crops`` rows.
         channels_last: inputs keep their shape (B, T, C, H, W) and lie in memory as (B, T, H, W, C): frames folded into
             the batch are channels_last to torch without a copy.
-        device: see ``pipeline.data.decoding.factory.resolve_device``. Batches of DALI on ``gpu`` lie on GPU
-            ``device_id``, all others on the CPU (``data.decoder=auto`` is DALI on a GPU).
+        device: see ``pipeline.data.decoding.factory.resolve_device``; on ``gpu``, GPU ``device_id``.
+        target: where the batches are wanted; by default on the decoding device. They are there for what the consumer's
+            stream does next, and on a GPU take ``data.prefetch`` batches of its memory.
         index: of this split and these modalities, where it is at hand; otherwise it is read.
 
     Raises:
-        ConfigError: the batch does not divide by the ranks, or DALI is not installed.
+        ConfigError: the batch does not divide by the ranks, DALI is not installed, or the GPU decodes no such pictures.
         ManifestError: the split is missing or empty, or a modality is not stored.
         StorageError: records cannot be read.
     """
@@ -215,6 +218,8 @@ def make_loader(
     elif (index.split, index.modalities) != (split, tuple(modalities)):
         raise ValueError(f"the index is of {index.split} {index.modalities}, asked for {split} {tuple(modalities)}")
     rows = min(rank_batch, data.micro_batch or rank_batch) * (1 if train else num_views * num_crops)
+    if target is None:
+        target = torch.device("cuda", device_id) if device == "gpu" else torch.device("cpu")
     decoder = make_decoder(
         data,
         clip,
@@ -223,9 +228,10 @@ def make_loader(
         max_rows=rows,
         device=device,
         device_id=device_id,
+        least_px=int(index.sizes[:, 1:].min()),
         channels_last=channels_last,
+        pinned=target.type == "cuda",
     )
-    on_gpu = backend(data, device) == "dali" and device == "gpu"
     return Loader(
         storage,
         index,
@@ -239,6 +245,6 @@ def make_loader(
         num_views=num_views,
         num_crops=num_crops,
         channels_last=channels_last,
-        device=torch.device("cuda", device_id) if on_gpu else torch.device("cpu"),
+        target=target,
         cache=DiskCache(data.cache_dir, int(data.cache_gb * 1e9), manifest.digest) if data.cache_dir else None,
     )

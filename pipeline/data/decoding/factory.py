@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from collections.abc import Sequence
 from typing import Literal
@@ -10,7 +12,17 @@ import torch
 
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.data.decoding.base import Decoder, Device
+from pipeline.data.decoding.nvdec import decoder_caps
 from pipeline.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+FFMPEG_CORES = 4
+"""Cores of a rank from which ``auto`` decodes with FFmpeg though there is a GPU. NVDEC needs about 10 ms a video
+whatever its size: 52 clips/s of RGB and flow on an H200. FFmpeg and our loops make about 40 on a core; two are left to
+the rank.
+"""
+_LEAST_PX = 128  # what NVDEC takes of VP9 where the driver cannot be asked
 
 
 def resolve_device(wanted: Literal["auto", "cpu", "gpu"]) -> Device:
@@ -33,11 +45,38 @@ def rank_cores() -> int:
     return min(cores, int(limit)) if limit.isdigit() and int(limit) > 0 else cores
 
 
-def backend(data: DataConfig, device: Device) -> Literal["dali", "ffmpeg", "reference"]:
-    """What ``data.decoder`` means on a device."""
-    if data.decoder == "auto":
-        return "dali" if device == "gpu" else "ffmpeg"
-    return data.decoder
+def backend(
+    data: DataConfig, device: Device, least_px: int | None = None, device_id: int = 0
+) -> Literal["dali", "ffmpeg", "reference"]:
+    """What ``data.decoder`` means on a device.
+
+    Args:
+        least_px: shortest side of the stored pictures, where it is known.
+
+    Raises:
+        ConfigError: ``dali`` on a GPU that decodes no pictures as small as these.
+    """
+    kind = data.decoder
+    if kind == "auto":
+        kind = "dali" if device == "gpu" and rank_cores() < FFMPEG_CORES else "ffmpeg"
+    if kind == "dali" and device == "gpu" and least_px is not None and least_px < (wanted := nvdec_least(device_id)):
+        reason = f"NVDEC decodes VP9 from {wanted} x {wanted} pixels on, and the data set has pictures of {least_px}"
+        if data.decoder == "dali":
+            raise ConfigError("data.decoder", "dali", f"{reason}: use data.decoder=ffmpeg, or data.device=cpu")
+        log.info("%s: FFmpeg decodes on the CPU", reason)
+        return "ffmpeg"
+    return kind
+
+
+@functools.cache
+def nvdec_least(device_id: int) -> int:
+    """Least side in pixels of VP9 that the card's decoder takes."""
+    torch.zeros(1, device=torch.device("cuda", device_id))  # a context, which the driver wants
+    try:
+        caps = decoder_caps("vp9")
+    except OSError:
+        return _LEAST_PX
+    return max(caps.min_width, caps.min_height)
 
 
 def make_decoder(
@@ -49,18 +88,22 @@ def make_decoder(
     max_rows: int,
     device: Device,
     device_id: int = 0,
+    least_px: int | None = None,
     channels_last: bool = False,
+    pinned: bool = False,
 ) -> Decoder:
     """The backend that ``data.decoder`` names.
 
     Args:
         max_rows: most rows that it gets at once.
+        least_px: see ``backend``.
         channels_last: memory order (rows, F, H, W, C).
+        pinned: clips of the FFmpeg decoder lie in page-locked memory, for copies to a GPU.
 
     Raises:
-        ConfigError: DALI cannot be imported.
+        ConfigError: DALI cannot be imported, or the GPU decodes no such pictures.
     """
-    threads, kind = data.decode_threads or rank_cores(), backend(data, device)
+    threads, kind = data.decode_threads or rank_cores(), backend(data, device, least_px, device_id)
     if kind == "reference":
         from pipeline.data.decoding.reference_decoder import ReferenceDecoder  # here: its PyAV is not everywhere
 
@@ -68,7 +111,9 @@ def make_decoder(
     if kind == "ffmpeg":
         from pipeline.data.decoding.ffmpeg import FFmpegDecoder  # here, so that prediction needs no compiler
 
-        return FFmpegDecoder(modalities, clip, flow_bound_px, threads=threads, channels_last=channels_last)
+        return FFmpegDecoder(
+            modalities, clip, flow_bound_px, threads=threads, channels_last=channels_last, pinned=pinned
+        )
     try:
         from pipeline.data.decoding.dali import DaliDecoder  # here, so that machines without DALI can read and predict
     except ImportError as error:

@@ -51,6 +51,7 @@ class FFmpegDecoder:
         modalities: outputs, in order.
         threads: clips that are made at once.
         channels_last: memory of the outputs in the order (rows, F, H, W, C); shapes stay.
+        pinned: outputs in page-locked memory.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class FFmpegDecoder:
         *,
         threads: int = 1,
         channels_last: bool = False,
+        pinned: bool = False,
     ) -> None:
         self._modalities, self._clip, self._bound, self._last = tuple(modalities), clip, flow_bound_px, channels_last
-        self._kernels, self._memory = load_kernels(), ClipMemory()
+        self._kernels, self._memory = load_kernels(), ClipMemory(pinned=pinned)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
         self._lengths = {m: clip.num_frames if m == "rgb" else len(motion_offsets(clip)) for m in self._modalities}
 

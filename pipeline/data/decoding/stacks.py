@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 
@@ -33,11 +34,12 @@ class ClipMemory:
     CPU time.
 
     Args:
-        keep: blocks kept, at most; more that are held at once are ordinary memory.
+        keep: blocks kept, at most; more that are held at once are given back when they are no longer held.
+        pinned: page-locked memory, from which a GPU copies while the process goes on.
     """
 
-    def __init__(self, keep: int = 16) -> None:
-        self._keep, self._lock = keep, threading.Lock()
+    def __init__(self, keep: int = 16, *, pinned: bool = False) -> None:
+        self._keep, self._pinned, self._lock = keep, pinned, threading.Lock()
         self._blocks: list[np.ndarray] = []
 
     def empty_clips(
@@ -52,7 +54,7 @@ class ClipMemory:
                 (b for b in self._blocks if b.size >= count and sys.getrefcount(b) == _UNUSED_REFERENCES), None
             )
             if block is None:
-                block = np.empty(count, np.float32)
+                block = torch.empty(count, pin_memory=True).numpy() if self._pinned else np.empty(count, np.float32)
                 # Blocks that are too small for what is wanted now will hardly be wanted again.
                 self._blocks = [b for b in self._blocks if b.size >= count or sys.getrefcount(b) > _UNUSED_REFERENCES]
                 if len(self._blocks) < self._keep:
@@ -82,6 +84,11 @@ def stack_motion(frames: torch.Tensor, clip: ClipConfig) -> torch.Tensor:
     channels_last = channels > 1 and frames.stride(2) == 1
     out, _ = empty_clips(batch, clip.num_frames, clip.stack * channels, height, channels_last, frames.device)
     for k in range(clip.stack):
-        take = torch.from_numpy(gather[:, k]).to(frames.device)
-        out[:, :, k * channels : (k + 1) * channels] = frames[:, take]
+        out[:, :, k * channels : (k + 1) * channels] = frames[:, _taken(clip, k, frames.device)]
     return out
+
+
+@functools.lru_cache(maxsize=64)
+def _taken(clip: ClipConfig, place: int, device: torch.device) -> torch.Tensor:
+    """The frame of each step at one place of its stack; kept on the device, because a copy to it waits for it."""
+    return torch.from_numpy(stack_gather(clip)[:, place]).to(device)

@@ -118,7 +118,7 @@ def consume(
             rank=rank,
             world_size=world,
             num_views=1,
-            device=torch.device("cpu"),
+            target=torch.device("cpu"),
         )
         with loader:
             batches = loader.iter_epoch(epoch, steps.start)
