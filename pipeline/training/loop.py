@@ -29,10 +29,10 @@ from pipeline.training.collective import data_parallel, largest_over_ranks, worl
 from pipeline.training.curves import curve_point, of_training, print_curve
 from pipeline.training.ema import JudgedWeights
 from pipeline.training.meter import Meter
-from pipeline.training.optim import build_optimizer, build_scheduler
+from pipeline.training.optim import build_optimizer, build_scheduler, lay_out_state
 from pipeline.training.resume import newest_checkpoint
 from pipeline.training.saving import Saver
-from pipeline.training.step import Stepper
+from pipeline.training.step import Stepper, move_to
 from pipeline.training.stopping import EarlyStopping
 from pipeline.training.timing import timed
 
@@ -102,10 +102,10 @@ def train(
     Raises:
         UserError: the checkpoint belongs to another config or data set, or there is no room for temporary files.
         StorageError: a checkpoint could not be stored.
-        ReciprocalError: the loss stopped being finite, or too many samples are damaged.
+        ReciprocalError: the loss stopped being finite (on a GPU noticed a step later), or too many samples are damaged.
     """
     config = facts.config
-    model.to(device)
+    move_to(device, model)
     if config.run.freeze_batchnorm:
         freeze_batchnorm(model)
     judged = JudgedWeights(model, config.optim.ema_decay)
@@ -122,6 +122,7 @@ def train(
         if found is not None:
             name, folder = found
             position = load_main(folder, judged.model, optimizer, scheduler)
+            lay_out_state(optimizer)
             judged.restore(folder, position.global_step)
             metrics = read_state(folder)["metrics"]
             stopping.restore(folder)
@@ -141,6 +142,7 @@ def train(
     keys, left = [], False
 
     def save(measured: dict[str, float], *, wait: bool = False) -> None:
+        stepper.saving()
         judged.average_buffers()
         main = functools.partial(
             snapshot,
@@ -179,6 +181,7 @@ def train(
                 meter.step_ended()
                 position.step, position.global_step = position.step + 1, position.global_step + 1
                 if position.global_step % config.run.log_steps == 0 or position.step == steps:
+                    stepper.settle()
                     metrics = metrics | curve_point(stepper, meter.curve())
                     if tracker:
                         tracker.log_metrics(of_training(metrics), position.global_step)

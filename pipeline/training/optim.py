@@ -13,11 +13,28 @@ from pipeline.models.transfer import classifier_names
 
 
 def build_optimizer(model: ActionModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or Adam over the groups of ``parameter_groups``."""
+    """SGD or Adam over the groups of ``parameter_groups``; Adam in one kernel where the parameters are on a GPU, which
+    otherwise fetches every parameter's count of steps.
+    """
     optim, groups = config.optim, parameter_groups(model, config)
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
-    return torch.optim.Adam(groups, lr=optim.lr, weight_decay=optim.weight_decay)
+    fused = True if next(model.parameters()).is_cuda else None
+    return torch.optim.Adam(groups, lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
+
+
+def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
+    """Lay averages out in memory as their parameters, which may be channels-last now and not have been when they were
+    stored: kernels over many tensors want one order.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if (
+                isinstance(value, torch.Tensor)
+                and value.shape == parameter.shape
+                and value.stride() != parameter.stride()
+            ):
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def parameter_groups(model: ActionModel, config: TrainConfig) -> list[dict[str, Any]]:

@@ -11,18 +11,28 @@ import torch
 
 from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
-from pipeline.errors import NotFiniteError
 from pipeline.models import ActionModel, branch_probabilities, fuse
 from pipeline.models.dropout import place_clips
 from pipeline.models.precision import autocast
 from pipeline.training.ask import Ask, Asker, never
 from pipeline.training.collective import sum_over_ranks, world_size
 from pipeline.training.loss import supervised_loss
+from pipeline.training.verdict import Verdicts
 
 
 def derived_seed(*parts: object) -> int:
     """63-bit seed from any printable parts; equal parts, equal seed, on every machine."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def move_to(device: torch.device, model: ActionModel) -> None:
+    """Move a model to the device it trains on; on a GPU with weights in the order of the clips, which come
+    channels-last and in one shape, for which cuDNN chooses its algorithms by measurement.
+    """
+    model.to(device)
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        torch.backends.cudnn.benchmark = True
 
 
 @dataclasses.dataclass
@@ -74,8 +84,14 @@ class Stepper:
         self._loss = self._weight = self._correct = torch.zeros((), device=device)  # of the step's micro-batches so far
         self.sums = Sums.zero(device)
         self._ask = ask
+        self._verdicts = Verdicts(device)
         self.asked = Ask.NONE
-        """What the ranks asked for at the latest complete step, the same on all of them."""
+        """What the ranks asked for, the same on all of them: at the latest complete step, on a GPU at the one before it
+        until ``settle``.
+        """
+        # Made once: a copy from ordinary memory waits for all that the device has to do.
+        self._size = torch.tensor(float(config.data.batch_size), device=device)
+        self._wishes = {a: torch.tensor([float(a == Ask.SAVE), float(a == Ask.LEAVE)], device=device) for a in Ask}
 
     def __call__(self, batch: Batch, global_step: int) -> bool:
         """Take one micro-batch of global batch ``global_step`` through the model; update after its last one.
@@ -87,7 +103,8 @@ class Stepper:
             Whether the step is complete.
 
         Raises:
-            NotFiniteError: the loss is not finite; names the step and the keys of the batch.
+            NotFiniteError: the loss is not finite; names the step and the keys of the batch. On a GPU it is raised at
+                the next step, or by ``settle`` or ``saving``.
         """
         seed, complete = self.config.run.seed, batch.ends_step
         size = self.config.data.batch_size
@@ -105,7 +122,7 @@ class Stepper:
                 outputs,
                 batch.labels,
                 batch.weights,
-                torch.tensor(float(size), device=self.device),
+                self._size,
                 self.config.optim.label_smoothing,
             )
             (loss * world_size()).backward()  # DDP takes the mean over ranks
@@ -118,6 +135,15 @@ class Stepper:
             self._update(batch, global_step)
         return complete
 
+    def settle(self) -> None:
+        """Wait for the latest step, and hear what was asked for at it. Raises NotFiniteError."""
+        self._verdicts.settle()
+        self.asked = max(self.asked, self._verdicts.hear())
+
+    def saving(self) -> None:
+        """Before a checkpoint of the latest step is made. Raises NotFiniteError."""
+        self._verdicts.saving()
+
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Gradients stay on their rank: they are exchanged once a step, with its last micro-batch."""
         return (
@@ -127,22 +153,15 @@ class Stepper:
         )
 
     def _update(self, batch: Batch, global_step: int) -> None:
-        size, own_weight, ask = self.config.data.batch_size, self._weight, self._ask()
+        size, own_weight = self.config.data.batch_size, self._weight
         # What the ranks ask for travels with the sum of their weights: all learn of it at the same step, at no cost.
-        asks = torch.tensor([float(ask == Ask.SAVE), float(ask == Ask.LEAVE)], device=self.device)
-        sums = sum_over_ranks(torch.cat([own_weight[None], asks]))
+        sums = sum_over_ranks(torch.cat([own_weight[None], self._wishes[self._ask()]]))
         scale = size / sums[0].clamp(min=1e-12)
         torch._foreach_mul_([p.grad for p in self.core.parameters() if p.grad is not None], scale)
         limit = self.config.optim.clip_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.core.parameters(), limit)
-        if not torch.isfinite(norm):
-            loss = (self._loss * scale).item()
-            raise NotFiniteError(
-                f"loss {loss:.3g} or gradient norm {norm.item():.3g} is not finite at step {global_step}, samples"
-                f" {', '.join(batch.keys[:4])}...: lower optim.lr and optim.backbone_lr, or set a lower optim.clip_norm"
-            )
-        save, leave = sums[1:].tolist()
-        self.asked = Ask.LEAVE if leave else Ask.SAVE if save else Ask.NONE
+        self._verdicts.put(torch.cat([torch.stack([self._loss * scale, norm]), sums[1:]]), global_step, batch.keys)
+        self.asked = self._verdicts.hear()
         self.optimizer.step()
         self.scheduler.step()
         with torch.no_grad():

@@ -19,8 +19,9 @@ from pipeline.checkpoints.listing import State
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import CRNConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
+from pipeline.errors import NotFiniteError
 from pipeline.models import ActionModel
-from pipeline.training import saving
+from pipeline.training import saving, step, verdict
 from pipeline.training.ask import Ask, Asker
 from tests.support.training_runs import free_port, newest_in, store_in, train_here
 
@@ -193,3 +194,71 @@ def test_one_ranks_wish_is_done_by_all_at_the_same_step(tiny_set: str, tmp_path:
     mp.spawn(_rank, args=(free_port(), config_for(tiny_set), str(tmp_path)), nprocs=2)
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["True 4", "True 4"]
     assert steps_saved(tmp_path / "run") == [2, 4]
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are read as on a GPU: at the next one."""
+    monkeypatch.setattr(verdict, "reads_late", lambda device: True)
+
+
+def test_read_late_a_wish_is_done_a_step_later_and_once(late: None, tiny_set: str, tmp_path: Path) -> None:
+    """As a saver asks: again and again until it is done. At an epoch's end everything is read."""
+    ask = asking(call2=Ask.SAVE, call3=Ask.SAVE, call10=Ask.SAVE)
+    train_here(config_for(tiny_set, log_steps=100), store_in(tmp_path, keep=9), ask=ask)
+    assert steps_saved(tmp_path) == [3, 5, 10]
+
+
+@pytest.mark.parametrize(("leave_at", "left_at"), [(1, 2), (4, 5), (5, 5), (7, 8)])
+def test_read_late_a_run_leaves_a_step_later_and_goes_on_to_the_same_weights(
+    late: None, tiny_set: str, tmp_path: Path, leave_at: int, left_at: int
+) -> None:
+    config = config_for(tiny_set, log_steps=100)
+    train_here(config, store_in(tmp_path / "whole"))
+    ask = asking(**{f"call{leave_at + (leave_at > 5)}": Ask.LEAVE})
+    outcome = train_here(config, store_in(tmp_path / "left"), ask=ask)
+    assert (outcome.left, outcome.position.global_step) == (True, left_at)
+    train_here(config, store_in(tmp_path / "left"))
+    weights, expected = final_weights(tmp_path / "left"), final_weights(tmp_path / "whole")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_wish_to_leave_that_is_read_for_a_checkpoint_is_heard_at_the_next_step(
+    late: None, tiny_set: str, tmp_path: Path
+) -> None:
+    config = config_for(tiny_set, log_steps=100, checkpoint_steps=2)
+    outcome = train_here(config, store_in(tmp_path, keep=9), ask=asking(call2=Ask.LEAVE))
+    assert (outcome.left, outcome.position.global_step) == (True, 3)
+    assert steps_saved(tmp_path) == [2, 3]
+
+
+def test_read_late_a_step_that_explodes_is_named_itself_and_never_stored(
+    late: None, tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint would follow the third step, whose loss is infinite."""
+    steps, keys = itertools.count(), {}
+    plain = step.supervised_loss
+
+    def explode(outputs: object, *arguments: object) -> torch.Tensor:
+        return plain(outputs, *arguments) * (float("inf") if next(steps) == 2 else 1)  # type: ignore[arg-type]
+
+    put = verdict.Verdicts.put
+    monkeypatch.setattr(verdict.Verdicts, "put", lambda self, n, at, k: keys.update({at: k[0]}) or put(self, n, at, k))
+    monkeypatch.setattr(step, "supervised_loss", explode)
+    config = config_for(tiny_set, log_steps=100, checkpoint_steps=3)
+    with pytest.raises(NotFiniteError, match=r"loss inf .* not finite at step 2, samples") as caught:
+        train_here(config, store_in(tmp_path))
+    assert keys[2] in str(caught.value)
+    assert steps_saved(tmp_path) == []
+
+
+def _late_rank(rank: int, port: int, config: TrainConfig, folder: str) -> None:
+    verdict.reads_late = lambda device: True
+    _rank(rank, port, config, folder)
+
+
+@pytest.mark.slow
+def test_read_late_one_ranks_wish_is_done_by_all_at_the_same_step(tiny_set: str, tmp_path: Path) -> None:
+    mp.spawn(_late_rank, args=(free_port(), config_for(tiny_set, log_steps=100), str(tmp_path)), nprocs=2)
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["True 5", "True 5"]
+    assert steps_saved(tmp_path / "run") == [3, 5]

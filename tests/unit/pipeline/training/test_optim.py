@@ -17,7 +17,7 @@ from pipeline.config.train import OptimConfig, TrainConfig
 from pipeline.errors import ConfigError
 from pipeline.models import build_model
 from pipeline.models.interface import ActionModel
-from pipeline.training.optim import build_optimizer, build_scheduler
+from pipeline.training.optim import build_optimizer, build_scheduler, lay_out_state
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -207,3 +207,33 @@ def test_one_step_moves_as_an_optimiser_with_groups_made_by_hand() -> None:
 def test_what_cannot_be_meant_is_refused(optim: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         OptimConfig(**optim)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_averages_of_a_checkpoint_lie_as_the_weights_do(fused: bool) -> None:
+    """Adam goes on, whatever order the weights have now, and as from averages that always lay so."""
+    torch.manual_seed(0)
+    made: list[tuple[torch.nn.Conv2d, torch.optim.Adam]] = []
+    for _ in range(2):
+        layer = torch.nn.Conv2d(4, 6, 3)
+        made.append((layer, torch.optim.Adam(layer.parameters(), lr=0.1, fused=fused)))
+    (plain, before), (last, after) = made
+    last.load_state_dict(plain.state_dict())
+    last.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 4, 8, 8)
+
+    def step(layer: torch.nn.Conv2d, optimizer: torch.optim.Adam) -> None:
+        optimizer.zero_grad()
+        layer(x).square().sum().backward()
+        optimizer.step()
+
+    step(plain, before)
+    step(last, after)
+    after.load_state_dict(before.state_dict())
+    assert after.state[last.weight]["exp_avg"].stride() != last.weight.stride()
+    lay_out_state(after)
+    assert after.state[last.weight]["exp_avg"].stride() == last.weight.stride()
+    assert torch.equal(after.state[last.weight]["exp_avg"], before.state[plain.weight]["exp_avg"])
+    step(plain, before)
+    step(last, after)
+    torch.testing.assert_close(last.weight, plain.weight, rtol=0, atol=1e-5)
