@@ -33,8 +33,10 @@ def level_sizes(height: int, width: int, scales: int, step: float) -> list[tuple
     return sizes
 
 
+@functools.lru_cache(maxsize=256)
 def bilinear_taps(source: int, target: int, ratio: float, device: torch.device) -> Taps:
-    """Where each of ``target`` samples of a bilinear resize lies between ``source`` samples.
+    """Where each of ``target`` samples of a bilinear resize lies between ``source`` samples. Kept on the device: a copy
+    to it waits for all that it still has to do.
 
     Args:
         ratio: source samples per target sample; not exactly source / target where the size was rounded.

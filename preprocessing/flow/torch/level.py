@@ -23,7 +23,7 @@ from preprocessing.flow.torch.triton_warps import move_kernel, rest_kernel
 TILE_H, TILE_W, WARPS = 16, 64, 8
 TILE = {"TILE_H": TILE_H, "TILE_W": TILE_W}
 
-STATE_BYTES_PER_PX = 64  # what iterations touch: flow and dual twice, the data term once; buffers take 88 in all
+BUFFER_BYTES_PER_PX = 88  # of a level; iterations touch 64 of them: flow and dual twice, the data term once
 
 
 def tiles_of(height: int, width: int) -> tuple[int, int]:

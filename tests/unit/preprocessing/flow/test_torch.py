@@ -246,3 +246,11 @@ def test_triton_kernels_compile_for_hopper(name, monkeypatch, tmp_path):
     if name == "iterate":  # whole pixels at a time: 16 bytes of dual and data, 8 of flow
         assert "ld.global.v4" in ptx
         assert "st.global.v4" in ptx
+
+
+def test_a_chunk_is_bounded_by_its_pixels_by_memory_and_by_number():
+    assert torch_engine.chunk_of(340 * 256, 150 * 10**9, 88) == 128
+    assert torch_engine.chunk_of(680 * 512, 150 * 10**9, 88) == 32
+    assert torch_engine.chunk_of(340 * 256, 16 * 10**9, 88) == 65  # of half a gigabyte
+    assert torch_engine.chunk_of(16 * 16, 150 * 10**9, 88) == 256
+    assert torch_engine.chunk_of(10**9, 8 * 10**9, 88) == 1
