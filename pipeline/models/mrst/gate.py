@@ -2,9 +2,9 @@
 
 Both process the maps in blocks that fit a core's cache, so no temporary map is written. For its backward pass
 ``reinforced_means`` keeps one byte per element (the sign) instead of the map itself. On a GPU a block is a whole clip,
-the forward pass of ``reinforced_means`` is a Triton kernel (``triton_gate``) if Triton is installed, and backward
-passes take all clips at once (``BACKWARD``). The operators are opaque to ``torch.compile`` (no graph breaks) and known
-to torch's FLOP counter.
+the forward pass of ``reinforced_means`` is a Triton kernel (``triton_gate``) if Triton is installed, as are both of the
+gated sum (``triton_sum``), and its own backward pass takes all clips at once (``BACKWARD``). The operators are opaque
+to ``torch.compile`` (no graph breaks) and known to torch's FLOP counter.
 
 Maps are (B, P, C): clip, position (frame, row, column), channel; channels-last memory has this order already.
 ``tests/unit/pipeline/models/mrst/test_gate.py`` holds values and gradients against ``tests/oracles/mrst_equations.py``.
@@ -53,11 +53,19 @@ def _blocks(x_BPC: Tensor) -> Iterator[tuple[int, slice]]:
             yield clip, slice(start, min(start + step, positions))
 
 
+_TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _triton(module: str, name: str, x: Tensor) -> Callable[..., Any] | None:
+    """A function of a module of Triton kernels, where these run on maps like ``x``."""
+    return _kernels(module, name) if x.is_cuda and x.dtype in _TRITON_DTYPES else None
+
+
 @functools.cache
-def _triton_forward() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None:
+def _kernels(module: str, name: str) -> Callable[..., Any] | None:
     if importlib.util.find_spec("triton") is None:
         return None
-    return importlib.import_module("pipeline.models.mrst.triton_gate").reinforced_means
+    return getattr(importlib.import_module(f"pipeline.models.mrst.{module}"), name)
 
 
 @torch.library.custom_op("reciprocal::reinforced_means", mutates_args=())
@@ -77,9 +85,8 @@ def reinforced_means(
 
     Cost: 2 C^2 multiply-adds per position forward, twice that backward.
     """
-    triton_forward = _triton_forward() if a_BPC.is_cuda else None
-    if triton_forward is not None and a_BPC.dtype in (torch.float32, torch.bfloat16, torch.float16):
-        return triton_forward(a_BPC, b_BPC, aa, ba, keep_mask)
+    if (means := _triton("triton_gate", "reinforced_means", a_BPC)) is not None:
+        return means(a_BPC, b_BPC, aa, ba, keep_mask)
     batch, positions, channels = a_BPC.shape
     wide = wide_dtype(a_BPC)
     reinforced, mean_a, mean_b = (a_BPC.new_zeros((batch, channels), dtype=wide) for _ in range(3))
@@ -185,7 +192,9 @@ reinforced_means.register_autograd(_means_backward, setup_context=_keep_for_mean
 
 @torch.library.custom_op("reciprocal::gated_sum", mutates_args=())
 def gated_sum(s_BPC: Tensor, t_BPC: Tensor, gate_s: Tensor, gate_t: Tensor) -> Tensor:
-    """Equations 6 and 7: gS . S + gT . T, (B, P, C); gates (B, C) in float32 or wider."""
+    """Equations 6 and 7: gS . S + gT . T, (B, P, C), of contiguous maps; gates (B, C) in float32 or wider."""
+    if (fused := _triton("triton_sum", "gated_sum", s_BPC)) is not None:
+        return fused(s_BPC.contiguous(), t_BPC.contiguous(), gate_s, gate_t)
     low_s, low_t = (g.to(s_BPC.dtype)[:, None] for g in (gate_s, gate_t))
     return torch.mul(s_BPC, low_s).addcmul_(t_BPC, low_t)
 
@@ -201,6 +210,8 @@ def gated_sum_backward(
     grad_BPC: Tensor, s_BPC: Tensor, t_BPC: Tensor, gate_s: Tensor, gate_t: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of S, T, gS, gT."""
+    if (fused := _triton("triton_sum", "gated_sum_backward", s_BPC)) is not None:
+        return fused(grad_BPC, s_BPC.contiguous(), t_BPC.contiguous(), gate_s, gate_t)
     wide = wide_dtype(s_BPC)
     out_s, out_t = torch.empty_like(s_BPC), torch.empty_like(t_BPC)
     out_gs, out_gt = (torch.zeros_like(g, dtype=wide) for g in (gate_s, gate_t))

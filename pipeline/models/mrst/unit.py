@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.models.mrst.gate import gated_sum
 from pipeline.models.mrst.mutual import GATED, MutualGates, positions
+from pipeline.models.norm_relu import norm_relu
 
 UNITS = (*GATED, "STD", "2D")
 
@@ -64,10 +65,10 @@ class Tube(nn.Module):
 
     def forward(self, spatial_FCHW: Tensor, temporal_FCHW: Tensor | None, num_frames: int) -> Tensor:
         """X* from the outputs of the convolutions; ``temporal_FCHW`` is None only in unit 2D."""
-        s = F.relu(self.spatial_bn(spatial_FCHW), inplace=True)
+        s = norm_relu(self.spatial_bn, spatial_FCHW)
         if self.temporal_bn is None or temporal_FCHW is None:
             return s
-        t = F.relu(self.temporal_bn(temporal_FCHW), inplace=True)
+        t = norm_relu(self.temporal_bn, temporal_FCHW)
         if self.gates is None:
             return s + t
         gates = self.gates(s, t, num_frames)
@@ -142,11 +143,11 @@ class ResidualTube(nn.Module):
         _init_convs(self)
 
     def forward(self, x_FCHW: Tensor, num_frames: int) -> Tensor:
-        y = F.relu(self.reduce_bn(self.reduce(x_FCHW)), inplace=True)
+        y = norm_relu(self.reduce_bn, self.reduce(x_FCHW))
         temporal = None if self.temporal is None else self.temporal(y, num_frames)
         fused = self.tube(self.spatial(y), temporal, num_frames)
         if not self.skip:
-            return F.relu(self.restore_bn(self.restore(fused)), inplace=True)
+            return norm_relu(self.restore_bn, self.restore(fused))
         shortcut = x_FCHW
         if self.project is not None:
             shortcut = self.project(x_FCHW)

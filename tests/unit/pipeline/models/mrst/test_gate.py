@@ -172,7 +172,7 @@ def test_float32_at_full_width(unit: str) -> None:
 
 KERNEL_CHECK = """
 import torch
-from pipeline.models.mrst import gate as mrst_gate, triton_gate
+from pipeline.models.mrst import gate as mrst_gate, triton_gate, triton_sum
 device = "cuda" if torch.cuda.is_available() else "cpu"
 torch.manual_seed(0)
 # The interpreter computes with numpy, which lacks bfloat16.
@@ -190,6 +190,12 @@ for dtype, tolerance in ((torch.float32, 1e-5), (low, 1e-2)):
         assert mask.dtype == torch.bool and mask.shape == a.shape
         assert not ((mask.cpu() != expected[3]) & (mixed.abs() > tolerance)).any()
         assert triton_gate.reinforced_means(a, b, aa, ba, False)[3].numel() == 0
+        gates, grad = torch.rand(2, batch, channels, device=device), torch.randn_like(a)
+        wide = [x.cpu().double().requires_grad_() for x in (a, b, *gates)]
+        found = [triton_sum.gated_sum(a, b, *gates), *triton_sum.gated_sum_backward(grad, a, b, *gates)]
+        true = wide[0] * wide[2][:, None] + wide[1] * wide[3][:, None]
+        for x, y in zip(found, [true, *torch.autograd.grad(true, wide, grad.cpu().double())]):
+            torch.testing.assert_close(x.cpu().double(), y, rtol=tolerance, atol=tolerance * positions**0.5)
 print("checked on", device)
 """
 
