@@ -37,12 +37,12 @@ from pipeline.common.cli import console, errors
 PARTS = {
     "card": 5,
     "tests": 10,
-    "tvl1": 7,
+    "tvl1": 9,
     "mrst": 8,
     "crn": 8,
     "sums": 3,
     "inference": 3,
-    "stream": 2,
+    "stream": 3,
     "compiled": 6,
 }
 """The parts in order and their shares of the time; each is a module of this package."""

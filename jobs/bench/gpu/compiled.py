@@ -17,7 +17,7 @@ def measure(settings: Settings) -> Iterator[Row]:
     for network, batch in ((mrst, 8), (crn, 4)):
         config = network.config_for(2 if settings.tiny else batch, settings.tiny)
         name = f"{'MRST-T' if network is mrst else 'CRN'} {batch}: compiled"
-        variant = Variant(compiled=True, benchmark=True)
+        variant = Variant(compiled=True)
         yield from guarded(
             settings, name, lambda c=config, n=network, v=variant: step_row(c, n.CLASSES, v, settings), needs_s
         )

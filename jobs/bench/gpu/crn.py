@@ -36,14 +36,9 @@ def measure(settings: Settings) -> Iterator[Row]:
     batches = (2,) if settings.tiny else (4, 16, 32)
     cases = [
         *((batch, Variant()) for batch in batches),
-        (batches[0], Variant(graph=True)),
-        (batches[0], Variant(benchmark=True)),
-        (batches[0], Variant(channels_last=True, benchmark=True)),
-        (batches[0], Variant(channels_last=True, benchmark=True, graph=True)),
-        (batches[0], Variant(channels_last=True, benchmark=True, fused=True, graph=True)),
-        *((batch, Variant(channels_last=True, benchmark=True)) for batch in batches[1:]),
-        *((batch, Variant(channels_last=True, benchmark=True, fused=True, graph=True)) for batch in batches[1:]),
-        (batches[0], Variant(channels_last=True, benchmark=True, graph=True, cache_casts=False)),
+        (batches[0], Variant(plain=True)),
+        *((batch, Variant(graph=True)) for batch in batches),
+        (batches[0], Variant(fused=True, graph=True)),
     ]
     for batch, variant in dict.fromkeys(cases):
         yield from guarded(

@@ -13,11 +13,13 @@ from jobs.bench.gpu.training import Variant, step_row
 from jobs.recipes.mrst import paper_mrst
 from pipeline.config.model import MRSTConfig
 from pipeline.config.train import TrainConfig
+from pipeline.models import norm_relu
 from pipeline.models.mrst import gate
 
 CLASSES = 400
 FORMS = ("loop", "batched", "joined")
 # Positions of a clip (16 frames) and channels of the first and the last unit at 224 pixels
+NORMS = ("torch's", "cuDNN's", "ours")
 GATES = ((16 * 28 * 28, 128), (16 * 7 * 7, 512))
 
 
@@ -37,14 +39,12 @@ def config_for(batch: int, tiny: bool) -> TrainConfig:
 def measure(settings: Settings) -> Iterator[Row]:
     """The gate in its three forms; the step as it was, as it is, and with what may make it faster."""
     batches = (2,) if settings.tiny else (8, 16, 32)
-    best = Variant(channels_last=True, benchmark=True, fused=True)
+    graph = Variant(graph=True)
     cases = [
-        (batches[0], "loop", Variant()),
         *((batch, "batched", Variant()) for batch in batches),
-        (batches[0], "batched", Variant(channels_last=True, benchmark=True)),
-        (batches[0], "batched", best),
-        (batches[0], "batched", dataclasses.replace(best, graph=True)),
-        (batches[-1], "batched", best),
+        (batches[0], "batched", Variant(plain=True)),
+        *((batch, "batched", graph) for batch in batches),
+        (batches[-1], "batched", Variant(torch_norm=True)),
     ]
     yield from _steps(settings, cases)
     for positions, channels in ((40, 8),) if settings.tiny else GATES:
@@ -53,13 +53,8 @@ def measure(settings: Settings) -> Iterator[Row]:
             yield from guarded(
                 settings, name, lambda p=positions, c=channels, f=form: _gate(settings, p, c, f), needs_s=2.0
             )
-    more = [
-        (batches[0], "joined", best),
-        (batches[-1], "batched", dataclasses.replace(best, graph=True)),
-        (batches[0], "batched", Variant(benchmark=True)),
-        (batches[-1], "loop", Variant()),
-    ]
-    yield from _steps(settings, more)
+    for kind in NORMS:
+        yield from guarded(settings, f"norm and ReLU, {kind}", lambda kind=kind: _norm(settings, kind))
 
 
 def _steps(settings: Settings, cases: list[tuple[int, str, Variant]]) -> Iterator[Row]:
@@ -80,6 +75,27 @@ def name_of(network: str, batch: int, variant: Variant, form: str = "") -> str:
 def _step(settings: Settings, batch: int, form: str, variant: Variant) -> Row:
     gate.BACKWARD = form  # type: ignore[assignment]
     return step_row(config_for(batch, settings.tiny), CLASSES, variant, settings)
+
+
+def _norm(settings: Settings, kind: str) -> Row:
+    """Forward and backward pass of the normalisation and ReLU of maps as large as those of the first units."""
+    frames, channels, side = (4, 8, 8) if settings.tiny else (256, 64, 56)
+    x = torch.randn(frames, channels, side, side, device=settings.device).to(torch.bfloat16)
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    norm, grad = torch.nn.BatchNorm2d(channels, device=settings.device), torch.randn_like(x)
+    learnt = (x, norm.weight, norm.bias)
+
+    def passes() -> None:
+        norm_relu.FUSED = kind == "ours"
+        if kind == "cuDNN's" and settings.cuda:
+            statistics = norm.running_mean, norm.running_var, True, 0.1, norm.eps
+            y = torch.relu(torch.cudnn_batch_norm(*learnt, *statistics)[0])
+        else:
+            y = norm_relu.norm_relu(norm, x)
+        torch.autograd.grad(y, learnt, grad)
+
+    s = seconds(passes, settings)
+    return {"ms": 1000 * s, "passes_of_the_map": s * 4e12 / (2 * x.numel()), **profiled(passes, settings, top=8)}
 
 
 def _gate(settings: Settings, positions: int, channels: int, form: str) -> Row:

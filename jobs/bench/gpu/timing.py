@@ -84,5 +84,5 @@ def profiled(work: Callable[[], object], settings: Settings, top: int = 0) -> di
     }
     if top:
         longest = sorted(kernel_ms, key=lambda name: -kernel_ms[name])[:top]
-        found["top"] = [[name[:100], ran[name], round(kernel_ms[name], 3)] for name in longest]
+        found["top"] = [[name[:200], ran[name], round(kernel_ms[name], 3)] for name in longest]
     return found

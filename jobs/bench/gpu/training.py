@@ -15,12 +15,12 @@ from jobs.bench.gpu.timing import profiled, seconds
 from pipeline.config.model import ModelConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
-from pipeline.models import ActionModel, build_model
+from pipeline.models import ActionModel, build_model, norm_relu
 from pipeline.models.flops import training_flop
 from pipeline.models.precision import autocast
 from pipeline.training.loss import supervised_loss
 from pipeline.training.optim import build_optimizer, build_scheduler
-from pipeline.training.step import Stepper
+from pipeline.training.step import Stepper, move_to
 
 PEAK_FLOPS = 989e12
 """Dense bf16 of an H100 or H200 (SXM) by its data sheet: MFU is a share of it."""
@@ -30,12 +30,12 @@ PEAK_FLOPS = 989e12
 class Variant:
     """How a step differs from the trainer's."""
 
-    channels_last: bool = False
-    """Weights in channels-last memory."""
-    benchmark: bool = False
-    """cuDNN measures its algorithms for each shape."""
+    plain: bool = False
+    """Weights in the order of their dimensions, algorithms of cuDNN's own choice, optimisers that are not fused."""
+    torch_norm: bool = False
+    """Batch normalisation and ReLU by torch's kernels."""
     fused: bool = False
-    """One kernel for the optimiser."""
+    """One kernel for the optimiser, whichever it is."""
     graph: bool = False
     """Forward and backward pass are recorded once and replayed; the update is as ever."""
     compiled: bool = False
@@ -57,7 +57,7 @@ def step_row(config: TrainConfig, classes: int, variant: Variant, settings: Sett
         "tflops": flop / s / 1e12,
         "mfu": flop / s / PEAK_FLOPS,
         **facts,
-        **profiled(step, settings, top=8),
+        **profiled(step, settings, top=30),
     }
 
 
@@ -67,24 +67,33 @@ def _flop(model: ModelConfig, classes: int, crop: int) -> int:
 
 
 def training_step(
-    config: TrainConfig, classes: int, variant: Variant, settings: Settings
+    config: TrainConfig,
+    classes: int,
+    variant: Variant,
+    settings: Settings,
+    source: Callable[[], Batch] | None = None,
 ) -> tuple[Callable[[], None], Row]:
     """A function that takes one step: the trainer's ``Stepper``, or its work with the passes out of a graph; and, of a
     graph, how far its loss and gradients are from those of the same passes without it.
+
+    Args:
+        source: gives each step's batch; by default the same one each time.
     """
     torch.manual_seed(0)
-    torch.backends.cudnn.benchmark = variant.benchmark
     device = settings.device
+    norm_relu.FUSED = not (variant.torch_norm or variant.plain)
     with torch.device(device):
         model = build_model(config.model, num_classes=classes, crop=config.clip.crop).train()
-    if variant.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if variant.plain:
+        torch.backends.cudnn.benchmark = False
+    else:
+        move_to(device, model)
     if variant.compiled:
         model.compile_training()
     optimizer = build_optimizer(model, config)
-    if variant.fused:
+    if variant.fused or variant.plain:
         for group in optimizer.param_groups:
-            group["fused"], group["foreach"] = True, False
+            group["fused"], group["foreach"] = variant.fused, None if variant.plain else False
     scheduler = build_scheduler(optimizer, config, 1000 * config.optim.epochs)
     batch = drawn_batch(model, config, device)
     stepper = Stepper(model, model, optimizer, scheduler, config, device)
@@ -92,7 +101,7 @@ def training_step(
         numbers = iter(range(1 << 30))
 
         def whole_step() -> None:
-            stepper(batch, next(numbers))
+            stepper(source() if source else batch, next(numbers))
 
         return whole_step, {}
     replay, facts = recorded(model, batch, config, settings, variant)

@@ -11,9 +11,12 @@ import torch
 
 from jobs.bench.gpu.settings import Row, Settings, guarded
 from jobs.bench.gpu.timing import profiled
+from preprocessing.flow.torch import level
 from preprocessing.flow.torch.engine import TorchTVL1
 
 MODES = ("tvl1", "tvl1-fast")
+TILES = ((16, 64, 8), (16, 64, 16), (16, 64, 32), (16, 32, 16), (8, 64, 16), (8, 32, 8), (4, 64, 8), (4, 64, 4))
+"""Rows and columns of a tile, and warps that work on it."""
 
 
 def measure(settings: Settings) -> Iterator[Row]:
@@ -26,14 +29,13 @@ def measure(settings: Settings) -> Iterator[Row]:
         for mode in MODES:
             yield from guarded(settings, f"{mode} against OpenCV", lambda mode=mode: _agreement(settings, mode, stored))
     iterations = {mode: float(stored[f"iterations_{mode}"]) if stored else None for mode in MODES}
-    cases = [("tvl1", chunk) for chunk in ((2,) if settings.tiny else (None, 16, 32, 64))]
+    cases = [("tvl1", chunk) for chunk in ((2,) if settings.tiny else (None, 32))]
     yield from _speeds(settings, gray_N2HW, cases, iterations)
     yield from guarded(settings, "profile, chunk 32", lambda: _profile(settings, gray_N2HW))
-    if settings.tiny:
-        cases = []
-    else:
-        cases = [("tvl1-fast", None), ("tvl1-fast", 32), ("tvl1", 128), ("tvl1-fast", 128), ("tvl1", 8)]
-    yield from _speeds(settings, gray_N2HW, cases, iterations)
+    for tile in TILES[-1:] if settings.tiny else TILES:
+        name = f"tvl1 {_size(gray_N2HW)}, tile {tile[0]}x{tile[1]}, {tile[2]} warps"
+        yield from guarded(settings, name, lambda tile=tile: _tiled(settings, gray_N2HW, stored, iterations, tile))
+    yield from _speeds(settings, gray_N2HW, [] if settings.tiny else [("tvl1-fast", None)], iterations)
     yield from guarded(settings, "tvl1 clip from and to the host", lambda: _clip(settings, gray_N2HW))
     large = _larger(gray_N2HW)
     for chunk in () if settings.tiny else (None, 32):
@@ -85,6 +87,30 @@ def _speed(settings: Settings, mode: str, gray_N2HW: np.ndarray, chunk: int | No
     first, second = (torch.from_numpy(gray_N2HW[:, i].copy()) for i in (0, 1))
     engine.flow_pairs(first, second)
     return {"chunk_pairs": pairs}
+
+
+def _tiled(
+    settings: Settings,
+    gray_N2HW: np.ndarray,
+    stored: dict[str, np.ndarray],
+    iterations: dict[str, float | None],
+    tile: tuple[int, int, int],
+) -> Row:
+    """Speed and agreement with another tile of the kernels."""
+    before = level.TILE_H, level.TILE_W, level.WARPS
+    try:
+        _set_tile(*tile)
+        row = _speed(settings, "tvl1", gray_N2HW, 2 if settings.tiny else 64, iterations["tvl1"])
+        if stored and not settings.tiny:
+            row["mean_epe"] = _agreement(settings, "tvl1", stored)["mean_epe"]
+        return row
+    finally:
+        _set_tile(*before)
+
+
+def _set_tile(rows: int, columns: int, warps: int) -> None:
+    level.TILE_H, level.TILE_W, level.WARPS = rows, columns, warps
+    level.TILE = {"TILE_H": rows, "TILE_W": columns}
 
 
 def _profile(settings: Settings, gray_N2HW: np.ndarray) -> Row:
