@@ -36,7 +36,7 @@ def _step(settings: Settings, what: str, clips: int) -> Row:
     delivery = Delivery(settings.device)
 
     def arrived() -> Batch:
-        return delivery.receive(ready.get())
+        return delivery.receive(ready.get(timeout=20))  # its thread may have failed
 
     delivered = what == "the loader's delivery"
     variant = Variant()

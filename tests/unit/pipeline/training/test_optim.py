@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -229,7 +230,7 @@ def test_averages_of_a_checkpoint_lie_as_the_weights_do(fused: bool) -> None:
 
     step(plain, before)
     step(last, after)
-    after.load_state_dict(before.state_dict())
+    after.load_state_dict(copy.deepcopy(before.state_dict()))  # it would share the counts of steps
     assert after.state[last.weight]["exp_avg"].stride() != last.weight.stride()
     lay_out_state(after)
     assert after.state[last.weight]["exp_avg"].stride() == last.weight.stride()
