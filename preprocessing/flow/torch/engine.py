@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHUNK_PX = 128 * 340 * 256  # of a chunk, where memory allows: more is hardly faster
-MEMORY_SHARE = (
-    1 / 32
-)  # of the GPU's, for the buffers of one level's chunk; all levels and a group take 4 times as much
+MEMORY_SHARE = 1 / 32  # of the GPU's, for the buffers of one level's chunk; all levels and a group take 4 times as much
 MOST_CHUNK_PAIRS = 256  # of tiny pictures
 CPU_CHUNK_PAIRS = 4  # where kernels are interpreted every empty place of a chunk costs time
 CHUNKS_PER_GROUP = 4  # of the finest level

@@ -42,9 +42,7 @@ def test_auto_takes_what_decodes_faster_and_at_all(
 
 
 def test_pictures_too_small_for_the_card_are_refused_where_it_was_asked_for(card: None) -> None:
-    with pytest.raises(
-        ConfigError, match=r"NVDEC decodes VP9 from 128 x 128.* has pictures of 64: use data"
-    ):
+    with pytest.raises(ConfigError, match=r"NVDEC decodes VP9 from 128 x 128.* has pictures of 64: use data"):
         factory.backend(DataConfig(decoder="dali"), "gpu", 64)
     assert factory.backend(DataConfig(decoder="dali"), "cpu", 64) == "dali"
     assert factory.backend(DataConfig(decoder="ffmpeg"), "gpu", 64) == "ffmpeg"
