@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,10 +71,10 @@ def _no_log_handler_of_a_command() -> Iterator[None]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With ``-m gpu`` files without such tests are not imported: a machine with a GPU may lack what they need. Tests of
-    decoders write videos with PyAV, and are left out where there is none.
+    """With ``-m gpu`` or ``-m "gpu and ..."`` files without such tests are not imported: a machine with a GPU may lack
+    what they need. Tests of decoders write videos with PyAV, and are left out where there is none.
     """
-    if config.getoption("markexpr") != "gpu":
+    if not re.match(r"gpu( and |$)", config.getoption("markexpr")):
         return None
     files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
     if not any("mark.gpu" in file.read_text() for file in files):
