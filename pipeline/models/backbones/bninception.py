@@ -46,6 +46,22 @@ def scaled(channels: int, width: float) -> int:
     return 8 * math.ceil(channels * width / 8 - 1e-9)
 
 
+def mean_and_projection(layer: nn.Module, x_FCHW: Tensor) -> Tensor:
+    """The mean of 3x3 pixels (zeros beyond the border), then a 1x1 convolution; on a GPU the other way round."""
+    if x_FCHW.is_cuda:
+        return projection_and_mean(layer, x_FCHW)
+    return layer(F.avg_pool2d(x_FCHW, 3, stride=1, padding=1))
+
+
+def projection_and_mean(layer: nn.Module, x_FCHW: Tensor) -> Tensor:
+    """The same but for rounding, from 4 to 8 times fewer channels to take the mean of. The bias, which the border's
+    zeros do not have, comes last.
+    """
+    assert isinstance(layer, nn.Conv2d)
+    pooled = F.avg_pool2d(F.conv2d(x_FCHW, layer.weight), 3, stride=1, padding=1)
+    return pooled if layer.bias is None else pooled + layer.bias.to(pooled.dtype)[:, None, None]
+
+
 class BNInception(nn.Module):
     """BN-Inception up to inception 3c, 4e or 5b: a frame in, a feature map out.
 
@@ -145,21 +161,10 @@ class BNInception(nn.Module):
         elif block.pool == "max":
             pooled = F.max_pool2d(x_FCHW, 3, stride=1, padding=1)
         else:
-            return torch.cat([*outputs, self._mean_and_projection(f"{name}_pool_proj", x_FCHW)], dim=1)
+            projected = mean_and_projection(self.get_submodule(f"{name}_pool_proj"), x_FCHW)
+            return torch.cat([*outputs, norm_relu(self.get_submodule(f"{name}_pool_proj_bn"), projected)], dim=1)
         outputs.append(self._unit(f"{name}_pool_proj", pooled) if block.proj else pooled)
         return torch.cat(outputs, dim=1)
-
-    def _mean_and_projection(self, name: str, x_FCHW: Tensor) -> Tensor:
-        """The mean of 3x3 pixels (zeros beyond the border), then the unit of that name. A 1x1 convolution and a mean
-        can change places, and behind it there are 4 to 8 times fewer channels to take the mean of. The bias, which the
-        border's zeros do not have, comes last.
-        """
-        layer, norm = self.get_submodule(name), self.get_submodule(f"{name}_bn")
-        assert isinstance(layer, nn.Conv2d)
-        assert layer.bias is not None
-        projected = F.conv2d(x_FCHW, layer.weight)
-        pooled = F.avg_pool2d(projected, 3, stride=1, padding=1, count_include_pad=True)
-        return norm_relu(norm, pooled + layer.bias.to(pooled.dtype)[:, None, None])
 
     def forward(self, x_FCHW: Tensor) -> Tensor:
         x = self._unit("conv1_7x7_s2", x_FCHW)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.backbones.bninception import scaled
+from pipeline.models.backbones.bninception import mean_and_projection, scaled
 from pipeline.models.norm_relu import norm_relu
 from pipeline.models.recompute import recomputed
 
@@ -125,14 +125,12 @@ class ConvNormReLU(nn.Module):
         self.bn = nn.BatchNorm2d(cout, eps=1e-3, momentum=0.1)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x_FCHW: Tensor, *, mean: bool = False) -> Tensor:
-        """With ``mean``, of a 1x1 convolution: of the mean of 3x3 pixels, zeros beyond the border. It is taken behind
-        the convolution, which is the same: there are 4 to 8 times fewer channels.
-        """
-        convolved = self.conv(x_FCHW)
-        if mean:
-            convolved = F.avg_pool2d(convolved, 3, stride=1, padding=1)
-        return norm_relu(self.bn, convolved)
+    def forward(self, x_FCHW: Tensor) -> Tensor:
+        return norm_relu(self.bn, self.conv(x_FCHW))
+
+    def of_mean(self, x_FCHW: Tensor) -> Tensor:
+        """Of the mean of 3x3 pixels, by a 1x1 convolution."""
+        return norm_relu(self.bn, mean_and_projection(self.conv, x_FCHW))
 
 
 class InceptionBlock(nn.Module):
@@ -168,7 +166,9 @@ class InceptionBlock(nn.Module):
                 tips = [self.get_submodule(name)(tips[0]) for name in names]
             outputs += tips
         if self._projects:
-            outputs.append(self.get_submodule("branch_pool")(x_FCHW, mean=True))
+            projection = self.get_submodule("branch_pool")
+            assert isinstance(projection, ConvNormReLU)
+            outputs.append(projection.of_mean(x_FCHW))
         else:
             outputs.append(F.max_pool2d(x_FCHW, 3, stride=2))
         return torch.cat(outputs, dim=1)

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.models import count_parameters
-from pipeline.models.backbones.bninception import BNInception
+from pipeline.models.backbones.bninception import BNInception, mean_and_projection, projection_and_mean
 from tests.oracles import backbones
 
 
@@ -68,3 +68,10 @@ def test_forward_equals_the_published_table() -> None:
             value.uniform_(0.5, 1.5)
     x = torch.randn(2, 3, 96, 96, dtype=torch.float64)
     torch.testing.assert_close(net(x), backbones.bninception(net, x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_mean_may_be_taken_behind_the_projection(bias: bool) -> None:
+    """The order that a GPU takes, in float64: the same values, at the border too."""
+    layer, x = torch.nn.Conv2d(20, 5, 1, bias=bias).double(), torch.randn(2, 20, 7, 6).double()
+    torch.testing.assert_close(projection_and_mean(layer, x), mean_and_projection(layer, x), rtol=0, atol=1e-12)
