@@ -6,6 +6,7 @@ of each tile are stored separately and added afterwards, so results do not depen
 
 # Kernels are written in Triton's dialect, which a type checker cannot follow.
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
+# pyright: reportCallIssue=false
 
 from __future__ import annotations
 
