@@ -8,9 +8,8 @@ from collections.abc import Iterable
 import pytest
 import torch
 
-from pipeline.config.data import ClipConfig
 from pipeline.data.batch import Batch
-from pipeline.data.decoding.stacks import ClipMemory, stack_motion
+from pipeline.data.decoding.stacks import ClipMemory
 from pipeline.data.delivery import Arrival, Delivery
 
 
@@ -83,26 +82,3 @@ def test_motion_travels_unstacked(loader, counter_set, monkeypatch: pytest.Monke
     assert sent[0] == (5, 4, 2, 16, 16)
     assert batch.inputs["flow"].shape == (5, 3, 4, 16, 16)
     assert {x.device.type for x in (*batch.inputs.values(), batch.labels, batch.weights)} == {"meta"}
-
-
-@pytest.mark.gpu
-def test_what_arrives_on_a_gpu_is_what_was_sent() -> None:
-    """Beside a busy stream, from memory that is used again at once: every batch is compared with its number."""
-    device, memory, clip = torch.device("cuda", 0), ClipMemory(pinned=True), ClipConfig(num_frames=4, stack=3, crop=64)
-    delivery = Delivery(device)
-    busy = torch.randn(4096, 4096, device=device)
-    wrong = torch.zeros((), device=device)
-    for number in range(40):
-        with delivery.open():
-            clips, flat = memory.empty_clips(8, 6, 2, 64, True)
-            assert clips.is_pinned()
-            flat.fill_(number)
-            motion = stack_motion(delivery.send({"flow": clips})["flow"], clip)
-            del clips, flat
-            labels = delivery.tensor(torch.full((8,), number))
-            batch = Batch({"flow": motion}, labels, delivery.tensor(torch.ones(8)), ("k",) * 8, 0, 0)
-            batch = delivery.seal(batch)
-        busy = busy @ busy / 64
-        batch = delivery.receive(batch)
-        wrong += (batch.inputs["flow"] != number).sum() + (batch.labels != number).sum()
-    assert wrong.item() == 0

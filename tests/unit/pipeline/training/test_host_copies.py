@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.config.data import ClipConfig
+from pipeline.data.batch import Batch
+from pipeline.data.decoding.stacks import ClipMemory, stack_motion
+from pipeline.data.delivery import Delivery
 from pipeline.training.host_copies import HostCopies
 
 
@@ -49,3 +53,26 @@ def test_copies_from_a_gpu_are_page_locked_and_equal() -> None:
     assert copied["a"][0].is_pinned()
     assert copied["a"][0].tolist() == list(range(6))
     assert torch.equal(copied["a"][1][1], original["a"][1][1].cpu())
+
+
+@pytest.mark.gpu
+def test_what_arrives_on_a_gpu_is_what_was_sent() -> None:
+    """Beside a busy stream, from memory that is used again at once: every batch is compared with its number."""
+    device, memory, clip = torch.device("cuda", 0), ClipMemory(pinned=True), ClipConfig(num_frames=4, stack=3, crop=64)
+    delivery = Delivery(device)
+    busy = torch.randn(4096, 4096, device=device)
+    wrong = torch.zeros((), device=device)
+    for number in range(40):
+        with delivery.open():
+            clips, flat = memory.empty_clips(8, 6, 2, 64, True)
+            assert clips.is_pinned()
+            flat.fill_(number)
+            motion = stack_motion(delivery.send({"flow": clips})["flow"], clip)
+            del clips, flat
+            labels = delivery.tensor(torch.full((8,), number))
+            batch = Batch({"flow": motion}, labels, delivery.tensor(torch.ones(8)), ("k",) * 8, 0, 0)
+            batch = delivery.seal(batch)
+        busy = busy @ busy / 64
+        batch = delivery.receive(batch)
+        wrong += (batch.inputs["flow"] != number).sum() + (batch.labels != number).sum()
+    assert wrong.item() == 0
