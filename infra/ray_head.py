@@ -75,6 +75,8 @@ def launch_node(index: int, ports: dict[str, int], cpus: int, head: ServerRecord
         name=f"{NAME}-node-{index}",
         command=[
             *_ray_start(("-P", str(_JOIN)), cpus, ports["agent"]),
+            "--num-gpus",
+            "0",  # it would declare the host's once more: they are the head's
             "--address",
             head.address,
             "--disable-usage-stats",

@@ -127,6 +127,13 @@ def wants_gpu(use_gpu: str) -> bool:
     return use_gpu == "yes" or (use_gpu == "auto" and available)
 
 
+def gpus_for(use_gpu: str, gpu: bool, ranks: int) -> int:
+    """Ranks that get a GPU each: ``ranks``, or the cluster's GPUs where ``auto`` found fewer and none can be added."""
+    if use_gpu != "auto" or not gpu or _grows():
+        return ranks
+    return min(ranks, int(ray.cluster_resources().get("GPU", 0)))
+
+
 def _grows() -> bool:
     """Whether an autoscaler may add nodes; ``ray_cluster.yaml`` says so in the environment of its nodes."""
     return bool(os.environ.get("RECIPROCAL_AUTOSCALING"))

@@ -26,7 +26,7 @@ import ray
 import tyro
 from rich.table import Table
 
-from jobs.cluster.connect import check_resources, connect, wants_gpu
+from jobs.cluster.connect import check_resources, connect, gpus_for, wants_gpu
 from jobs.evaluate.publish import evaluate_command, publish
 from jobs.evaluate.worker import evaluate_rank
 from jobs.recipes import default_views
@@ -120,7 +120,15 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, RunPage]:
         log.warning("%s", note)
     connect()
     gpu = wants_gpu(args.use_gpu)
-    workers = args.num_workers or config.run.num_workers
+    wanted = args.num_workers or config.run.num_workers
+    workers = gpus_for(args.use_gpu, gpu, wanted)
+    if workers < wanted:
+        log.info(
+            "the cluster has %s for %s: %s",
+            counted(workers, "GPU"),
+            counted(wanted, "worker"),
+            "the videos are shared by as many workers as GPUs",
+        )
     check_resources(workers, config.run.cpus_per_worker, gpu)
     batch = args.batch_size or max(workers, config.data.batch_size // rows // workers * workers)
     data = dataclasses.replace(config.data, uri=uri, batch_size=batch)

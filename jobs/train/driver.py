@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from jobs.cluster.connect import connect, wants_gpu
+from jobs.cluster.connect import connect, gpus_for, wants_gpu
 from jobs.cluster.errors import causes, explain
 from jobs.recipes.registry import missing_start
 from jobs.train.attempts import Attempts, Group
@@ -84,16 +84,17 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> t
     connect()
     gpu = wants_gpu(config.run.use_gpu)
     config.run.check_device(gpu)
-    need, cluster = Need.of(config, gpu), RayCluster()
+    need, cluster = need_of(config, gpu), RayCluster()
     wait_for_ranks(need, cluster, config.run.wait_minutes, lease.check)
     page = run_page_of(run, config, record, dataset=manifest.dataset)
     page.log_text(json.dumps(as_dict(config), indent=1, sort_keys=True), "config.json")
     page.start()
+    ranks = need.most if need.least == need.most else f"{need.least} to {need.most}"
     log.info(
         "%s %s: %s, batch %d, MLflow %s",
         "resuming" if resuming else "starting",
         run.uri,
-        counted(config.run.num_workers, "rank"),
+        f"{ranks} rank{'' if need.most == 1 else 's'}",
         config.data.batch_size,
         page,
     )
@@ -166,6 +167,25 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> t
     page.set_tags({"checkpoint": f"{run.uri}/{result['checkpoint']}"})
     page.finish("FINISHED")
     return result, page
+
+
+def need_of(config: TrainConfig, gpu: bool) -> Need:
+    """What the run asks of the connected cluster. With ``run.use_gpu`` auto and fewer GPUs than ranks, fewer ranks will
+    do, unless the config says how few.
+    """
+    need, run = Need.of(config, gpu), config.run
+    gpus = gpus_for(run.use_gpu, gpu, need.least)
+    if gpus == need.least or run.min_workers:
+        return need
+    found = need.at_most(gpus)
+    log.warning(
+        "the cluster has %s for %s: the run starts with %s and the same global batch (run.use_gpu auto; with no, all"
+        " of them compute on CPUs)",
+        counted(gpus, "GPU"),
+        counted(need.least, "rank"),
+        counted(found.least, "rank"),
+    )
+    return found
 
 
 def _say_plan(prepared: Prepared, resuming: bool) -> None:

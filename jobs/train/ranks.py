@@ -38,6 +38,12 @@ class Need:
             spread=run.spread,
         )
 
+    def at_most(self, gpus: int) -> Need:
+        """For a run that takes whatever GPUs there are: it may start with as many ranks as ``gpus``, or the next
+        smaller number that divides the global batch.
+        """
+        return dataclasses.replace(self, least=min(self.least, dataclasses.replace(self, least=1).ranks(gpus)))
+
     @property
     def resources(self) -> dict[str, float]:
         """Of one rank, as Ray names them."""

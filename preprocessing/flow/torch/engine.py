@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import importlib.metadata
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ class TorchTVL1(FlowEngine):
     def describe(self) -> dict[str, Any]:
         return super().describe() | {
             "stop_test_every": 1,  # as records of stored data sets have it
-            "arithmetic": "triton" if self.uses_triton else "torch",
+            # Another version of Triton may take a sum's terms in another order.
+            "arithmetic": f"triton {importlib.metadata.version('triton')}" if self.uses_triton else "torch",
         }
 
     def flow(self, gray_THW: np.ndarray) -> np.ndarray:

@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.cluster.connect import wants_gpu
 from jobs.cluster.nodes import Node
+from jobs.train.driver import need_of
 from jobs.train.ranks import Need, with_ranks
+from pipeline.config.data import DataConfig
 from pipeline.config.train import RunConfig, TrainConfig
 from pipeline.data.sampling.order import micro_batches
 from pipeline.errors import ConfigError
@@ -65,6 +68,34 @@ def test_the_largest_allowed_number_that_fits_and_divides_the_batch(nodes: list[
 def test_tenths_of_a_cpu_add_up() -> None:
     need = Need(most=3, least=3, batch_size=3, cpus=0.1)
     assert need.ranks(need.places([node(0.3)])) == 3
+
+
+@pytest.mark.parametrize(
+    ("run", "gpus", "grows", "least"),
+    [
+        ({}, 1, False, 1),  # the demo on one GPU: auto, two ranks
+        ({"num_workers": 8}, 7, False, 4),  # a batch of 8 does not divide by 5, 6 or 7
+        ({"num_workers": 8}, 64, False, 8),
+        ({"min_workers": 2}, 1, False, 2),  # as asked for
+        ({"use_gpu": "yes"}, 1, False, 2),
+        ({}, 1, True, 2),  # more may be added
+        ({}, 0, False, 2),  # on CPUs
+    ],
+)
+def test_auto_starts_with_as_many_ranks_as_there_are_gpus(
+    run: dict, gpus: int, grows: bool, least: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "GPU": float(gpus)})
+    monkeypatch.setenv("RECIPROCAL_AUTOSCALING", "1" if grows else "")
+    config = TrainConfig(data=DataConfig(batch_size=8), run=RunConfig(**{"num_workers": 2, **run}))
+    need = need_of(config, wants_gpu(config.run.use_gpu))
+    assert (need.least, need.most, need.gpus) == (least, config.run.num_workers, int(gpus > 0))
+    said = [record.getMessage() for record in caplog.records]
+    lowered = least < (config.run.min_workers or config.run.num_workers)
+    assert [line.partition(";")[0].partition(" and the same")[0] for line in said] == [
+        f"the cluster has {gpus} GPU{'' if gpus == 1 else 's'} for {config.run.num_workers} ranks: the run starts with"
+        f" {least} rank{'' if least == 1 else 's'}"
+    ] * lowered
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6, 12])

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import triton
 
 from preprocessing.flow.params import TVL1Params
 from preprocessing.flow.torch import solver as torch_solver
@@ -240,7 +241,7 @@ def test_engine_agrees_with_plain_torch(warps, settled_px, inner, height, width,
     )
     clip = np.stack([texture(height, width, 0.2), texture(height, width), texture(height, width, 1.3, -0.6)])
     engine = TorchTVL1(params, device=DEVICE.type, chunk_pairs=2)
-    assert engine.describe()["arithmetic"] == "triton"
+    assert engine.describe()["arithmetic"] == f"triton {triton.__version__}"
     flow = engine.flow(clip)
     first, second = torch.from_numpy(clip[:-1]), torch.from_numpy(clip[1:])
     expected = torch_solver.solve_pairs(first.float(), second.float(), params).numpy()
