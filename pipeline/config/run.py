@@ -38,6 +38,10 @@ class RunConfig:
     """Training steps run through torch.compile: some minutes at the start for faster steps. Needs a C++ compiler on
     the CPU, Triton on a GPU.
     """
+    cuda_graph: bool = False
+    """On a GPU, record the passes of a step once and replay them: for few clips a rank, where starting kernels takes
+    the time. All clips have one shape then, and compile and sync_batchnorm are left out.
+    """
     spread: bool = False
     """Place the ranks on different nodes."""
     checkpoint_steps: int = 0
@@ -89,6 +93,9 @@ class RunConfig:
         both = self.compile and self.sync_batchnorm
         fix = "a compiled step is one graph without exchanges between ranks: leave this out, or run.compile"
         require(not both, "run.sync_batchnorm", self.sync_batchnorm, fix)
+        fix = "a recorded step is not compiled, and has no exchange between ranks: leave this out, or run.{}"
+        for name in ("compile", "sync_batchnorm"):
+            require(not (self.cuda_graph and getattr(self, name)), "run.cuda_graph", self.cuda_graph, fix.format(name))
         both = self.freeze_batchnorm and self.sync_batchnorm
         fix = "frozen layers have no statistics to synchronise: leave this out, or run.freeze_batchnorm"
         require(not both, "run.sync_batchnorm", self.sync_batchnorm, fix)
@@ -117,3 +124,5 @@ class RunConfig:
         """Refuse what needs a GPU where ranks have none. Raises ConfigError."""
         fix = "ranks without a GPU cannot: use run.use_gpu yes, run.num_workers 1, or run.freeze_batchnorm instead"
         require(gpu or not self.sync_batchnorm or self.num_workers == 1, "run.sync_batchnorm", self.sync_batchnorm, fix)
+        fix = "ranks without a GPU have nothing to record: leave it out, or use run.use_gpu yes"
+        require(gpu or not self.cuda_graph, "run.cuda_graph", self.cuda_graph, fix)

@@ -30,6 +30,7 @@ _FREE_ON_RESUME = {
         "keep_best",
         "log_steps",
         "compile",
+        "cuda_graph",
         "run_id",
         "output",
         "experiment",

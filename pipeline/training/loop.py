@@ -30,6 +30,8 @@ from pipeline.training.curves import curve_point, of_training, print_curve
 from pipeline.training.ema import JudgedWeights
 from pipeline.training.meter import Meter
 from pipeline.training.optim import build_optimizer, build_scheduler, lay_out_state
+from pipeline.training.passes import EagerPasses
+from pipeline.training.recorded import RecordedPasses
 from pipeline.training.resume import newest_checkpoint
 from pipeline.training.saving import Saver
 from pipeline.training.step import Stepper, move_to
@@ -136,9 +138,13 @@ def train(
     meter = meter or Meter()
     times = meter.times
     times.begin(position.global_step)
-    wrapped = data_parallel(model, device, sync_batchnorm=config.run.sync_batchnorm)
+    if config.run.cuda_graph:
+        wrapped, passes = model, RecordedPasses(model, config, device)
+    else:
+        wrapped = data_parallel(model, device, sync_batchnorm=config.run.sync_batchnorm)
+        passes = EagerPasses(wrapped, config, device)
     meter.begin(wrapped, loader, device, config.data.batch_size, rank)
-    stepper = Stepper(wrapped, model, optimizer, scheduler, config, device, saver.ask)
+    stepper = Stepper(passes, model, optimizer, scheduler, config, device, saver.ask)
     keys, left = [], False
 
     def save(measured: dict[str, float], *, wait: bool = False) -> None:

@@ -103,7 +103,7 @@ class Meter:
             "train/copy_share": copy,
             "train/step_share": step,
         }
-        if len(rows) > 1:
+        if len(rows) > 1 and self._exchange.measures:
             curve["train/exchange_share"] = exchange
         if len(rows) > 1 and lap.steps >= _STEADY_STEPS:
             slowest, lost_s = find_straggler([row[5] for row in rows])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 from typing import Any
@@ -11,12 +10,11 @@ import torch
 
 from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
-from pipeline.models import ActionModel, branch_probabilities, fuse
+from pipeline.models import ActionModel
 from pipeline.models.dropout import place_clips
-from pipeline.models.precision import autocast
 from pipeline.training.ask import Ask, Asker, never
 from pipeline.training.collective import sum_over_ranks, world_size
-from pipeline.training.loss import supervised_loss
+from pipeline.training.passes import Passes
 from pipeline.training.verdict import Verdicts
 
 
@@ -61,7 +59,7 @@ class Stepper:
     """Forward, loss, backward, clip, update; the same numbers whatever the number of ranks.
 
     Args:
-        model: the model, or its DistributedDataParallel wrapper.
+        passes: gradients of the model's micro-batches.
         core: the bare model.
         config: of the run.
         ask: what this rank asks of the loop, called before every update.
@@ -71,7 +69,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        passes: Passes,
         core: ActionModel,
         optimizer: torch.optim.Optimizer,
         scheduler: Any,
@@ -79,18 +77,17 @@ class Stepper:
         device: torch.device,
         ask: Asker = never,
     ) -> None:
-        self.model, self.core, self.optimizer, self.scheduler = model, core, optimizer, scheduler
+        self.core, self.optimizer, self.scheduler = core, optimizer, scheduler
         self.config, self.device = config, device
         self._loss = self._weight = self._correct = torch.zeros((), device=device)  # of the step's micro-batches so far
         self.sums = Sums.zero(device)
-        self._ask = ask
+        self._passes, self._ask = passes, ask
         self._verdicts = Verdicts(device)
         self.asked = Ask.NONE
         """What the ranks asked for, the same on all of them: at the latest complete step, on a GPU at the one before it
         until ``settle``.
         """
         # Made once: a copy from ordinary memory waits for all that the device has to do.
-        self._size = torch.tensor(float(config.data.batch_size), device=device)
         self._wishes = {a: torch.tensor([float(a == Ask.SAVE), float(a == Ask.LEAVE)], device=device) for a in Ask}
 
     def __call__(self, batch: Batch, global_step: int) -> bool:
@@ -113,24 +110,13 @@ class Stepper:
         drawn = self.core.draw_steps(torch.Generator().manual_seed(derived_seed("supervision", seed, global_step)))
         first = batch.micro_batch_index == 0
         if first:
-            self.optimizer.zero_grad(set_to_none=True)
+            self._passes.begin()
             self._loss, self._weight = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        with contextlib.nullcontext() if complete else self._alone():
-            with autocast(self.config.run.precision, self.device):
-                outputs = self.model(batch.inputs, steps=drawn)
-            loss = supervised_loss(
-                outputs,
-                batch.labels,
-                batch.weights,
-                self._size,
-                self.config.optim.label_smoothing,
-            )
-            (loss * world_size()).backward()  # DDP takes the mean over ranks
+        loss, correct = self._passes(batch, drawn, last=complete)
         with torch.no_grad():
-            self._loss += loss.detach()
+            self._loss += loss
             self._weight += batch.weights.sum()
-            guess = fuse(branch_probabilities(outputs)).argmax(1)
-            self._correct = ((guess == batch.labels) * batch.weights).sum() + (0 if first else self._correct)
+            self._correct = correct + (0 if first else self._correct)
         if complete:
             self._update(batch, global_step)
         return complete
@@ -143,14 +129,6 @@ class Stepper:
     def saving(self) -> None:
         """Before a checkpoint of the latest step is made. Raises NotFiniteError."""
         self._verdicts.saving()
-
-    def _alone(self) -> contextlib.AbstractContextManager[None]:
-        """Gradients stay on their rank: they are exchanged once a step, with its last micro-batch."""
-        return (
-            self.model.no_sync()
-            if isinstance(self.model, torch.nn.parallel.DistributedDataParallel)
-            else contextlib.nullcontext()
-        )
 
     def _update(self, batch: Batch, global_step: int) -> None:
         size, own_weight = self.config.data.batch_size, self._weight

@@ -113,6 +113,7 @@ class ExchangeTimer:
     def __init__(self, model: Any, times: StepTimes) -> None:
         self._read = getattr(model, "_get_ddp_logging_data", None)
         self._times, self._seen = times, 0
+        self.measures = self._read is not None
         if self._read is not None:
             model._set_ddp_runtime_logging_sample_rate(1)  # by default one step in a hundred
 

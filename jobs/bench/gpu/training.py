@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -17,9 +15,9 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.models import ActionModel, build_model, norm_relu
 from pipeline.models.flops import training_flop
-from pipeline.models.precision import autocast
-from pipeline.training.loss import supervised_loss
 from pipeline.training.optim import build_optimizer, build_scheduler
+from pipeline.training.passes import EagerPasses, Passes
+from pipeline.training.recorded import RecordedPasses
 from pipeline.training.step import Stepper, move_to
 
 PEAK_FLOPS = 989e12
@@ -37,11 +35,9 @@ class Variant:
     fused: bool = False
     """One kernel for the optimiser, whichever it is."""
     graph: bool = False
-    """Forward and backward pass are recorded once and replayed; the update is as ever."""
+    """Forward and backward pass are recorded once and replayed, as run.cuda_graph does it."""
     compiled: bool = False
     """torch.compile, as run.compile does it."""
-    cache_casts: bool = True
-    """A weight is cast to bf16 once a step; off: once a use."""
 
 
 def step_row(config: TrainConfig, classes: int, variant: Variant, settings: Settings) -> Row:
@@ -73,8 +69,8 @@ def training_step(
     settings: Settings,
     source: Callable[[], Batch] | None = None,
 ) -> tuple[Callable[[], None], Row]:
-    """A function that takes one step: the trainer's ``Stepper``, or its work with the passes out of a graph; and, of a
-    graph, how far its loss and gradients are from those of the same passes without it.
+    """A function that takes one step as the trainer does; and, of a graph, how far its loss and gradients are from those
+    of the same passes without it.
 
     Args:
         source: gives each step's batch; by default the same one each time.
@@ -96,20 +92,13 @@ def training_step(
             group["fused"], group["foreach"] = variant.fused, None if variant.plain else False
     scheduler = build_scheduler(optimizer, config, 1000 * config.optim.epochs)
     batch = drawn_batch(model, config, device)
-    stepper = Stepper(model, model, optimizer, scheduler, config, device)
-    if not variant.graph:
-        numbers = iter(range(1 << 30))
-
-        def whole_step() -> None:
-            stepper(source() if source else batch, next(numbers))
-
-        return whole_step, {}
-    replay, facts = recorded(model, batch, config, settings, variant)
-    stepper._weight = batch.weights.sum()
+    passes = RecordedPasses(model, config, device) if variant.graph else EagerPasses(model, config, device)
+    facts = _apart(model, EagerPasses(model, config, device), passes, batch) if variant.graph else {}
+    stepper = Stepper(passes, model, optimizer, scheduler, config, device)
+    numbers = iter(range(1 << 30))
 
     def step() -> None:
-        stepper._loss = replay()
-        stepper._update(batch, 0)
+        stepper(source() if source else batch, next(numbers))
 
     return step, facts
 
@@ -126,60 +115,17 @@ def drawn_batch(model: ActionModel, config: TrainConfig, device: torch.device) -
     return Batch(inputs, labels, torch.ones(size, device=device), keys, 0, 0)
 
 
-def recorded(
-    model: ActionModel, batch: Batch, config: TrainConfig, settings: Settings, variant: Variant
-) -> tuple[Callable[[], torch.Tensor], Row]:
-    """Forward and backward pass of a batch as one CUDA graph; a call replays it and returns the loss. The supervised
-    steps are a tensor, so that every draw is the same graph. On the CPU, which has no graphs, the passes themselves.
-    And the relative differences of loss and gradients with and without the graph, from one state of the random numbers.
+def _apart(model: ActionModel, plain: Passes, recorded: Passes, batch: Batch) -> Row:
+    """Relative differences of loss and gradient norms with and without the graph, from one state of the random
+    numbers.
     """
-    steps = model.draw_steps(torch.Generator().manual_seed(0))
-    drawn = torch.tensor(steps, device=settings.device)
-    size = torch.tensor(float(len(batch)), device=settings.device)
-
-    def passes() -> torch.Tensor:
-        for parameter in model.parameters():
-            parameter.grad = None
-        with _autocast(config, settings, variant):
-            outputs = model.scores(batch.inputs, drawn)
-        loss = supervised_loss(outputs, batch.labels, batch.weights, size, config.optim.label_smoothing)
-        loss.backward()
-        return loss.detach()
-
-    def result(work: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    drawn = model.draw_steps(torch.Generator().manual_seed(0))
+    results: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for passes in (plain, recorded, recorded):  # recorded, then replayed
         torch.manual_seed(1)
-        loss = work().double()
-        return loss, torch.stack([p.grad.double().norm() for p in model.parameters() if p.grad is not None])
-
-    if not settings.cuda:
-        return passes, _apart(result(passes), result(passes))
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            passes()
-    torch.cuda.current_stream().wait_stream(stream)
-    plain = result(passes)
-    graph = torch.cuda.CUDAGraph()
-    for parameter in model.parameters():
-        parameter.grad = None
-    with torch.cuda.graph(graph):
-        loss = passes()
-
-    def replay(_reads: object = (drawn, size, batch)) -> torch.Tensor:
-        """Holds what the graph reads by address: freed, it would become other tensors' memory."""
-        graph.replay()
-        return loss
-
-    return replay, _apart(plain, result(replay))
-
-
-def _apart(plain: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor]) -> Row:
-    loss, norms = (float((x - y).norm() / x.norm()) for x, y in zip(plain, other, strict=True))
+        passes.begin()
+        loss, _ = passes(batch, drawn, last=True)
+        norms = torch.stack([p.grad.double().norm() for p in model.parameters() if p.grad is not None])
+        results.append((loss.double().clone(), norms))
+    loss, norms = (float((x - y).norm() / x.norm()) for x, y in zip(results[0], results[-1], strict=True))
     return {"graph_loss_apart": loss, "graph_gradient_norms_apart": norms}
-
-
-def _autocast(config: TrainConfig, settings: Settings, variant: Variant) -> contextlib.AbstractContextManager[Any]:
-    if variant.cache_casts:
-        return autocast(config.run.precision, settings.device)
-    return torch.autocast(settings.device.type, dtype=torch.bfloat16, cache_enabled=False)

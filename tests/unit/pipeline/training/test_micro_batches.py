@@ -19,6 +19,7 @@ from pipeline.data.batch import Batch
 from pipeline.models import build_model
 from pipeline.training.ask import Ask
 from pipeline.training.optim import build_optimizer, build_scheduler
+from pipeline.training.passes import EagerPasses
 from pipeline.training.step import Stepper
 from tests.support.training_runs import free_port, newest_in, store_in, train_here
 
@@ -120,7 +121,9 @@ def test_a_clip_of_weight_0_takes_nothing_from_the_others(tiny_set: str) -> None
                 module.eval()
         optimizer = build_optimizer(model, config)
         whole = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=batch_size))
-        stepper = Stepper(model, model, optimizer, build_scheduler(optimizer, config, 10), whole, torch.device("cpu"))
+        cpu = torch.device("cpu")
+        passes = EagerPasses(model, whole, cpu)
+        stepper = Stepper(passes, model, optimizer, build_scheduler(optimizer, config, 10), whole, cpu)
         offset = 0
         for number, rows in enumerate(micro_batches):
             batch = Batch(

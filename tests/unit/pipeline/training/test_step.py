@@ -15,6 +15,7 @@ from pipeline.data.batch import Batch
 from pipeline.models.dropout import ClipDropout
 from pipeline.models.interface import ActionModel
 from pipeline.training.optim import build_optimizer, build_scheduler
+from pipeline.training.passes import EagerPasses
 from pipeline.training.step import Stepper, derived_seed
 
 NUM_FEATURES = 4 * 3 * 8 * 8
@@ -64,7 +65,8 @@ def stepper_of(seed: int, **optim: Any) -> tuple[Stepper, DropoutModel]:
     model = DropoutModel()
     optimizer = build_optimizer(model, config)
     scheduler = build_scheduler(optimizer, config, 10)
-    return Stepper(model, model, optimizer, scheduler, config, torch.device("cpu")), model
+    passes = EagerPasses(model, config, torch.device("cpu"))
+    return Stepper(passes, model, optimizer, scheduler, config, torch.device("cpu")), model
 
 
 def draws(seed: int, global_step: int, offset: int = 0, rows: int = 4) -> tuple[Tensor, tuple[int, ...]]:

@@ -207,47 +207,6 @@ def test_triton_kernels_under_the_interpreter():
     assert re.search(r"^(\d+) passed in", done.stdout, re.M), done.stdout
 
 
-@needs_triton
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="TRITON_INTERPRET=1: nothing is compiled")
-@pytest.mark.parametrize("name", ["iterate", "settle", "median", "linearise", "gradient", "resize", "move", "rest"])
-@pytest.mark.slow
-def test_triton_kernels_compile_for_hopper(name, monkeypatch, tmp_path):
-    """Without a GPU: the kernel compiles, its fields stay in one layout, and no multiply and add is fused but where
-    written.
-    """
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from preprocessing.flow.torch import level as torch_level
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernel = getattr(torch_level, f"{name}_kernel")
-    constants = {"SUMS": 256, "CHANNELS": 2, "TILE_H": torch_level.TILE_H, "TILE_W": torch_level.TILE_W}
-    types = dict.fromkeys(("height", "width", "tiles_x", "tiles", "source_height", "source_width"), "i32")
-    types |= dict.fromkeys(("limit", "bound", "theta", "slope", "gain"), "fp32")
-    types |= dict.fromkeys(("used", "going", "left", "right", "top", "bottom"), "*i32")
-    signature = {n: "constexpr" if n in constants else types.get(n, "*fp32") for n in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n].startswith("*")}
-    given = {(i,): constants[n] for i, n in enumerate(kernel.arg_names) if n in constants}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=given, attrs=aligned)
-    compiled = triton.compile(
-        source, target=GPUTarget("cuda", 90, 32), options={"num_warps": torch_level.WARPS, "enable_fp_fusion": False}
-    )
-    ptx = compiled.asm["ptx"]
-    assert compiled.asm["cubin"]
-    # A mask or an index may change its layout (newer Tritons do so); a field that did would travel through shared
-    # memory.
-    moved = re.findall(r"convert_layout .*: tensor<[\dx]*f32", compiled.asm["ttgir"])
-    assert not moved
-    pixels_a_thread = torch_level.TILE_H * torch_level.TILE_W // (32 * torch_level.WARPS)
-    # three primal steps of 6, two dual steps of 4, and the squared change
-    assert ptx.count("fma.rn.f32") == (27 * pixels_a_thread if name == "iterate" else 0)
-    if name == "iterate":  # whole pixels at a time: 16 bytes of dual and data, 8 of flow
-        assert "ld.global.v4" in ptx
-        assert "st.global.v4" in ptx
-
-
 def test_a_chunk_is_bounded_by_its_pixels_by_memory_and_by_number():
     assert torch_engine.chunk_of(340 * 256, 150 * 10**9, 88) == 128
     assert torch_engine.chunk_of(680 * 512, 150 * 10**9, 88) == 32
