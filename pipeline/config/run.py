@@ -29,9 +29,7 @@ class RunConfig:
     """How long to wait for the CPUs, GPUs and nodes of min_workers ranks, at the start and after some were lost."""
     cpus_per_worker: float = 1.0
     use_gpu: Literal["auto", "yes", "no"] = "auto"
-    """auto: one GPU per rank where the cluster has any; fewer ranks where it has fewer GPUs, unless min_workers says how
-    few.
-    """
+    """auto: one GPU per rank where the cluster has any; fewer ranks where GPUs are fewer, unless min_workers is set."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU, fp32 on the CPU."""
     compile: bool = False

@@ -33,8 +33,8 @@ class ClipDropout(nn.Module):
             total: clips of the global batch.
             device: of the inputs.
         """
-        # A tensor, filled on the device: as a number it would be a constant of a compiled or recorded graph, and another
-        # tensor would not be the one that a recording reads.
+        # A tensor, filled on the device: as a number it would be a constant of a compiled graph, and a new tensor would
+        # not be the one that a recorded graph reads.
         if self._first.device != device:
             self._first = torch.zeros((), dtype=torch.long, device=device)
         self._first.fill_(first)

@@ -1,6 +1,6 @@
 """Every Triton kernel of the project, compiled for NVIDIA GPUs without one, and what each takes of a multiprocessor.
 
-    python -m tests.support.triton_kernels      # writes the table that tests/unit/test_triton_kernels.py compares with
+python -m tests.support.triton_kernels      # writes the table that tests/unit/test_triton_kernels.py compares with
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _called(module: ModuleType) -> Iterator[str]:
                     yield inner.func.id
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compiled(case: Case, capability: int, **options: Any) -> Any:
     """The kernel for GPUs of that compute capability (times 10), pointers aligned as torch's are.
 

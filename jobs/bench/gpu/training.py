@@ -69,8 +69,8 @@ def training_step(
     settings: Settings,
     source: Callable[[], Batch] | None = None,
 ) -> tuple[Callable[[], None], Row]:
-    """A function that takes one step as the trainer does; and, of a graph, how far its loss and gradients are from those
-    of the same passes without it.
+    """A function that takes one step as the trainer does; and, of a graph, how far its loss and gradients are from
+    those of the same passes without it.
 
     Args:
         source: gives each step's batch; by default the same one each time.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -32,11 +33,9 @@ def config_for(uri: str, model: CRNConfig | MRSTConfig = CRN, micro_batch: int =
 
 def state_in(folder: Path) -> dict[str, torch.Tensor]:
     """Weights, running statistics, averages of the optimiser."""
-    import safetensors.torch
-
     with newest_in(folder) as checkpoint:
         found = safetensors.torch.load_file(checkpoint / "model.safetensors")
-        for number, state in torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"].items():
+        for number, state in torch.load(checkpoint / "optimizer.pt", weights_only=True)["optimizer"]["state"].items():
             found |= {f"{number}.{name}": torch.as_tensor(value) for name, value in state.items() if value is not None}
     return found
 
