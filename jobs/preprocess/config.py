@@ -50,9 +50,9 @@ class PreprocessConfig:
     """Print the plan and its cost, estimated from a timed sample of these videos, and stop."""
     dry_run_clips: int = 8
     """Videos in the timed sample."""
-    gpu_share: float = 0.5
-    """Part of a GPU that a task takes (torch engine): with two tasks on one GPU, it computes for one while the other
-    decodes.
+    gpu_share: float = 0.0
+    """Part of a GPU that a task takes (torch engine): it computes for one task while others decode and encode. 0: as
+    many tasks a GPU as its node has pairs of CPUs for it, at most six.
     """
     overwrite: bool = False
     """Replace a finished data set, or repair it: stored shards are read and compared with their records, and those that
@@ -77,7 +77,7 @@ class PreprocessConfig:
         )
         require(1 <= self.split_index <= 99, "split_index", self.split_index, "must be in 1..99")
         require(self.samples_per_shard >= 1, "samples_per_shard", self.samples_per_shard, "must be at least 1")
-        require(0 < self.gpu_share <= 1, "gpu_share", self.gpu_share, "must be in (0, 1]")
+        require(0 <= self.gpu_share <= 1, "gpu_share", self.gpu_share, "must be in (0, 1], or 0 to derive it")
         require(self.dry_run_clips >= 1, "dry_run_clips", self.dry_run_clips, "must be at least 1")
         for field in ("max_rejects", "max_missing"):
             require(

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -30,6 +30,8 @@ from preprocessing.sources import SourceStore
 
 log = logging.getLogger(__name__)
 _CRASHES = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.LocalRayletDiedError)
+_GPU_TASK_CPUS = 2
+_MOST_GPU_TASKS = 6  # on one GPU: the buffers of each take an eighth of its memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,10 +93,26 @@ def spec_for(classes: Sequence[str], stored: StoredConfig, gpu_share: float) -> 
 
 
 def resources_for(spec: ShardSpec, gpu_share: float) -> Resources:
-    """One core for a CPU engine, which its stages share. A GPU engine needs two, to decode and encode meanwhile."""
+    """One core for a CPU engine, which its stages share. A GPU engine needs two, to decode and encode meanwhile.
+
+    Args:
+        gpu_share: ``PreprocessConfig.gpu_share``.
+    """
     if spec.flow is not None and spec.flow["engine"] == "torch" and ray.cluster_resources().get("GPU", 0) > 0:
-        return Resources(num_cpus=2, num_gpus=gpu_share)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return Resources(num_cpus=_GPU_TASK_CPUS, num_gpus=gpu_share or share_for(nodes))
     return Resources(num_cpus=1, num_gpus=0)
+
+
+def share_for(nodes: Sequence[Mapping[str, float]]) -> float:
+    """Part of a GPU for each task, so that on every node with GPUs the tasks take the CPUs and no GPU is left out.
+
+    Args:
+        nodes: resources of each node, as Ray names them.
+    """
+    tasks = [int(node.get("CPU", 0) / node["GPU"]) // _GPU_TASK_CPUS for node in nodes if node.get("GPU", 0) >= 1]
+    each = min(_MOST_GPU_TASKS, max(1, min(tasks, default=1)))
+    return int(10_000 / each) / 10_000  # Ray counts in ten-thousandths: rounded up, the last task would find no room
 
 
 def remote_options(resources: Resources) -> dict[str, Any]:

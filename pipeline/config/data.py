@@ -116,7 +116,7 @@ class DataConfig:
     cache_gb: float = 50.0
     """Most that all files in cache_dir may hold, in GB."""
     decode_threads: int = 0
-    """DALI's CPU threads for one rank; 0: the cores this rank may use."""
+    """CPU threads of a rank's decoder; 0: the cores that the rank may use, with NVDEC at least eight."""
     prefetch: int = 2
     """Batches ready ahead; one more is being made."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
@@ -154,7 +154,7 @@ class DataConfig:
             self.decode_threads >= 0,
             "data.decode_threads",
             self.decode_threads,
-            "must be 0 (all of this rank's cores) or more",
+            "must be 0 (derived from the rank's cores) or more",
         )
         require(self.damaged_budget >= 0, "data.damaged_budget", self.damaged_budget, "must be 0 or more")
         require(

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import nvidia.dali
 import nvidia.dali.fn
 import nvidia.dali.math
 import nvidia.dali.pipeline
@@ -29,6 +30,7 @@ from pipeline.data.decoding.norms import bgr, mean_std
 from pipeline.dataset.sample import DIFF_BOUND, ONLINE_DIFF, stored_modalities
 from pipeline.errors import ReciprocalError
 
+VERSION = tuple(int(part) for part in nvidia.dali.__version__.split(".")[:2])
 fn: Any = nvidia.dali.fn  # the wheel's stubs name neither constants nor per-sample arguments
 types: Any = nvidia.dali.types
 pipeline_def: Any = nvidia.dali.pipeline.pipeline_def

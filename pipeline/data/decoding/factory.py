@@ -22,6 +22,9 @@ FFMPEG_CORES = 4
 whatever its size: 52 clips/s of RGB and flow on an H200. FFmpeg and our loops make about 40 on a core; two are left to
 the rank.
 """
+NVDEC_THREADS = 8
+"""Threads of DALI that feed NVDEC at least: they wait more than they work. One made 33 clips/s on an H200, 8 made 52."""
+_LEAST_DALI = (2, 4)
 _LEAST_PX = 128  # what NVDEC takes of VP9 where the driver cannot be asked
 
 
@@ -79,6 +82,11 @@ def nvdec_least(device_id: int) -> int:
     return max(caps.min_width, caps.min_height)
 
 
+def decode_threads(kind: Literal["dali", "ffmpeg", "reference"], device: Device) -> int:
+    """Threads of a decoder where the configuration names no number."""
+    return max(rank_cores(), NVDEC_THREADS) if kind == "dali" and device == "gpu" else rank_cores()
+
+
 def make_decoder(
     data: DataConfig,
     clip: ClipConfig,
@@ -101,9 +109,10 @@ def make_decoder(
         pinned: clips of the FFmpeg decoder lie in page-locked memory, for copies to a GPU.
 
     Raises:
-        ConfigError: DALI cannot be imported, or the GPU decodes no such pictures.
+        ConfigError: DALI cannot be imported or is too old, or the GPU decodes no such pictures.
     """
-    threads, kind = data.decode_threads or rank_cores(), backend(data, device, least_px, device_id)
+    kind = backend(data, device, least_px, device_id)
+    threads = data.decode_threads or decode_threads(kind, device)
     if kind == "reference":
         from pipeline.data.decoding.reference_decoder import ReferenceDecoder  # here: its PyAV is not everywhere
 
@@ -115,10 +124,13 @@ def make_decoder(
             modalities, clip, flow_bound_px, threads=threads, channels_last=channels_last, pinned=pinned
         )
     try:
-        from pipeline.data.decoding.dali import DaliDecoder  # here, so that machines without DALI can read and predict
+        from pipeline.data.decoding.dali import VERSION, DaliDecoder  # here: machines without DALI can read and predict
     except ImportError as error:
-        fix = f"DALI cannot be imported ({error}): pip install nvidia-dali-cuda130, or use data.decoder=ffmpeg"
+        fix = f"DALI cannot be imported ({error}): pip install 'nvidia-dali-cuda130>=2.4', or use data.decoder=ffmpeg"
         raise ConfigError("data.decoder", data.decoder, fix) from error
+    if VERSION < _LEAST_DALI:
+        fix = f"DALI {VERSION[0]}.{VERSION[1]} is older than 2.4 and may read full-range grey as limited: update it"
+        raise ConfigError("data.decoder", data.decoder, f"{fix}, or use data.decoder=ffmpeg")
     return DaliDecoder(
         modalities,
         clip,

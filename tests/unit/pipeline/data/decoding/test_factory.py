@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.config.data import DataConfig
+from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.data.decoding import factory
 from pipeline.data.decoding.nvdec import DecoderCaps
 from pipeline.errors import ConfigError
@@ -54,3 +54,18 @@ def test_without_the_drivers_library_the_limit_is_a_common_one(card: None, monke
 
     monkeypatch.setattr(factory, "decoder_caps", missing)
     assert factory.nvdec_least(0) == 128
+
+
+def test_nvdec_is_fed_by_more_threads_than_a_rank_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "rank_cores", lambda: 2)
+    assert factory.decode_threads("dali", "gpu") == factory.NVDEC_THREADS
+    assert factory.decode_threads("dali", "cpu") == factory.decode_threads("ffmpeg", "gpu") == 2
+    monkeypatch.setattr(factory, "rank_cores", lambda: 30)
+    assert factory.decode_threads("dali", "gpu") == 30
+
+
+def test_a_dali_that_is_too_old_is_refused_before_it_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    dali = pytest.importorskip("pipeline.data.decoding.dali")
+    monkeypatch.setattr(dali, "VERSION", (2, 3))
+    with pytest.raises(ConfigError, match=r"DALI 2.3 is older than 2.4 .*: update it, or use data.decoder=ffmpeg"):
+        factory.make_decoder(DataConfig(decoder="dali"), ClipConfig(), ("rgb",), 20.0, max_rows=1, device="cpu")
