@@ -19,7 +19,7 @@ def build_optimizer(model: ActionModel, config: TrainConfig) -> torch.optim.Opti
     optim, groups = config.optim, parameter_groups(model, config)
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
-    fused = True if next(model.parameters()).is_cuda else None
+    fused = True if any(parameter.is_cuda for group in groups for parameter in group["params"]) else None
     return torch.optim.Adam(groups, lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.config.train import TrainConfig
 from pipeline.data.batch import Batch
 from pipeline.models import build_model
-from pipeline.training.optim import build_optimizer
 from pipeline.training.passes import EagerPasses
 
 _NO_WORK = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "detach", "resize_"}
@@ -42,23 +42,20 @@ class Operations(TorchDispatchMode):
 
 
 def step_of(config: TrainConfig, classes: int) -> tuple[Operations, int]:
-    """A training step's passes and update, without clipping and what is reported; its operations and its FLOP."""
+    """Forward and backward pass of a training step in float32: operations and FLOP. The meta device has no autocast,
+    whose casts come on top, none of the Triton kernels, each of which does the work of several operations, and no
+    optimiser of a few kernels, which a GPU has.
+    """
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, precision="fp32"))
     meta, size = torch.device("meta"), config.data.batch_size
     with meta:
         model = build_model(config.model, num_classes=classes, crop=config.clip.crop).train()
-    optimizer, passes = build_optimizer(model, config), EagerPasses(model, config, meta)
+    passes = EagerPasses(model, config, meta)
     shape = (size, model.num_steps, config.clip.crop, config.clip.crop)
     inputs = {m: torch.empty(*shape, model.channels[m], device=meta).permute(0, 1, 4, 2, 3) for m in model.modalities}
     labels = torch.empty(size, dtype=torch.int64, device=meta)
     batch = Batch(inputs, labels, torch.empty(size, device=meta), tuple(map(str, range(size))), 0, 0)
     drawn = model.draw_steps(torch.Generator().manual_seed(0))
-
-    def step() -> None:
-        passes.begin()
-        passes(batch, drawn, last=True)
-        optimizer.step()
-
-    step()  # the optimiser makes its averages
     with FlopCounterMode(display=False) as flop, Operations() as operations:
-        step()
+        passes(batch, drawn, last=True)
     return operations, flop.get_total_flops()

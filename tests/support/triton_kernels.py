@@ -76,9 +76,11 @@ class Case:
             level = importlib.import_module("preprocessing.flow.torch.level")
             sizes = {"SUMS": 256, "CHANNELS": 2, "TILE_H": level.TILE_H, "TILE_W": level.TILE_W}
         elif self.function == "_mix_relu_sum":
-            sizes = {"KEEP_MASK": True, "PRECISION": "ieee", "TILE_P": 64, "TILE_N": 64, "TILE_K": 32}
+            tile_k = 16 if self.maps == "fp32" else 32
+            sizes = {"KEEP_MASK": True, "PRECISION": "ieee", "TILE_P": 64, "TILE_N": 64, "TILE_K": tile_k}
         elif self.module.endswith("triton_sum"):
-            sizes = {"TILE_P": 64, "TILE_C": 64}
+            sums = importlib.import_module(self.module)
+            sizes = {"TILE_P": sums._TILE_P, "TILE_C": sums._TILE_C}
         else:
             norm = importlib.import_module(self.module)
             if "TILE_B" in self.kernel.arg_names:
@@ -89,6 +91,8 @@ class Case:
         return {name: value for name, value in sizes.items() if name in self.kernel.arg_names}
 
     def options(self) -> dict[str, Any]:
+        if self.module.endswith("triton_sum"):
+            return {"num_warps": importlib.import_module(self.module)._WARPS}
         if self.maps:
             return {}
         level = importlib.import_module("preprocessing.flow.torch.level")

@@ -23,7 +23,7 @@ whatever its size: 52 clips/s of RGB and flow on an H200. FFmpeg and our loops m
 the rank.
 """
 NVDEC_THREADS = 8
-"""Threads of DALI that feed NVDEC at least: they wait more than they work. One made 33 clips/s on an H200, 8 made 52."""
+"""Threads that feed NVDEC at least: they wait more than they work. On an H200 one made 33 clips/s, 8 made 52."""
 _LEAST_DALI = (2, 4)
 _LEAST_PX = 128  # what NVDEC takes of VP9 where the driver cannot be asked
 

@@ -73,7 +73,8 @@ def reinforced_means(
     """
     batch, positions, channels = a_BPC.shape
     size = max(16, triton.next_power_of_2(channels))
-    tile_p, tile_n, tile_k = 64, min(64, size), min(32, size)
+    # Tiles whose numbers lie in registers on every card: tests/unit/test_triton_kernels.py holds it.
+    tile_p, tile_n, tile_k = 64, min(64, size), min(16 if a_BPC.dtype == torch.float32 else 32, size)
     tiles = -(-positions // tile_p)
     reinforced, sum_a, sum_b = (a_BPC.new_empty((batch, tiles, channels), dtype=torch.float32) for _ in range(3))
     mask = a_BPC.new_empty(a_BPC.shape if keep_mask else (1,), dtype=torch.int8)

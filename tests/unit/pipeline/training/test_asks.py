@@ -21,7 +21,7 @@ from pipeline.config.model import CRNConfig
 from pipeline.config.train import OptimConfig, RunConfig, TrainConfig
 from pipeline.errors import NotFiniteError
 from pipeline.models import ActionModel
-from pipeline.training import saving, step, verdict
+from pipeline.training import passes, saving, verdict
 from pipeline.training.ask import Ask, Asker
 from tests.support.training_runs import free_port, newest_in, store_in, train_here
 
@@ -237,14 +237,14 @@ def test_read_late_a_step_that_explodes_is_named_itself_and_never_stored(
 ) -> None:
     """A checkpoint would follow the third step, whose loss is infinite."""
     steps, keys = itertools.count(), {}
-    plain = step.supervised_loss
+    plain = passes.supervised_loss
 
     def explode(outputs: object, *arguments: object) -> torch.Tensor:
         return plain(outputs, *arguments) * (float("inf") if next(steps) == 2 else 1)  # type: ignore[arg-type]
 
     put = verdict.Verdicts.put
     monkeypatch.setattr(verdict.Verdicts, "put", lambda self, n, at, k: keys.update({at: k[0]}) or put(self, n, at, k))
-    monkeypatch.setattr(step, "supervised_loss", explode)
+    monkeypatch.setattr(passes, "supervised_loss", explode)
     config = config_for(tiny_set, log_steps=100, checkpoint_steps=3)
     with pytest.raises(NotFiniteError, match=r"loss inf .* not finite at step 2, samples") as caught:
         train_here(config, store_in(tmp_path))
