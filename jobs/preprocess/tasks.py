@@ -99,8 +99,8 @@ def resources_for(spec: ShardSpec, gpu_share: float) -> Resources:
         gpu_share: ``PreprocessConfig.gpu_share``.
     """
     if spec.flow is not None and spec.flow["engine"] == "torch" and ray.cluster_resources().get("GPU", 0) > 0:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return Resources(num_cpus=_GPU_TASK_CPUS, num_gpus=gpu_share or share_for(nodes))
+        share = gpu_share or share_for([node["Resources"] for node in ray.nodes() if node["Alive"]])
+        return Resources(num_cpus=_GPU_TASK_CPUS, num_gpus=share)
     return Resources(num_cpus=1, num_gpus=0)
 
 

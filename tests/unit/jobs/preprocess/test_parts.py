@@ -136,6 +136,9 @@ def test_tasks_of_a_gpu_engine_share_a_gpu(monkeypatch):
     spec = ShardSpec(classes=("a",), stored=StoredConfig(), flow={"engine": "torch"}, parameter_hash="p")
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
     assert (resources_for(spec, 0.5).num_gpus, resources_for(spec, 0.5).num_cpus) == (0.5, 2)
+    node = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [node, {"Alive": False, "Resources": {"CPU": 2.0, "GPU": 2.0}}])
+    assert (resources_for(spec, 0.0).num_gpus, resources_for(spec, 0.0).num_cpus) == (0.5, 2)
     assert resources_for(dataclasses.replace(spec, flow={"engine": "numba"}), 0.5).num_gpus == 0
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
     assert resources_for(spec, 0.5).num_gpus == 0
