@@ -71,4 +71,5 @@ def run_tasks(
             # what stops a run is often that a task has ended: after another end, or half a second, none is as likely.
             ray.wait(list(running), num_returns=1, timeout=_BEFORE_CANCEL_S)
         for task in running:
-            ray.cancel(task, force=force_cancel)
+            if not ray.wait([task], timeout=0)[0]:  # the one that has just ended is the likeliest to abort it
+                ray.cancel(task, force=force_cancel)
