@@ -25,7 +25,7 @@ GATES = ((16 * 28 * 28, 128), (16 * 7 * 7, 512))
 
 def config_for(batch: int, tiny: bool) -> TrainConfig:
     """The paper's training from scratch, on one rank with ``batch`` clips."""
-    config = paper_mrst(pretrained=False)
+    config = paper_mrst(fine_tuning=False)
     changed = {
         "data": dataclasses.replace(config.data, batch_size=batch),
         "run": dataclasses.replace(config.run, num_workers=1, use_gpu="auto", precision="bf16"),
