@@ -192,7 +192,7 @@ class MRSTConfig:
     """Layout c3d: width of the two fully connected layers."""
     pretrained: str = ""
     """Weights of the twin for still images (unit 2D, the rest alike), a .safetensors or torch.save file:
-    s3://BUCKET/KEY, or a path (file:// or not) that every node sees. Empty: none.
+    s3://BUCKET/KEY, or a path (file:// or not) that every node sees. Empty: none. start_from takes the twin's run.
     """
     recompute: bool = False
     """Activation checkpointing: each residual unit or layer is computed again in the backward pass. Less memory,

@@ -84,7 +84,7 @@ class TrainConfig:
     start_from: str = ""
     """A finished run (its run id, or the URI of its folder) whose weights this run starts from, or the URI of one
     checkpoint of any run. The classifier comes along where both have the same list of classes, else it is fresh;
-    optimiser and schedule always are.
+    optimiser and schedule always are. From a run of its 2D twin MRST-Net takes the spatial part (model.start).
     """
     start_digest: str = ""
     """sha256 of the file of weights that the run starts from (model.pretrained's, or start_from's); filled in by the

@@ -1,5 +1,5 @@
 """The weights that a training starts from: random ones, a public file (``model.pretrained``) or a finished run
-(``start_from``).
+(``start_from``). A run of MRST-Net's 2D twin is inflated (``pipeline.models.mrst.inflate``).
 
 The driver finds the file, reads it, takes its sha256 and tries it on the model before any worker starts. Workers read
 it again and check the sha256, so that all of them start from the file that the driver saw. A run that resumes from a
@@ -20,16 +20,25 @@ from torch import Tensor
 
 from pipeline.checkpoints.listing import PREFIX
 from pipeline.config.base import as_dict, require
+from pipeline.config.model import MRSTConfig
 from pipeline.config.train import TrainConfig
 from pipeline.errors import ConfigError, NotFoundError, StorageSetupError, UserError
 from pipeline.models import ActionModel, build_model
 from pipeline.models.backbones.public_weights import FIELD as PRETRAINED
 from pipeline.models.backbones.public_weights import parse_weights
+from pipeline.models.mrst.inflate import load_2d_weights
+from pipeline.models.mrst.model import MRSTNet
 from pipeline.models.transfer import FIELD as START_FROM
 from pipeline.models.transfer import classifier_names, load_run_weights
 from pipeline.runs.folder import fetched_checkpoint, open_run, read_result, read_run
 from pipeline.storage import open_storage
 from pipeline.training.checkpoint import WEIGHTS, read_state
+
+# Fields of models that change no tensor's name or shape.
+_FREE = (
+    *("pretrained", "start", "num_steps", "strategy", "dropout", "recompute", "exact_literal", "pooled_gates"),
+    "backbone_norm",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,16 +58,20 @@ class StartWeights:
     """With start_from: names of the classifier's tensors if the classifier is not loaded."""
     fix: str = ""
     """With start_from: what to do if a tensor does not fit."""
+    twin: bool = False
+    """With start_from: the run is of MRST-Net's 2D twin, and this one is of MRST-Net."""
 
     def __str__(self) -> str:
-        classifier = {
-            START_FROM: (
+        what = ""
+        if self.twin:
+            what = ", a 2D twin: temporal convolutions, gates, LSTM and classifier initialised"
+        elif self.field == START_FROM:
+            what = (
                 ", classifier initialised: that run has other classes"
                 if self.fresh
                 else ", including the classifier: the classes are the same"
             )
-        }
-        return f"weights of {self.folder}/{self.name} (sha256 {self.digest[:12]}){classifier.get(self.field, '')}"
+        return f"weights of {self.folder}/{self.name} (sha256 {self.digest[:12]}){what}"
 
     def read(self) -> dict[str, Tensor]:
         """The file's tensors.
@@ -127,6 +140,11 @@ def _build(
     if start.field == PRETRAINED:
         return build_model(config.model, **options, weights=state)
     model = build_model(config.model, **options)
+    if start.twin:
+        assert isinstance(model, MRSTNet)
+        how = model.config.start
+        load_2d_weights(model, state, start=how, source=start.source, field=START_FROM, fix=start.fix)
+        return model
     load_run_weights(model, state, fresh=start.fresh, source=start.source, fix=start.fix)
     return model
 
@@ -168,6 +186,7 @@ def _of_run(config: TrainConfig, classes: Sequence[str]) -> tuple[StartWeights, 
     same = known == tuple(classes)
     name = f"{checkpoint}/{WEIGHTS}"
     fresh = () if same else classifier_names(config.model, crop=config.clip.crop)
+    twin = _unit(theirs) == "2D" != _unit(config) and as_dict(config.model).get("layout") == "resnet"
     start = StartWeights(
         field=START_FROM,
         source=f"{run.uri}/{named}" if named else run.uri,
@@ -175,7 +194,8 @@ def _of_run(config: TrainConfig, classes: Sequence[str]) -> tuple[StartWeights, 
         name=name,
         digest=hashlib.sha256(data).hexdigest(),
         fresh=fresh,
-        fix=_fix(config, theirs),
+        fix=_fix(config, theirs, twin),
+        twin=twin,
     )
     return start, data
 
@@ -192,34 +212,23 @@ def _check_pixels(config: TrainConfig, theirs: TrainConfig, value: str) -> None:
         )
 
 
-def _fix(config: TrainConfig, theirs: TrainConfig) -> str:
+def _unit(config: TrainConfig) -> str:
+    return config.model.unit if isinstance(config.model, MRSTConfig) else ""
+
+
+def _fix(config: TrainConfig, theirs: TrainConfig, twin: bool) -> str:
     """What to change if a tensor does not fit."""
     here, there = (as_dict(c.model) | {"crop": c.clip.crop} for c in (config, theirs))
     if here["kind"] != there["kind"]:
         return f"give a run of a {here['kind']} model; that one is of a {there['kind']} model"
-    if there.get("unit") == "2D" != here.get("unit"):
-        return f"that run is a 2D twin: give its checkpoint's {WEIGHTS} as {PRETRAINED} instead of {START_FROM}"
-    free = (
-        "pretrained",
-        "start",
-        "num_steps",
-        "strategy",
-        "dropout",
-        "recompute",
-        "exact_literal",
-        "pooled_gates",
-        "backbone_norm",
-    )
+    free = (*_FREE, "unit", "lstm", "crop") if twin else _FREE
     unlike = [
         f"{'clip' if name == 'crop' else 'model'}.{name} {value} here and {there.get(name)} there"
         for name, value in here.items()
         if name not in free and value != there.get(name)
     ]
-    return (
-        f"give a run of the same model, or change this one: {', '.join(unlike)}"
-        if unlike
-        else "give a run of the same model"
-    )
+    same = "give a run of the same model's 2D twin" if twin else "give a run of the same model"
+    return f"{same}, or change this one: {', '.join(unlike)}" if unlike else same
 
 
 def _probe(field: str, value: str, folder: str) -> None:

@@ -28,7 +28,13 @@ _NEW = ("temporal", "temporal_bn", "gates", "lstm", "fc")
 
 
 def load_2d_weights(
-    model: MRSTNet, state: Mapping[str, Tensor], *, start: Start = "fresh", source: str = ""
+    model: MRSTNet,
+    state: Mapping[str, Tensor],
+    *,
+    start: Start = "fresh",
+    source: str = "",
+    field: str = FIELD,
+    fix: str = "give the weights of the 2D twin: model.unit 2D, otherwise the same model",
 ) -> LoadReport:
     r"""Load the weights of the 2D twin (``MRSTConfig(unit="2D")``, otherwise the same) into MRST-Net.
 
@@ -49,7 +55,9 @@ def load_2d_weights(
             device: checked only.
         state: the twin's state dict. Its classifier is ignored.
         start: fresh or near.
-        source: name of the file, for messages.
+        source: name of the file or run, for messages.
+        field: the config field that named it.
+        fix: what to do if a tensor does not fit.
 
     Raises:
         ConfigError: names the tensor that is missing, unknown, not finite or of the wrong shape, and the expected
@@ -57,9 +65,7 @@ def load_2d_weights(
     """
 
     def wrong(problem: str) -> ConfigError:
-        return ConfigError(
-            FIELD, source, f"{problem}; give the weights of the 2D twin: model.unit 2D, otherwise the same model"
-        )
+        return ConfigError(field, source, f"{problem}; {fix}")
 
     if start == "near" and model.config.unit == "STF":
         raise ConfigError(

@@ -51,6 +51,10 @@ def pretrained(config: TrainConfig, file: object) -> TrainConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=str(file)))
 
 
+def clip_norm(config: TrainConfig, norm: Any) -> TrainConfig:
+    return dataclasses.replace(config, clip=dataclasses.replace(config.clip, norm=norm))
+
+
 def built(config: TrainConfig, classes: Sequence[str] = CLASSES, seed: int = 0) -> ActionModel:
     torch.manual_seed(seed)
     return build_model(config.model, num_classes=len(classes), crop=config.clip.crop)
@@ -342,7 +346,13 @@ def test_runs_to_start_from_that_cannot(run: Storage, s3: MemoryS3) -> None:
     )
     refused("give a run of a crn model; that one is of a mrst", crn())
     store_run(run, mrst(unit="2D"))
-    refused("that run is a 2D twin: give its checkpoint's model.safetensors as model.pretrained")
+    refused(
+        r"stem\.\S+ has shape \(4.*\), expected \(8.*\);"
+        r" give a run of the same model's 2D twin, or change this one: model.out .*, model.stem 8 here and 4 there",
+        mrst(stem=8, out=(8, 8)),
+    )
+    refused("change this one: model.layout c3d here and resnet there", mrst(layout="c3d", num_steps=8))
+    refused("was trained on rgb with clip.norm imagenet: use that", clip_norm(mrst(), "caffe"))
     store_run(run, crn({"flow_std": 2.0}))
     refused("was trained on flow with clip.flow_std 2.0: use that", crn())
     store_run(run, crn({"norm": "caffe"}))
@@ -359,10 +369,41 @@ def test_runs_to_start_from_that_cannot(run: Storage, s3: MemoryS3) -> None:
     refused("has not finished: run the same jobs.train command again to resume it")
 
 
-def test_a_2d_twin_of_ours_is_given_as_a_file(run: Storage) -> None:
+@pytest.mark.parametrize("unit", ["P", "S", "T", "STF", "STD"])
+@pytest.mark.parametrize("named", ["", "/checkpoint_9"])
+def test_a_run_of_the_2d_twin_is_inflated(run: Storage, unit: str, named: str) -> None:
+    """As its file of weights is, whatever its classes were; with a classifier, and all that it lacks, initialised."""
     theirs = store_run(run, mrst(unit="2D", num_steps=1))
-    config, start = start_of(pretrained(mrst(), f"{run.uri}/checkpoint_9/model.safetensors"))
-    assert torch.equal(first_model(config, 3, start).state_dict()["stem.spatial.weight"], theirs["stem.spatial.weight"])
+    config, start = start_of(dataclasses.replace(mrst(unit=unit), start_from=f"{run.uri}{named}"))
+    assert (start.field, start.digest) == (
+        "start_from",
+        hashlib.sha256(run.read("checkpoint_9/model.safetensors")).hexdigest(),
+    )
+    assert config.identity()["start_from"] == f"sha256:{start.digest}"
+    assert "a 2D twin: temporal convolutions, gates, LSTM and classifier initialised" in str(start)
+    torch.manual_seed(3)
+    ours = first_model(config, 3, StartWeights(**dataclasses.asdict(start))).state_dict()
+    fresh = built(mrst(unit=unit), seed=3).state_dict()
+    shared = {name for name in theirs if not name.startswith("fc.")}
+    assert shared
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name] if name in shared else fresh[name]), name
+    file, start = start_of(pretrained(mrst(unit=unit), f"{run.uri}/checkpoint_9/model.safetensors"))
+    torch.manual_seed(3)
+    same = first_model(file, 3, start).state_dict()
+    assert all(torch.equal(ours[name], same[name]) for name in ours)
+
+
+def test_a_start_near_the_twin_and_its_refusals(run: Storage) -> None:
+    theirs = store_run(run, mrst(unit="2D", num_steps=1))
+    config, start = start_of(from_run(mrst(start="near"), run))
+    ours = first_model(config, 3, start).state_dict()
+    doubled = [name for name in theirs if name.endswith("tube.spatial_bn.weight")]
+    assert doubled
+    assert all(torch.equal(ours[name], 2 * theirs[name]) for name in doubled)
+    twin, start = start_of(from_run(mrst(unit="2D", num_steps=1), run))  # a twin goes on from a twin
+    assert "including the classifier" in str(start)
+    assert torch.equal(first_model(twin, 3, start).state_dict()["fc.weight"], theirs["fc.weight"])
 
 
 def test_runs_of_older_code_stay_readable(run: Storage) -> None:
@@ -388,4 +429,4 @@ def test_who_is_told_that_weights_are_missing(run: Storage) -> None:
     assert "a finished run of mrst_t2_k400_stf, with a new classifier: --start-from RUN" in missing_start(
         find_recipe("mrst_t2_hmdb_stf")
     )
-    assert "2D twin" in missing_start(find_recipe("mrst_t3_k400"))
+    assert "a finished run of mrst_imagenet_twin" in missing_start(find_recipe("mrst_t3_k400"))
