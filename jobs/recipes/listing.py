@@ -73,7 +73,9 @@ def describe_model(model: ModelConfig) -> str:
         narrow = "" if model.width == 1 else f" x{model.width:g}"
         return f"{kind}, {_BACKBONES[model.backbone]}{narrow}, {inputs}, strategy {model.strategy}"
     unit = (
-        f"MRST-{model.unit}" if model.unit in ("P", "S", "T") else {"STF": "STD with STF"}.get(model.unit, model.unit)
+        f"MRST-{model.unit}"
+        if model.unit in ("P", "S", "T")
+        else {"STF": "STD with STF", "2D": "2D twin of MRST-Net"}.get(model.unit, model.unit)
     )
     return (
         f"{unit}, {'C3D layout' if getattr(model, 'layout', '') == 'c3d' else f'{sum(model.blocks)} units'}, {inputs}"

@@ -166,5 +166,7 @@ def nearest(name: str) -> list[str]:
 
 
 def default_views(config: TrainConfig) -> int:
-    """Views of a test video: 4 clips for CRN, 20 for MRST-Net (both papers)."""
-    return 4 if config.model.kind == "crn" else 20
+    """Views of a test video: 4 clips for CRN, 20 for MRST-Net (both papers), 1 for its twin for still images."""
+    if isinstance(config.model, CRNConfig):
+        return 4
+    return 1 if config.model.unit == "2D" and config.model.num_steps == 1 else 20
