@@ -74,7 +74,7 @@ def preprocess(config: PreprocessConfig) -> Manifest | None:
     start_s = time.perf_counter()
     check_apart(config.source, config.out)
     # Lists say which files are videos; a folder's listing must be told which are not.
-    store = open_sources(config.source, data_sets=config.format != "folder")
+    store = open_sources(config.source, data_sets=config.format not in ("folder", "pictures"))
     annotations = read_annotations(
         config.format, store, config.lists, config.split_index, any_classes=config.any_classes
     )

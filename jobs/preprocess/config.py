@@ -18,9 +18,9 @@ _LIMIT = re.compile(r"(?P<share>\d+(\.\d+)?%|0?\.\d+|1\.0+)|(?P<count>\d+)")
 class PreprocessConfig:
     """What to read, where to write, and how samples are stored."""
 
-    format: Literal["folder", "csv", "ucf101", "hmdb51", "kinetics", "moments"]
-    """folder: SOURCE/[SPLIT/]CLASS/FILE. csv: path,label[,split][,start_s][,end_s]. The others: the lists that the
-    data sets publish.
+    format: Literal["folder", "pictures", "csv", "ucf101", "hmdb51", "kinetics", "moments"]
+    """folder: SOURCE/[SPLIT/]CLASS/FILE. pictures: the same of JPEG, PNG and WebP files, each a sample of one frame.
+    csv: path,label[,split][,start_s][,end_s]. The others: the lists that the data sets publish.
     """
     source: str
     """Where the videos are: a folder that every node sees, s3://BUCKET/PREFIX, or a .tar, .tar.gz or .zip in one of
@@ -70,10 +70,16 @@ class PreprocessConfig:
             "a data set needs a place of its own in the bucket, beside others and the runs: give s3://BUCKET/PREFIX",
         )
         require(
-            not (self.format == "folder" and self.annotations),
+            not (self.format in ("folder", "pictures") and self.annotations),
             "annotations",
             self.annotations,
-            "the folder format has no lists: leave it out, or use --format ucf101",
+            f"the {self.format} format has no lists: leave it out, or use --format ucf101",
+        )
+        require(
+            self.format != "pictures" or self.stored.modalities == ("rgb",),
+            "stored.modalities",
+            self.stored.modalities,
+            "a picture has no flow and no difference to the next: give --stored.modalities rgb",
         )
         require(1 <= self.split_index <= 99, "split_index", self.split_index, "must be in 1..99")
         require(self.samples_per_shard >= 1, "samples_per_shard", self.samples_per_shard, "must be at least 1")

@@ -20,7 +20,7 @@ from pipeline.data.fetch.damage import Damaged
 from pipeline.data.fetch.read import FetchMetrics, read_sample
 from pipeline.data.index import SplitIndex, check_modalities, load_run_index
 from pipeline.data.sampling.order import num_steps, rank_batch_size
-from pipeline.data.sampling.short import short_note
+from pipeline.data.sampling.short import frames_needed, short_note
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.rules import stored_parameters
 from pipeline.errors import ConfigError, ManifestError, NotFoundError
@@ -87,7 +87,8 @@ def check_data(
 
     Raises:
         ConfigError: the batch does not divide by the ranks, the manifest is not the one the config names, a split's
-            name is unknown, the crop asks for more than twice the stored pixels, or the cache's disk is too small.
+            name is unknown, the crop asks for more than twice the stored pixels, clips have several frames and the
+            samples of a split one, or the cache's disk is too small.
         ManifestError: a modality is not stored, the training split is empty, a class has no training sample, or samples
             read as a check are not the ones the records describe.
         StorageSetupError: credentials or bucket do not allow reading.
@@ -110,6 +111,8 @@ def check_data(
     wanted = [split for split in names if sizes.get(split, 1) or split == data.train_split]
     with _missing_is_refused(storage):
         indices = {split: load_run_index(storage, manifest, split, modalities, data) for split in wanted}
+    for split, found in indices.items():
+        _check_frames(found, split, clip, modalities)
     counts = {split: len(indices[split]) if split in indices else 0 for split in names}
     index = indices[data.train_split]
     empty = [name for name, count in zip(manifest.classes, index.class_counts(), strict=True) if count == 0]
@@ -155,6 +158,16 @@ def _check_crop(manifest: Manifest, clip: ClipConfig) -> None:
             f" {_MAX_UPSCALING:g} times: use at most {largest}, or preprocess again with a larger stored.short_side"
         )
         raise ConfigError("clip.crop", clip.crop, fix)
+
+
+def _check_frames(index: SplitIndex, split: str, clip: ClipConfig, modalities: Sequence[str]) -> None:
+    """Refuse a split of pictures alone for clips of more frames: every clip would show one picture again and again."""
+    if len(index) and frames_needed(clip, modalities) > 1 >= int(index.sizes[:, 0].max()):
+        fix = (
+            f"all {len(index)} samples of split {split!r} are pictures, of one frame: give a data set of videos, or"
+            " train on pictures with --model.num-steps 1 --clip.num-frames 1 (recipe mrst_imagenet_twin)"
+        )
+        raise ConfigError("clip.num_frames", clip.num_frames, fix)
 
 
 def _check_cache(data: DataConfig, num_bytes: int) -> float:

@@ -45,6 +45,7 @@ def record_problems(
         places: look at offsets and sizes too, for readers who do not compare them with the tar.
     """
     expected = member_extensions(modalities)
+    least_frames = 1 if tuple(modalities) == ("rgb",) else 2  # a set of rgb alone may hold pictures
     most = num_classes - 1
     for sample in record.samples:
         try:
@@ -57,7 +58,7 @@ def record_problems(
         if members != expected:
             detail = f"members: expected {', '.join(expected)}, found {', '.join(members)}"
             yield Problem("record", detail, sample.key)
-        if detail := _no_video(sample) or (_no_place(sample) if places else ""):
+        if detail := _no_video(sample, least_frames) or (_no_place(sample) if places else ""):
             yield Problem("record", detail, sample.key)
     for reject in record.rejects:
         if not 0 <= reject.label <= most:
@@ -65,14 +66,12 @@ def record_problems(
             yield Problem("label", detail, "")
 
 
-def _no_video(sample: SampleRecord) -> str:
+def _no_video(sample: SampleRecord, least_frames: int) -> str:
     sides = (sample.width, sample.height, sample.num_frames)
-    if sample.num_frames >= 2 and min(sides) > 0 and max(sides) <= _MOST and 0 < sample.fps <= _MOST_FPS:
+    if sample.num_frames >= least_frames and min(sides) > 0 and max(sides) <= _MOST and 0 < sample.fps <= _MOST_FPS:
         return ""
-    return (
-        f"{sample.num_frames} frames of {sample.width}x{sample.height} at {sample.fps} frames/s are no video with"
-        " motion"
-    )
+    what = "no video with motion" if least_frames == 2 else "no video or picture"
+    return f"{sample.num_frames} frames of {sample.width}x{sample.height} at {sample.fps} frames/s are {what}"
 
 
 def _no_place(sample: SampleRecord) -> str:

@@ -1,6 +1,7 @@
 """Which videos there are, what each shows and which split it is in, from the lists that data sets come with.
 
     folder    ROOT/CLASS/FILE (all of it the train split), or ROOT/SPLIT/CLASS/FILE with SPLIT in train, val, test
+    pictures  the same folders of picture files (ImageNet's): a sample of one frame each
     csv       path,label[,split][,start_s][,end_s]
     ucf101    classInd.txt, {train,val,test}list0N.txt
     hmdb51    CLASS_test_splitN.txt
@@ -35,7 +36,7 @@ __all__ = [
     "read_ucf101",
 ]
 
-FORMATS = ("folder", "csv", "ucf101", "hmdb51", "kinetics", "moments")
+FORMATS = ("folder", "pictures", "csv", "ucf101", "hmdb51", "kinetics", "moments")
 
 
 def read_annotations(
@@ -54,8 +55,8 @@ def read_annotations(
     """
     if format not in FORMATS:
         raise ConfigError("format", format, f"must be one of {', '.join(FORMATS)}")
-    if format == "folder":
-        return folder.read_folder(store)
+    if format in ("folder", "pictures"):
+        return folder.read_folder(store, pictures=format == "pictures")
     lists = open_lists(annotations, store)
     if format == "ucf101":
         found = ucf101.read_ucf101(lists, split_index)

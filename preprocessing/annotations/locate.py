@@ -6,13 +6,12 @@ import dataclasses
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from pipeline.errors import UserError
 from preprocessing.annotations.types import SPLITS, Annotations, Source
 from preprocessing.sources import FolderStore, PackedStore, SourceStore, open_sources
-from preprocessing.sources.side_files import side_ending
 
 log = logging.getLogger(__name__)
 _TRIED = 1000  # listed videos that are looked up to find the folder of all of them
@@ -134,18 +133,18 @@ def check_source_root(store: SourceStore, annotations: Annotations) -> None:
     raise UserError(f"none of the {len(annotations.sources)} listed videos is under {store.uri} (first: {first}){fix}")
 
 
-def top_folder(store: SourceStore, *, levels: int, videos: bool = False) -> str:
+def top_folder(store: SourceStore, *, levels: int, leave_out: Callable[[str], object] = lambda _: False) -> str:
     """The folder (with a slash) that contains everything, if it comes from an archive; else an empty string.
 
     Args:
         levels: how many levels of folders and files must be left below it.
-        videos: look at what may be a video alone: a README beside the folder does not count.
+        leave_out: whether a file does not count, such as a README beside the folder.
     """
     prefix = ""
     while True:
         tops: set[str] = set()
         for path, _ in store.walk():
-            if videos and side_ending(path):
+            if leave_out(path):
                 continue
             rest = path[len(prefix) :]
             tops.add(rest.partition("/")[0])

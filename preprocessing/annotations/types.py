@@ -22,6 +22,7 @@ class Source:
     start_s: float | None = None  # part of the file, in seconds; None: from the start
     end_s: float | None = None  # None: to the end
     identity: str | None = None  # what the lists call it, where that is not the path and the part
+    picture: bool = False  # a picture file, which gives a sample of one frame
 
     @property
     def name(self) -> str:

@@ -35,6 +35,7 @@ REASONS: dict[str, str] = {
     "unreadable": "the file cannot be opened or read",
     "empty": "the file has no bytes",
     "not_video": "FFmpeg finds no video stream in it",
+    "not_picture": "it is no JPEG, PNG or WebP picture, or an animated one",
     "no_frames": "there is a video stream, but no picture (in the requested part)",
     "too_short": "fewer than 2 frames, so there is no motion",
     "decode_error": "decoding failed before the end",

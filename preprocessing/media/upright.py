@@ -31,7 +31,10 @@ class Orientation:
     @classmethod
     def of_frame(cls, frame: av.VideoFrame) -> Orientation:
         """What the file or the coded picture says."""
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        try:
+            matrix = frame.side_data.get("DISPLAYMATRIX")
+        except ValueError:  # PyAV knows not all kinds of FFmpeg's side data, such as Exif, but still the rotation
+            return _OF_ROTATION.get(round(frame.rotation / 90) * 90 % 360, cls())
         if matrix is None:
             return cls()
         a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
@@ -41,3 +44,7 @@ class Orientation:
         """The upright picture, contiguous."""
         turned = picture_HWC.transpose(1, 0, 2) if self.transposed else picture_HWC
         return np.ascontiguousarray(turned[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1])
+
+
+_OF_ROTATION = {90: Orientation(True, False, True), 180: Orientation(False, True, True), 270: Orientation(True, True)}
+"""By the angle, counterclockwise."""

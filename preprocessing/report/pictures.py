@@ -127,9 +127,9 @@ def read_strips(storage: Storage, pick: Pick, modalities: Sequence[str], thumb_p
     sample = pick.sample
     members = split_members(sample, storage.read_range(pick.tar, sample.offset, sample.size))
     # In the middle of equal parts, and never the last frame: flow and difference have one frame fewer.
-    indexes = [
-        min(int((i + 0.5) * (sample.num_frames - 1) / NUM_MOMENTS), sample.num_frames - 2) for i in range(NUM_MOMENTS)
-    ]
+    last = max(0, sample.num_frames - 2)
+    moments = NUM_MOMENTS if sample.num_frames > 1 else 1  # a picture has one
+    indexes = [min(int((i + 0.5) * (sample.num_frames - 1) / NUM_MOMENTS), last) for i in range(moments)]
     scale = min(1.0, thumb_px / max(sample.width, sample.height))
     size = max(2, round(sample.width * scale)), max(2, round(sample.height * scale))
     jpegs = {}

@@ -120,7 +120,8 @@ def _fingerprint(inputs: Sequence[PlannedSource], classes: Sequence[str]) -> str
     rows = []
     for planned in inputs:
         s = planned.source
-        rows.append([s.name, s.label, classes[s.label], s.start_s, s.end_s, planned.num_bytes])
+        kind = ["picture"] if s.picture else []  # records of videos keep their fingerprints
+        rows.append([s.name, s.label, classes[s.label], s.start_s, s.end_s, planned.num_bytes, *kind])
     return _sha256(rows)
 
 

@@ -27,6 +27,7 @@ from preprocessing.annotations import Source
 from preprocessing.flow.base import FlowEngine
 from preprocessing.flow.factory import flow_engine
 from preprocessing.media.decode import VideoReader
+from preprocessing.media.still import PictureReader
 from preprocessing.shard.clip import ClipWriter, Sample
 from preprocessing.shard.encode_stage import ClipEnd, EncodeStage
 from preprocessing.shard.motion import FlowStage
@@ -131,17 +132,7 @@ def _decoded_one(
         with times.measure("fetch_s"):
             path = stack.enter_context(store.local(source.path))
         with times.measure("decode_s"):
-            video = stack.enter_context(
-                VideoReader(
-                    path,
-                    short_side=stored.short_side,
-                    fps=stored.fps,
-                    start_s=source.start_s,
-                    end_s=source.end_s,
-                    max_frames=stored.max_frames,
-                    square_pixels=stored.square_pixels,
-                )
-            )
+            video = stack.enter_context(_reader(source, path, stored))
         yield _Begin(planned, video.fps)
         frames = iter(video)
         size = engine.block_frames if engine else 16
@@ -155,3 +146,17 @@ def _decoded_one(
             yield stacked
         assert video.source_size is not None
         yield ClipEnd(video.decoded_frames, video.source_size, video.pixel_aspect, video.length_announced)
+
+
+def _reader(source: Source, path: Path, stored: StoredConfig) -> VideoReader | PictureReader:
+    if source.picture:
+        return PictureReader(path, short_side=stored.short_side, fps=stored.fps)
+    return VideoReader(
+        path,
+        short_side=stored.short_side,
+        fps=stored.fps,
+        start_s=source.start_s,
+        end_s=source.end_s,
+        max_frames=stored.max_frames,
+        square_pixels=stored.square_pixels,
+    )

@@ -34,6 +34,8 @@ VIDEO_EXTENSIONS = (
     ".ogv",
 )
 """Extensions of video files in lower case, the most common ones first."""
+PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp")
+"""Extensions of picture files in lower case."""
 
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
 _CACHED = ("_listing", "_lock", "_versions")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 _KINDS = {
     "text, tables and descriptions": "txt md rst csv tsv json jsonl xml nfo yaml yml ini cfg log html htm pdf doc docx"
@@ -51,8 +51,8 @@ def side_ending(path: str) -> str:
     return f".{last}" if stem and f".{last}" in _ENDINGS else ""
 
 
-def described(paths: Iterable[str]) -> str:
+def described(paths: Iterable[str], ending_of: Callable[[str], str] = side_ending) -> str:
     """The endings of side files with their numbers, the most frequent first: ``5 .json, 3 .jpg``."""
-    counts = sorted(Counter(map(side_ending, paths)).items(), key=lambda item: (-item[1], item[0]))
+    counts = sorted(Counter(map(ending_of, paths)).items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{number} {ending}" for ending, number in counts[:_MOST_ENDINGS])
     return shown + (f" and {sum(n for _, n in counts[_MOST_ENDINGS:])} others" if len(counts) > _MOST_ENDINGS else "")

@@ -520,7 +520,7 @@ def test_ucf101_in_an_archive_and_several_places(root, real_data):
 
 
 def test_an_unknown_format_is_refused(root):
-    with pytest.raises(ConfigError, match="format = 'ava': must be one of folder, csv"):
+    with pytest.raises(ConfigError, match="format = 'ava': must be one of folder, pictures, csv"):
         read("ava", root)
 
 
