@@ -55,7 +55,7 @@ class EvaluateArgs:
     """Run id (on the local stack) or URI of the run's folder."""
     split: str = "test"
     num_views: int = 0
-    """Clips of a video, uniformly spaced; 0: the paper's number (4 for CRN, 20 for MRST-Net)."""
+    """Clips of a video, uniformly spaced; 0: the paper's number (4 for CRN, 20 for MRST-Net), 1 for its 2D twin."""
     num_crops: Literal[1, 3] = 1
     """Crops of each clip: the centre, or three along the long side."""
     num_workers: int = 0
