@@ -17,6 +17,7 @@ from torch import Tensor
 from jobs.evaluate import command as evaluate_job
 from jobs.preprocess import command as preprocess_job
 from jobs.train import command as train_job
+from pipeline.config.preprocess import StoredConfig
 from pipeline.dataset.manifest import read_manifest
 from pipeline.models import build_model
 from pipeline.runs.folder import read_run
@@ -24,6 +25,7 @@ from pipeline.storage import Storage, open_storage
 from tests.support.picture_folders import CLASSES as PICTURE_CLASSES
 from tests.support.picture_folders import draw_pictures
 from tests.support.stored_set import CLASSES, clips_of, store_manifest, store_shard
+from tests.support.synthetic_set import store_synthetic
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -46,12 +48,24 @@ def private_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def kinetics(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """20 training videos of four classes, RGB alone."""
+    size = {"train": 5, "val": 1, "test": 1, "appearances": 2, "motions": 2, "min_frames": 5, "max_frames": 8}
+    stored = StoredConfig(short_side=32, modalities=("rgb",))
+    return store_synthetic(tmp_path_factory.mktemp("kinetics"), "kinetics", stored, 32, **size)
+
+
+@pytest.fixture(scope="module")
 def ucf(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Three classes that the four of ``tiny_set``, the stand-in for Kinetics, do not have."""
+    """Three classes that ``kinetics`` does not have."""
     folder = tmp_path_factory.mktemp("ucf")
     storage = open_storage(f"file://{folder}/set")
-    made = clips_of({"train/shard-000000": 6, "test/shard-000000": 3})
-    store_manifest(storage, [store_shard(storage, folder, *path.split("/"), clips) for path, clips in made.items()])
+    name = "shard-000000"
+    made = clips_of({f"train/{name}": 6, f"test/{name}": 3})
+    store_manifest(
+        storage,
+        [store_shard(storage, folder, split, name, made[f"{split}/{name}"]) for split in ("train", "test")],
+    )
     return storage.uri
 
 
@@ -90,7 +104,7 @@ def evaluate(run: Storage, split: str, num_videos: int, protocol: str, *flags: s
 
 
 def test_pictures_twin_kinetics_fine_tuning_evaluation(
-    tiny_set: str, ucf: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kinetics: str, ucf: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.set_num_threads(1)
     source, pictures = draw_pictures(tmp_path / "imagenet", {"train": 4, "val": 1}), f"file://{tmp_path}/pictures"
@@ -107,23 +121,23 @@ def test_pictures_twin_kinetics_fine_tuning_evaluation(
 
     capsys.readouterr()
     flags = [*FEW_FRAMES, "--start-from", twin.uri]
-    assert train_job.main(["mrst_t3_k400", "--data.uri", tiny_set, *SHRUNK, *flags, "--dry-run"]) == 0
+    assert train_job.main(["mrst_t3_k400", "--data.uri", kinetics, *SHRUNK, *flags, "--dry-run"]) == 0
     assert "a 2D twin: temporal convolutions, gates, LSTM and classifier initialised" in capsys.readouterr().out
-    kinetics = train(tmp_path, "mrst_t3_k400", tiny_set, *flags)
-    inflated, digest = final(kinetics)
+    pretrained = train(tmp_path, "mrst_t3_k400", kinetics, *flags)
+    inflated, digest = final(pretrained)
     # 20 clips make 5 steps of 4 in each of 2 epochs; a step of Adam moves a weight by little more than its rate.
     most = 10 * 1e-4 * 1.5
     assert 0 < moved(inflated, learned, weights) < most
     new = {name for name in inflated if name not in shared and not name.endswith(("_mean", "_var", "_tracked"))}
     assert {name.split(".")[0] for name in new} >= {"stem", "stages", "lstm", "fc"}
-    assert 0 < moved(inflated, begun(kinetics, 4), new) < most
+    assert 0 < moved(inflated, begun(pretrained, 4), new) < most
 
-    fine = train(tmp_path, "mrst_t4_ucf", ucf, *FEW_FRAMES, "--data.val-split=", "--start-from", kinetics.uri)
+    fine = train(tmp_path, "mrst_t4_ucf", ucf, *FEW_FRAMES, "--data.val-split=", "--start-from", pretrained.uri)
     tuned, _ = final(fine)
     assert read_manifest(open_storage(ucf)).classes == CLASSES
     assert tuned["fc.weight"].shape == (3, 5)
     config = read_run(fine).train_config()
-    assert (config.start_from, config.start_digest) == (kinetics.uri, digest)
+    assert (config.start_from, config.start_digest) == (pretrained.uri, digest)
     classifier = {"fc.weight", "fc.bias"}
     slow = moved(tuned, inflated, (weights | new) - classifier)
     fast = moved(tuned, begun(fine, 3), classifier)
