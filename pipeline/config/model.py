@@ -177,14 +177,28 @@ class MRSTConfig:
     """Channels that leave conv2..conv6."""
     stem: int = 64
     """Channels of conv1."""
+    stem_downsample: Literal["stride", "pool"] = "stride"
+    """How conv1 halves the picture: its convolutions have stride (1, 2, 2); or stride 1, and a 1x2x2 max-pool follows
+    them, in front of the gates. Layout resnet.
+    """
     shortcut: Literal["pad", "proj"] = "pad"
     """Where channels change: zero padding (no weights), or 1x1x1 convolution and BN."""
     pooled_gates: bool = True
-    """Form gates from pooled vectors where that is exact (same numbers, less work)."""
+    """Form gates from pooled vectors where that is exact (same numbers, less work). With gate_bn it is exact in
+    evaluation alone: training forms them from maps.
+    """
+    gate_bn: bool = False
+    """Batch normalisation behind each of the four 1x1x1 matrices of units P, S and T, before their products are added.
+    Needs several clips at once (see ``pipeline.models.mrst.mutual``).
+    """
+    gate_bias: bool = False
+    """A bias of each of the four 1x1x1 matrices of units P, S and T."""
+    st_relu: bool = True
+    """ReLU behind the BN of S and T; off: S and T are the outputs of BN."""
     num_steps: int = 16
     """T: frames of a clip."""
     lstm: int = 1024
-    """Units of the LSTM over time."""
+    """Units of the LSTM over time; 0: none, the mean of the frames' features goes to the classifier."""
     dropout: float = 0.5
     c3d_out: tuple[int, ...] = (64, 128, 256, 256, 512, 512, 512, 512)
     """Layout c3d: channels of its eight layers; units other than C3D work on a quarter of them inside."""
@@ -243,8 +257,22 @@ class MRSTConfig:
             "channels may only grow with shortcut=pad; use proj",
         )
         require(self.num_steps >= 1, "model.num_steps", self.num_steps, "must be at least 1")
-        require(self.lstm >= 1, "model.lstm", self.lstm, "must be at least 1")
+        require(self.lstm >= 0, "model.lstm", self.lstm, "must be at least 1, or 0 for no LSTM")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")
+        self._check_readings()
+
+    def _check_readings(self) -> None:
+        for name in ("gate_bn", "gate_bias"):
+            on, fix = getattr(self, name), f"unit {self.unit} has no matrices: use unit P, S or T"
+            require(not on or self.unit in ("P", "S", "T"), f"model.{name}", on, fix)
+        fix = "the BN of gate_bn takes away any bias in front of it and has its own: use one of the two"
+        require(not (self.gate_bias and self.gate_bn), "model.gate_bias", self.gate_bias, fix)
+        fix = "unit C3D has no S and T: leave this on"
+        require(self.st_relu or self.unit != "C3D", "model.st_relu", self.st_relu, fix)
+        if self.layout == "c3d":
+            fix = "conv1 of model.layout c3d keeps the size of the picture: leave this at stride"
+            require(self.stem_downsample == "stride", "model.stem_downsample", self.stem_downsample, fix)
+            require(self.lstm != 0, "model.lstm", self.lstm, "model.layout c3d has no LSTM: leave this out")
 
 
 ModelConfig = CRNConfig | MRSTConfig

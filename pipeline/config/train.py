@@ -55,6 +55,13 @@ _FREE_ON_RESUME = {
 _ADDED_LATER: dict[str, dict[str, Any]] = {
     "clip": {"short_videos": "repeat"},
     "data": {"val_share": 0.0, "val_group": ""},
+    "model": {
+        "stem_downsample": "stride",
+        "gate_bn": False,
+        "gate_bias": False,
+        "st_relu": True,
+        "first_partner": "zero",
+    },
     "optim": {
         "reference_batch": 0,
         "classifier_multiplier": 1.0,
@@ -144,6 +151,15 @@ class TrainConfig:
             batch,
             f"{workers} ranks (run.num_workers) cannot divide it; use {' or '.join(map(str, near))}{larger}",
         )
+        learns = getattr(self.model, "gate_bn", False) and not self.run.freeze_batchnorm
+        clips = (self.data.micro_batch or batch // workers) * (workers if self.run.sync_batchnorm else 1)
+        require(
+            not learns or clips > 1,
+            "model.gate_bn",
+            True,
+            "normalised over a single clip, gates do not depend on it: raise data.micro_batch or data.batch_size, or"
+            " use run.sync_batchnorm with several ranks",
+        )
 
     def identity(self) -> dict[str, Any]:
         """The part of the config that a resumed run may not change.
@@ -164,8 +180,8 @@ class TrainConfig:
                 fields[section].pop(name, None)
         for section, names in _ADDED_LATER.items():
             for name, default in names.items():
-                if fields[section][name] == default:
-                    del fields[section][name]
+                if fields[section].get(name, default) == default:  # a kind of model lacks the other kind's
+                    fields[section].pop(name, None)
             if not fields[section]:
                 del fields[section]
         return fields

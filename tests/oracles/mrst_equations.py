@@ -1,7 +1,8 @@
 """MRST's equations as the paper writes them (Wu et al., equations 1-7), and the two layouts built on them, with 3D
 convolutions on (B, C, T, H, W) maps and the four matrices on whole maps: the oracle of every unit and both layouts.
 
-Parameters are read from the network under test by name; batch normalisation uses the batch's statistics.
+Parameters are read from the network under test by name. Batch normalisation uses the batch's statistics in training and
+the stored ones in evaluation.
 """
 
 from __future__ import annotations
@@ -13,16 +14,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.config.model import MRSTConfig
 from pipeline.models.mrst.c3d import C3DNet
 from pipeline.models.mrst.model import MRSTNet
 
 Weights = dict[str, Tensor]
 
 
+def weights(model: MRSTNet | C3DNet) -> Weights:
+    """Parameters by name; in evaluation also the stored statistics."""
+    return {**dict(model.named_parameters()), **({} if model.training else dict(model.named_buffers()))}
+
+
 def batch_norm(w: Weights, name: str, x_BCTHW: Tensor) -> Tensor:
-    """Batch normalisation in training mode: biased variance, epsilon 1e-5."""
-    mean = x_BCTHW.mean((0, 2, 3, 4), keepdim=True)
-    var = x_BCTHW.var((0, 2, 3, 4), unbiased=False, keepdim=True)
+    """Batch normalisation: stored statistics if there are any, else the batch's with the biased variance; epsilon
+    1e-5.
+    """
+    if f"{name}.running_mean" in w:
+        mean, var = (w[f"{name}.running_{k}"].view(1, -1, 1, 1, 1) for k in ("mean", "var"))
+    else:
+        mean = x_BCTHW.mean((0, 2, 3, 4), keepdim=True)
+        var = x_BCTHW.var((0, 2, 3, 4), unbiased=False, keepdim=True)
     scale, shift = (w[f"{name}.{k}"].view(1, -1, 1, 1, 1) for k in ("weight", "bias"))
     return (x_BCTHW - mean) / torch.sqrt(var + 1e-5) * scale + shift
 
@@ -34,58 +46,73 @@ def conv(w: Weights, name: str, x_BCTHW: Tensor, **options: Any) -> Tensor:
     return F.conv3d(x_BCTHW, weight, **options)
 
 
-def reinforced(unit: str, s: Tensor, t: Tensor, ss: Tensor, ts: Tensor, st: Tensor, tt: Tensor) -> list[Tensor]:
-    """S~ and T~ of equations 1 (unit P), 2 (S) and 3 (T); each matrix is a 1x1x1 convolution."""
-
-    def times(matrix: Tensor, x: Tensor) -> Tensor:
-        return torch.einsum("oc,bcthw->bothw", matrix, x)
-
-    if unit == "P":
-        return [times(ss, s) + times(ts, t), times(st, s) + times(tt, t)]
-    if unit == "S":
-        t_new = times(st, s) + times(tt, t)
-        return [times(ss, s) + times(ts, F.relu(t_new)), t_new]
-    s_new = times(ss, s) + times(ts, t)
-    return [s_new, times(st, F.relu(s_new)) + times(tt, t)]
+def product(w: Weights, config: MRSTConfig, name: str, x_BCTHW: Tensor) -> Tensor:
+    """One of the four matrices, a 1x1x1 convolution, with the bias or the BN that it has in some readings."""
+    out = torch.einsum("oc,bcthw->bothw", w[name], x_BCTHW)
+    if config.gate_bias:
+        out = out + w[f"{name}_bias"].view(1, -1, 1, 1, 1)
+    return batch_norm(w, f"{name}_bn", out) if config.gate_bn else out
 
 
-def tube(w: Weights, unit: str, name: str, spatial: Tensor, temporal: Tensor | None) -> Tensor:
+def reinforced(w: Weights, config: MRSTConfig, name: str, s: Tensor, t: Tensor) -> list[Tensor]:
+    """S~ and T~ of equations 1 (unit P), 2 (S) and 3 (T)."""
+
+    def times(matrix: str, x: Tensor) -> Tensor:
+        return product(w, config, f"{name}.{matrix}", x)
+
+    if config.unit == "P":
+        return [times("ss", s) + times("ts", t), times("st", s) + times("tt", t)]
+    if config.unit == "S":
+        t_new = times("st", s) + times("tt", t)
+        return [times("ss", s) + times("ts", F.relu(t_new)), t_new]
+    s_new = times("ss", s) + times("ts", t)
+    return [s_new, times("st", F.relu(s_new)) + times("tt", t)]
+
+
+def tube(
+    w: Weights, config: MRSTConfig, name: str, spatial: Tensor, temporal: Tensor | None, halved: bool = False
+) -> Tensor:
     """X* of equations 4-7 from the outputs of the two convolutions; S + T for unit STD, S alone for unit 2D."""
-    s = F.relu(batch_norm(w, f"{name}.tube.spatial_bn", spatial))
+
+    def activated(bn: str, x: Tensor) -> Tensor:
+        x = batch_norm(w, f"{name}.tube.{bn}", x)
+        x = F.relu(x) if config.st_relu else x
+        return F.max_pool3d(x, (1, 2, 2), ceil_mode=True) if halved else x
+
+    s = activated("spatial_bn", spatial)
     if temporal is None:
         return s
-    t = F.relu(batch_norm(w, f"{name}.tube.temporal_bn", temporal))
-    if unit == "STD":
+    t = activated("temporal_bn", temporal)
+    if config.unit == "STD":
         return s + t
-    maps = [s, t]
-    if unit != "STF":
-        ss, ts, st, tt = (w[f"{name}.tube.gates.{k}"] for k in ("ss", "ts", "st", "tt"))
-        maps = reinforced(unit, s, t, ss, ts, st, tt)
+    maps = [s, t] if config.unit == "STF" else reinforced(w, config, f"{name}.tube.gates", s, t)
     gate_s, gate_t = (x.mean((2, 3, 4), keepdim=True).sigmoid() for x in maps)
     return gate_s * s + gate_t * t
 
 
-def bottleneck(w: Weights, unit: str, name: str, x: Tensor) -> Tensor:
+def bottleneck(w: Weights, config: MRSTConfig, name: str, x: Tensor) -> Tensor:
     """BN(restore(tube(ReLU(BN(reduce(x)))))): an MRST unit before the shortcut and the last ReLU."""
     y = F.relu(batch_norm(w, f"{name}.reduce_bn", conv(w, f"{name}.reduce", x)))
-    temporal = None if unit == "2D" else conv(w, f"{name}.temporal", y, padding=(1, 0, 0))
-    fused = tube(w, unit, name, conv(w, f"{name}.spatial", y, padding=(0, 1, 1)), temporal)
+    temporal = None if config.unit == "2D" else conv(w, f"{name}.temporal", y, padding=(1, 0, 0))
+    fused = tube(w, config, name, conv(w, f"{name}.spatial", y, padding=(0, 1, 1)), temporal)
     return batch_norm(w, f"{name}.restore_bn", conv(w, f"{name}.restore", fused))
 
 
 def mrst_net(model: MRSTNet, clip_BTCHW: Tensor) -> Tensor:
     """Table 1: (B, N) scores of clips. The LSTM runs frame by frame; its outputs are averaged over time."""
-    config, w = model.config, dict(model.named_parameters())
+    config, w = model.config, weights(model)
     x = clip_BTCHW.transpose(1, 2)
-    temporal = None if config.unit == "2D" else conv(w, "stem.temporal", x, stride=(1, 2, 2), padding=(1, 0, 0))
-    x = tube(w, config.unit, "stem", conv(w, "stem.spatial", x, stride=(1, 2, 2), padding=(0, 3, 3)), temporal)
+    pool = config.stem_downsample == "pool"
+    stride = (1, 1, 1) if pool else (1, 2, 2)
+    temporal = None if config.unit == "2D" else conv(w, "stem.temporal", x, stride=stride, padding=(1, 0, 0))
+    x = tube(w, config, "stem", conv(w, "stem.spatial", x, stride=stride, padding=(0, 3, 3)), temporal, halved=pool)
     for stage, (blocks, out) in enumerate(zip(config.blocks, config.out, strict=True)):
         x = F.max_pool3d(x, (1, 2, 2), (1, 2, 2), ceil_mode=True)
         for index in range(blocks):
             name = f"stages.{stage}.{index}"
-            x = F.relu(_shortcut(w, name, config.shortcut, x, out) + bottleneck(w, config.unit, name, x))
+            x = F.relu(_shortcut(w, name, config.shortcut, x, out) + bottleneck(w, config, name, x))
     x = F.max_pool3d(x, (1, 2, 2), (1, 2, 2), ceil_mode=True).transpose(1, 2).flatten(2)
-    if config.unit == "2D":
+    if config.unit == "2D" or config.lstm == 0:
         return F.linear(x.mean(1), w["fc.weight"], w["fc.bias"])
     h = c = torch.zeros(x.shape[0], config.lstm, dtype=x.dtype)
     total = torch.zeros_like(h)
@@ -109,14 +136,14 @@ def _shortcut(w: Weights, name: str, kind: str, x: Tensor, out: int) -> Tensor:
 
 def c3d_net(model: C3DNet, clip_BTCHW: Tensor) -> Tensor:
     """C3D's layout (Tran et al., figure 3): (B, N) scores, a plain 3x3x3 convolution or a unit in each layer."""
-    unit, w = model.config.unit, dict(model.named_parameters())
+    config, w = model.config, weights(model)
     x = clip_BTCHW.transpose(1, 2)
     for index in range(8):
         name = f"layers.{index}"
-        if unit == "C3D":
+        if config.unit == "C3D":
             y = batch_norm(w, f"{name}.bn", F.conv3d(x, w[f"{name}.conv.weight"], padding=1))
         else:
-            y = bottleneck(w, unit, name, x)
+            y = bottleneck(w, config, name, x)
         x = F.relu(y)
         if index == 0:
             x = F.max_pool3d(x, (1, 2, 2))

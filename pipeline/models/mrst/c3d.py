@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.config.model import CHANNELS, MRSTConfig
 from pipeline.models.dropout import ClipDropout
 from pipeline.models.interface import ClipModel
+from pipeline.models.mrst.mutual import Readings
 from pipeline.models.mrst.unit import ResidualTube
 from pipeline.models.precision import full_precision
 from pipeline.models.recompute import recomputed
@@ -101,7 +102,7 @@ class C3DNet(ClipModel):
                 self.layers.append(PlainLayer(channels, out))
             else:
                 self.layers.append(
-                    ResidualTube(channels, out // 4, out, config.unit, config.pooled_gates, shortcut="none")
+                    ResidualTube(channels, out // 4, out, config.unit, config.pooled_gates, "none", Readings.of(config))
                 )
             channels = out
         self.dropout = ClipDropout(config.dropout)

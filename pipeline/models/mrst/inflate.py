@@ -45,10 +45,10 @@ def load_2d_weights(
     ``fresh``: as without pre-training. The spatial features of the stem are the twin's; after it, T and the gates
     change the maps.
 
-    ``near``: the temporal BN and the matrices are scaled by 0.01. Gates are then close to 1/2 and T is close to 0, so
-    X* = gS S + gT T is close to S / 2; the spatial BN's weight and bias are doubled, and X* is close to S, the twin's
-    (unit STD has no gates and needs no doubling). As the scale goes to 0, the features of every frame of any clip
-    converge to the twin's; held by ``tests/unit/pipeline/models/mrst/test_inflate.py``.
+    ``near``: the temporal BN and what the matrices add are scaled by 0.01. Gates are then close to 1/2 and T is close
+    to 0, so X* = gS S + gT T is close to S / 2; the spatial BN's weight and bias are doubled, and X* is close to S, the
+    twin's (unit STD has no gates and needs no doubling). As the scale goes to 0, the features of every frame of any
+    clip converge to the twin's; held by ``tests/unit/pipeline/models/mrst/test_inflate.py``.
 
     Args:
         model: layout resnet, any unit but 2D; changed in place, and left untouched if anything is wrong. On the meta
@@ -113,8 +113,7 @@ def scale_new_parts(model: MRSTNet, scale: float) -> None:
             tube.temporal_bn.weight.mul_(scale)
             tube.temporal_bn.bias.mul_(scale)
         if tube.gates is not None:
-            for matrix in tube.gates.parameters():
-                matrix.mul_(scale)
+            tube.gates.scale_(scale)
             tube.spatial_bn.weight.mul_(2)
             tube.spatial_bn.bias.mul_(2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.config.model import CHANNELS, MRSTConfig
 from pipeline.models.dropout import ClipDropout
 from pipeline.models.interface import ClipModel
+from pipeline.models.mrst.mutual import Readings
 from pipeline.models.mrst.unit import ResidualTube, Stem
 from pipeline.models.precision import full_precision
 from pipeline.models.recompute import recomputed
@@ -67,8 +69,9 @@ class MRSTNet(ClipModel):
 
     Source: Wu et al., section 3.2 and Table 1. Maps are (B * T, C, H, W) in channels-last memory, so that a 1x3x3 and a
     3x1x1 convolution are both plain 2D convolutions of the same memory (see ``unit``). The LSTM and the classifier run
-    outside autocast (0.4 % of the work). Unit 2D has no LSTM: the frames' features, averaged over time, go to the
-    classifier. That is the network to train on still images (num_steps 1) for ``inflate.load_2d_weights``.
+    outside autocast (0.4 % of the work). Without LSTM (``config.lstm`` 0, and always unit 2D) the frames' features,
+    averaged over time, go to the classifier. Unit 2D is the network to train on still images (num_steps 1) for
+    ``inflate.load_2d_weights``.
     ``tests/unit/pipeline/models/mrst/test_model.py`` holds all units against ``tests/oracles/mrst_equations.py``.
 
     Args:
@@ -79,8 +82,9 @@ class MRSTNet(ClipModel):
     Shape:
         inputs[m]: (B, T, C, crop, crop); returns[m]: (B, 1, N).
 
-    Cost (defaults, 400 classes, 16x224x224): 36.75 M parameters (proj shortcut 36.93 M), 49.5 G multiply-adds with
-    gates computed on maps, 43.7 G with pooled gates for units S and T, 38.0 G for unit P.
+    Cost (defaults, 400 classes, 16x224x224): 36.75 M parameters (proj shortcut 36.93 M; without LSTM 24.57 M), 49.5 G
+    multiply-adds with gates computed on maps, 43.7 G with pooled gates for units S and T, 38.0 G for unit P. All
+    readings: ``python -m jobs.bench models``.
     """
 
     def __init__(self, config: MRSTConfig, num_classes: int, crop: int) -> None:
@@ -90,8 +94,13 @@ class MRSTNet(ClipModel):
         self.num_steps = config.num_steps
         self.channels = {m: CHANNELS[m] for m in config.modalities}
         self.crop = crop
-        gates = {"unit": config.unit, "pooled": config.pooled_gates}
-        self.stem = Stem(self.channels[self.modalities[0]], config.stem, **gates)
+        gates: dict[str, Any] = {
+            "unit": config.unit,
+            "pooled": config.pooled_gates,
+            "readings": Readings.of(config),
+        }
+        frame_channels = self.channels[self.modalities[0]]
+        self.stem = Stem(frame_channels, config.stem, downsample=config.stem_downsample, **gates)
         self.stages = nn.ModuleList()
         channels = config.stem
         for blocks, mid, out in zip(config.blocks, config.mid, config.out, strict=True):
@@ -100,9 +109,9 @@ class MRSTNet(ClipModel):
                 stage.append(ResidualTube(channels, mid, out, shortcut=config.shortcut, **gates))
                 channels = out
             self.stages.append(stage)
-        side = pooled_side(crop, 2 + len(config.blocks))  # the stem's stride, one pool a stage, the last pool
+        side = pooled_side(crop, 2 + len(config.blocks))  # the stem's stride or pool, one pool a stage, the last pool
         width = channels * side * side
-        self.lstm = FrameLSTM(width, config.lstm) if config.unit != "2D" else None
+        self.lstm = FrameLSTM(width, config.lstm) if config.unit != "2D" and config.lstm else None
         self.dropout = ClipDropout(config.dropout)
         self.fc = nn.Linear(width if self.lstm is None else config.lstm, num_classes)
 

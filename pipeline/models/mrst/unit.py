@@ -7,12 +7,14 @@ convolution of the second, without a copy in between. Other memory layouts give 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.mrst.gate import gated_sum
-from pipeline.models.mrst.mutual import GATED, MutualGates, positions
+from pipeline.models.mrst.mutual import DEFAULT, GATED, MutualGates, Readings, positions
 from pipeline.models.norm_relu import norm_relu
 
 UNITS = (*GATED, "STD", "2D")
@@ -43,32 +45,44 @@ class Tube(nn.Module):
         STD:           X* = S + T                    (plain decomposition)
         2D:            X* = S                        (no temporal part: the twin for still images)
 
+    Without ``st_relu``, S and T are the outputs of BN: the paper says that its blocks have "Batch Normalization (BN)
+    and Rectified Linear Units (ReLU)" (section 3.2), not behind which convolutions.
+
     Args:
         channels: C of both.
-        unit, pooled: see ``MutualGates``.
+        unit, pooled, readings: see ``MutualGates``.
+        halved: S and T pass a 1x2x2 max-pool that rounds up before they are reinforced.
 
     Shape:
-        spatial_FCHW, temporal_FCHW: (B * num_frames, C, H, W); returns the same shape.
+        spatial_FCHW, temporal_FCHW: (B * num_frames, C, H, W); returns the same shape, or (B * num_frames, C,
+            ceil(H / 2), ceil(W / 2)) if ``halved``.
 
     Raises:
         ValueError: another unit.
     """
 
-    def __init__(self, channels: int, unit: str, pooled: bool) -> None:
+    def __init__(
+        self, channels: int, unit: str, pooled: bool, readings: Readings = DEFAULT, halved: bool = False
+    ) -> None:
         super().__init__()
         if unit not in UNITS:
             raise ValueError(f"unit: got {unit!r}, expected one of {', '.join(UNITS)}")
-        self.pooled = pooled
+        self.pooled, self.relu, self.halved = pooled, readings.st_relu, halved
         self.spatial_bn = nn.BatchNorm2d(channels)
         self.temporal_bn = nn.BatchNorm2d(channels) if unit != "2D" else None
-        self.gates = MutualGates(channels, unit, pooled) if unit in GATED else None
+        self.gates = MutualGates(channels, unit, pooled, readings) if unit in GATED else None
+
+    def _activated(self, norm: nn.Module, x_FCHW: Tensor) -> Tensor:
+        """S or T from the output of its convolution."""
+        x_FCHW = norm_relu(norm, x_FCHW) if self.relu else norm(x_FCHW)
+        return F.max_pool2d(x_FCHW, 2, ceil_mode=True) if self.halved else x_FCHW
 
     def forward(self, spatial_FCHW: Tensor, temporal_FCHW: Tensor | None, num_frames: int) -> Tensor:
         """X* from the outputs of the convolutions; ``temporal_FCHW`` is None only in unit 2D."""
-        s = norm_relu(self.spatial_bn, spatial_FCHW)
+        s = self._activated(self.spatial_bn, spatial_FCHW)
         if self.temporal_bn is None or temporal_FCHW is None:
             return s
-        t = norm_relu(self.temporal_bn, temporal_FCHW)
+        t = self._activated(self.temporal_bn, temporal_FCHW)
         if self.gates is None:
             return s + t
         gates = self.gates(s, t, num_frames)
@@ -80,23 +94,43 @@ class Tube(nn.Module):
 
 
 class Stem(nn.Module):
-    """conv1 of Table 1: an MRST unit without reduction, whose 1x7x7 and 3x1x1 convolutions, both of stride (1, 2, 2),
-    read the frames.
+    """conv1 of Table 1: an MRST unit without reduction, whose 1x7x7 and 3x1x1 convolutions read the frames.
+
+    Table 1 gives its output half the side of the frames and no stride. ``stride``: both convolutions have stride
+    (1, 2, 2); this fits the printed FLOPs. ``pool``: both have stride 1, and S and T pass a 1x2x2 max-pool before they
+    are reinforced ("The Max-Pooling layers after the first layer of each convolutional block are omitted for
+    simplification", below Table 1; Wu et al.). The pool is behind BN and ReLU, which belong to the convolution. The
+    max-pool in front of conv2 is there either way: its output has a quarter of the side.
+
+    Args:
+        cin, channels: channels of a frame, and of the output.
+        unit, pooled, readings: see ``MutualGates``.
+        downsample: stride or pool.
 
     Shape:
         x_FCHW: (B * num_frames, cin, H, W); returns (B * num_frames, channels, ceil(H / 2), ceil(W / 2)).
     """
 
-    def __init__(self, cin: int, channels: int, unit: str, pooled: bool) -> None:
+    def __init__(
+        self,
+        cin: int,
+        channels: int,
+        unit: str,
+        pooled: bool,
+        readings: Readings = DEFAULT,
+        downsample: Literal["stride", "pool"] = "stride",
+    ) -> None:
         super().__init__()
-        self.spatial = nn.Conv2d(cin, channels, 7, stride=2, padding=3, bias=False)
+        self.stride = 2 if downsample == "stride" else 1
+        self.spatial = nn.Conv2d(cin, channels, 7, stride=self.stride, padding=3, bias=False)
         self.temporal = TemporalConv(cin, channels) if unit != "2D" else None
-        self.tube = Tube(channels, unit, pooled)
+        self.tube = Tube(channels, unit, pooled, readings, halved=downsample == "pool")
         _init_convs(self)
 
     def forward(self, x_FCHW: Tensor, num_frames: int) -> Tensor:
         # A kernel of one pixel with stride 2 reads every second pixel.
-        temporal = None if self.temporal is None else self.temporal(x_FCHW[:, :, ::2, ::2], num_frames)
+        seen = x_FCHW[:, :, :: self.stride, :: self.stride]
+        temporal = None if self.temporal is None else self.temporal(seen, num_frames)
         return self.tube(self.spatial(x_FCHW), temporal, num_frames)
 
 
@@ -109,7 +143,7 @@ class ResidualTube(nn.Module):
 
     Args:
         cin, mid, out: input channels, channels of the tube (m), output channels.
-        unit, pooled: see ``MutualGates``.
+        unit, pooled, readings: see ``MutualGates``.
         shortcut: pad, proj or none.
 
     Shape:
@@ -122,7 +156,16 @@ class ResidualTube(nn.Module):
         ValueError: ``pad`` with fewer channels out than in.
     """
 
-    def __init__(self, cin: int, mid: int, out: int, unit: str, pooled: bool, shortcut: str = "pad") -> None:
+    def __init__(
+        self,
+        cin: int,
+        mid: int,
+        out: int,
+        unit: str,
+        pooled: bool,
+        shortcut: str = "pad",
+        readings: Readings = DEFAULT,
+    ) -> None:
         super().__init__()
         if shortcut == "pad" and out < cin:
             raise ValueError(
@@ -132,7 +175,7 @@ class ResidualTube(nn.Module):
         self.reduce_bn = nn.BatchNorm2d(mid)
         self.spatial = nn.Conv2d(mid, mid, 3, padding=1, bias=False)
         self.temporal = TemporalConv(mid, mid) if unit != "2D" else None
-        self.tube = Tube(mid, unit, pooled)
+        self.tube = Tube(mid, unit, pooled, readings)
         self.restore = nn.Conv2d(mid, out, 1, bias=False)
         self.restore_bn = nn.BatchNorm2d(out)
         self.skip = shortcut != "none"
