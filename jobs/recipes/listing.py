@@ -65,10 +65,11 @@ def describe_model(model: ModelConfig) -> str:
     inputs = "+".join(model.modalities)
     if isinstance(model, CRNConfig):
         fusion = getattr(model, "fusion", "none")
+        own = "" if model.rib == "none" else f" {_RIBS[model.rib]}"  # the paper's N-CRN has none
         kind = (
             f"{fusion} fusion"
             if fusion != "none"
-            else {"other": f"CRN {_RIBS[model.rib]}", "self": "N-CRN", "off": "uncoupled"}[model.partner]
+            else {"other": f"CRN {_RIBS[model.rib]}", "self": f"N-CRN{own}", "off": "uncoupled"}[model.partner]
         )
         narrow = "" if model.width == 1 else f" x{model.width:g}"
         return f"{kind}, {_BACKBONES[model.backbone]}{narrow}, {inputs}, strategy {model.strategy}"

@@ -78,7 +78,9 @@ def run_clip(
                         partner = s if config.partner == "self" else next(n for n in maps if n != s)
                         h = old[partner][layer if config.coupling == "each" else -1]
                         h_hat = interpreted(w, config, rib, h)
-                        x = torch.cat([x, h_hat if t > 0 else torch.zeros_like(h_hat)])  # equation 2
+                        if t == 0 and config.first_partner == "zero":
+                            h_hat = torch.zeros_like(h_hat)
+                        x = torch.cat([x, h_hat])  # equation 2
                     x = conv(w, rab, x)
                 hidden[s][layer], cells[s][layer] = lstm(
                     w, f"{p}cells.{layer}.gates", x, old[s][layer], cells[s][layer]

@@ -91,8 +91,8 @@ class CRN(ActionModel):
 
     The H that a branch passes on is that of its top layer. ``config.partner`` selects the partner: "other" is the
     paper's CRN, "self" its N-CRN baseline (the branch's own H, through ``config.rib`` and RAB), "off" a plain ConvLSTM
-    whose RAB takes X only. At the first step all states are zero, and so is RIB's output (RIB of zero maps would pass
-    on its biases instead).
+    whose RAB takes X only. At the first step all states are zero, and so is RIB's output, unless
+    ``config.first_partner`` is "rib": then it is RIB of zero maps, which passes on RIB's biases.
 
     ``config.fusion`` gives the alternatives of figure 4, whose only score is named "fused". Early: RAB on [Xa; Xb], one
     recurrence, one head. Late: two uncoupled recurrences, a linear 1x1 convolution on their top H, one head.

@@ -40,6 +40,10 @@ class Recurrence(nn.Module):
     partner's same layer, through its own RIB and RAB; in the upper layers RAB takes the H of the layer below in place
     of X.
 
+    Before the first step no branch has a hidden state. The paper writes Hhat_{t-1} = RIB(H_{t-1}) (equation 9) and not
+    what Hhat_0 is. ``config.first_partner``: "zero" takes zero, as for H_0 and C_0; "rib" follows equation 9 with
+    H_0 = 0, so that the biases of RIB reach RAB at the first step too. Without biases the two are equal.
+
     Args:
         config: of the whole network.
         in_channels: Cx of the feature map.
@@ -50,6 +54,7 @@ class Recurrence(nn.Module):
     def __init__(self, config: CRNConfig, in_channels: int) -> None:
         super().__init__()
         self.exact_literal, self.recompute = config.exact_literal, config.recompute
+        self.hidden, self.rib_of_zero = config.hidden, config.first_partner == "rib"
         self.rib: RIB | Unchanged | None = self._make_rib(config)
         partner_channels = 0 if self.rib is None else self.rib.out_channels
         adapted = config.adapted or in_channels
@@ -104,6 +109,9 @@ class Recurrence(nn.Module):
         )
 
     def _step(self, x: Tensor, partner_hidden: list[Tensor] | None, states: list[State] | None) -> list[State]:
+        if partner_hidden is None and self.rib_of_zero:
+            # Of one clip: RIB(0) is the same for all, and adds to each.
+            partner_hidden = [x.new_zeros((1, self.hidden, *x.shape[2:]))] * len(self.cells)
         if self.rib is not None and partner_hidden is not None:
             x = self.rab.add_partner(x, self.rib(partner_hidden[0 if len(self.upper_rabs) else -1]))
         new: list[State] = []
@@ -122,9 +130,7 @@ class Recurrence(nn.Module):
         """Equations 1-5 and 9 one by one: RAB on the concatenation, every gate from its own two convolutions, zero
         states at the first step.
         """
-        first = self.cells[0]
-        assert isinstance(first, ConvLSTMCell)
-        zero = x.new_zeros((x.shape[0], first.hidden, *x.shape[2:]))
+        zero = x.new_zeros((x.shape[0], self.hidden, *x.shape[2:]))
         new: list[State] = []
         for index, cell in enumerate(self.cells):
             assert isinstance(cell, ConvLSTMCell)
@@ -132,10 +138,13 @@ class Recurrence(nn.Module):
                 rab, rib = (self.upper_rabs[index - 1], self.upper_ribs[index - 1]) if index else (self.rab, self.rib)
                 assert isinstance(rab, RAB)
                 if isinstance(rib, RIB | Unchanged):
-                    if partner_hidden is None:
-                        x = torch.cat((x, x.new_zeros(x.shape[0], rib.out_channels, *x.shape[2:])), dim=1)
+                    if partner_hidden is not None:
+                        interpreted = rib(partner_hidden[index if len(self.upper_rabs) else -1])
+                    elif self.rib_of_zero:
+                        interpreted = rib(zero)
                     else:
-                        x = torch.cat((x, rib(partner_hidden[index if len(self.upper_rabs) else -1])), dim=1)
+                        interpreted = x.new_zeros(x.shape[0], rib.out_channels, *x.shape[2:])
+                    x = torch.cat((x, interpreted), dim=1)
                 x = rab.conv(x)
             new.append(cell.literal(x, (zero, zero.to(cell.cell_dtype(zero))) if states is None else states[index]))
             x = new[-1][0]

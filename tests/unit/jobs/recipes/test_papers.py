@@ -252,3 +252,18 @@ def test_models_are_told_apart() -> None:
     assert describe_model(find_recipe("crn_t4_ucf_v3_late").model) == "late fusion, Inception v3, rgb+flow, strategy c"
     assert describe_model(find_recipe("mrst_t2_ucf_stf").model) == "STD with STF, C3D layout, rgb"
     assert describe_model(find_recipe("mrst_t4_ucf").model) == "MRST-T, 33 units, rgb"
+
+
+def test_n_crn_with_rib_has_the_capacity_of_crn_and_the_coupling_of_n_crn() -> None:
+    """Parameters behind the backbones: what a RIB adds is 27 f^2 weights, 3 f biases, and 2 f R in RAB, per branch."""
+    crn, plain, own = (find_recipe(f"{name}bninception") for name in ("crn_", "n_crn_", "n_crn_rib_"))
+    assert (own.model.partner, own.model.rib) == ("self", "rib")  # pyright: ignore[reportAttributeAccessIssue]
+    counts = []
+    for config in (crn, plain, own):
+        with torch.device("meta"):
+            model = build_model(config.model, num_classes=101, crop=224)
+        counts.append(sum(p.numel() for p in model.parameter_groups()["head"]))
+    assert counts == [92_390_602, 77_183_178, 92_390_602]
+    assert counts[0] - counts[1] == 2 * (27 * 512**2 + 3 * 512 + 2 * 512 * 512)
+    assert describe_model(own.model).startswith("N-CRN RIB, ")
+    assert describe_model(plain.model).startswith("N-CRN, ")

@@ -146,6 +146,7 @@ def test_fields_added_since_then_count_as_soon_as_they_are_set(tmp_path: Path) -
             r"optim\.decay_epochs = \[2\]: .* started with \[\];",
         ),
         ("run", {"sync_batchnorm": True}, r"run\.sync_batchnorm = True: .* started with False;"),
+        ("model", {"first_partner": "rib"}, r"model\.first_partner = 'rib': .* started with 'zero';"),
         ("stop", {"patience": 3}, r"stop\.patience = 3: .* started with 0;"),
         ("data", {"val_split": "", "val_share": 0.2}, r"data\.val_share = 0\.2: .* started with 0\.0;"),
     )

@@ -61,6 +61,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "srib linear": {"rib": "srib", "rib_activation": "none"},
     "RAB as wide as X": {"adapted": 0},
     "each layer": {"coupling": "each", "num_layers": 3},
+    "RIB(0)": {"first_partner": "rib"},
+    "RIB(0), bottleneck": {"first_partner": "rib", "rib_form": "bottleneck", "hidden": 9},
+    "RIB(0), sRIB, each layer, itself": {
+        "first_partner": "rib",
+        "rib": "srib",
+        "coupling": "each",
+        "partner": "self",
+        "num_layers": 3,
+    },
+    "RIB, itself": {"partner": "self"},
     "each layer, no RIB, RAB as wide as X": {"coupling": "each", "rib": "none", "adapted": 0},
     "each layer, itself": {"coupling": "each", "partner": "self", "rib_form": "sum"},
     "early": {"fusion": "early", "partner": "off"},
@@ -89,7 +99,10 @@ def test_equals_the_equations_forward_and_backward(name: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["exact_literal", "recompute"])
-@pytest.mark.parametrize("name", ["sum", "each layer", "early", "late", "Inception v3"])
+@pytest.mark.parametrize(
+    "name",
+    ["sum", "each layer", "RIB(0), bottleneck", "RIB(0), sRIB, each layer, itself", "early", "late", "Inception v3"],
+)
 def test_options_do_not_change_a_number(name: str, option: str) -> None:
     config = small(**VARIANTS[name])
     model, other = build(config), build(small(**VARIANTS[name], **{option: True}))
@@ -106,6 +119,20 @@ def test_options_do_not_change_a_number(name: str, option: str) -> None:
     }  # once a step, not once more in the backward pass
     for key, value in moved.items():
         torch.testing.assert_close(value, model.state_dict()[key], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("exact_literal", [False, True])
+def test_rib_of_zero_differs_by_the_biases_of_rib_alone(exact_literal: bool) -> None:
+    zero, rib = (build(small(first_partner=f, exact_literal=exact_literal)).eval() for f in ("zero", "rib"))
+    rib.load_state_dict(zero.state_dict())
+    inputs = clips(zero.config)
+    assert not torch.allclose(zero(inputs)["rgb"], rib(inputs)["rgb"], atol=1e-6)
+    for model in (zero, rib):
+        for name, parameter in model.named_parameters():
+            if ".rib." in name and name.endswith("bias"):
+                torch.nn.init.zeros_(parameter)
+    for m in inputs:
+        torch.testing.assert_close(zero(inputs)[m], rib(inputs)[m], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("option", [{}, {"exact_literal": True}])
@@ -246,6 +273,8 @@ def test_backbone_norm_decides_which_running_means_move(norm: str, learning: int
         ({"fusion": "early", "partner": "self"}, "model.partner"),
         ({"fusion": "late", "partner": "off", "modalities": ("rgb",)}, "model.fusion"),
         ({"adapted": -1}, "model.adapted"),
+        ({"first_partner": "rib", "rib": "none"}, "model.first_partner"),
+        ({"first_partner": "rib", "partner": "off"}, "model.first_partner"),
     ],
 )
 def test_impossible_configs_are_refused_by_field(changes: dict[str, Any], field: str) -> None:
@@ -280,7 +309,12 @@ def test_strategy_c_with_a_fixed_draw_is_the_sum_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"modalities": ("rgb", "diff")}, {"modalities": ("rgb",), "partner": "self", "recompute": True}]
+    "changes",
+    [
+        {"modalities": ("rgb", "diff")},
+        {"modalities": ("rgb",), "partner": "self", "recompute": True},
+        {"modalities": ("rgb", "diff"), "first_partner": "rib"},
+    ],
 )
 @pytest.mark.slow
 def test_one_graph_without_breaks_serves_every_draw(changes: dict[str, Any]) -> None:
