@@ -138,7 +138,10 @@ def _build(
     if start is None or state is None:
         return build_model(config.model, **options)
     if start.field == PRETRAINED:
-        return build_model(config.model, **options, weights=state)
+        frozen = config.run.freeze_batchnorm or getattr(config.model, "backbone_norm", "train") == "frozen"
+        return build_model(
+            config.model, **options, weights=state, frozen_flow_std=config.clip.flow_std if frozen else 0.0
+        )
     model = build_model(config.model, **options)
     if start.twin:
         assert isinstance(model, MRSTNet)
