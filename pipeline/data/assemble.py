@@ -145,6 +145,7 @@ class Assembler:
             height,
             width,
             self._clip,
+            self._index.modalities,
             train=self._train,
             seed=self._seed,
             epoch=epoch,

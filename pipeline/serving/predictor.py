@@ -123,7 +123,9 @@ class Predictor:
             )
         clip = StoredClip(decoded.frames_rgb_THWC, decoded.fps, stored, times)
         num_frames, height, width = decoded.frames_rgb_THWC.shape[:3]
-        plans = view_plans(num_frames, height, width, self.config.clip, self.num_views, self.num_crops)
+        plans = view_plans(
+            num_frames, height, width, self.config.clip, self.model.modalities, self.num_views, self.num_crops
+        )
         batch = self._batch(clip, plans, times)
         with times.measure("model_s"):
             part = predict_part(self.model, [batch], device=self.device, precision=self.config.run.precision)

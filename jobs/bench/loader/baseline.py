@@ -67,7 +67,15 @@ class ToClip:
         """Key and (T, C, crop, crop) float32 by modality."""
         key, facts = sample["__key__"], json.loads(sample["json"])
         plan, *_ = sample_plans(
-            key, facts["num_frames"], facts["height"], facts["width"], self.clip, train=True, seed=self.seed, epoch=0
+            key,
+            facts["num_frames"],
+            facts["height"],
+            facts["width"],
+            self.clip,
+            self.modalities,
+            train=True,
+            seed=self.seed,
+            epoch=0,
         )
         made: dict[str, Any] = {"key": key}
         for modality in self.modalities:

@@ -89,7 +89,15 @@ class Workload:
         """Sample ``i``'s training clip of epoch 0."""
         num_frames, height, width = (int(x) for x in self.index.sizes[i])
         (plan,) = sample_plans(
-            self.index.key(i), num_frames, height, width, self.clip, train=True, seed=self.seed, epoch=0
+            self.index.key(i),
+            num_frames,
+            height,
+            width,
+            self.clip,
+            self.modalities,
+            train=True,
+            seed=self.seed,
+            epoch=0,
         )
         return {m: members[extension(m)] for m in stored_modalities(self.modalities)}, plan, (height, width)
 

@@ -72,66 +72,88 @@ def stack_gather(clip: ClipConfig) -> np.ndarray:
     return np.searchsorted(motion_offsets(clip), wanted)
 
 
-def span(clip: ClipConfig) -> int:
-    """RGB frames that a clip and its motion cover: motion frame t needs the RGB frames t and t+1."""
-    return (clip.num_frames - 1) * clip.stride + 1 + clip.stack
+def takes_motion(modalities: Sequence[str]) -> bool:
+    """Whether one of them is motion: flow, or a difference, stored or made online."""
+    return any(modality != "rgb" for modality in modalities)
 
 
-def _fitted(offsets: np.ndarray, num_frames: int, clip: ClipConfig) -> np.ndarray:
+def span(clip: ClipConfig, modalities: Sequence[str]) -> int:
+    """RGB frames that a clip covers, with its motion if it has any: motion frame t needs the RGB frames t and t+1."""
+    return (clip.num_frames - 1) * clip.stride + 1 + (clip.stack if takes_motion(modalities) else 0)
+
+
+def _fitted(offsets: np.ndarray, num_frames: int, clip: ClipConfig, modalities: Sequence[str]) -> np.ndarray:
     """Distances from the clip's start, as they are or, in a video that is too short and to be stretched, scaled to the
-    nearest frame such that the clip's last motion frame is the video's.
+    nearest frame such that the clip's last motion frame, or with RGB alone its last frame, is the video's.
     """
-    last, wanted = max(0, num_frames - 2), span(clip) - 2
+    behind = 2 if takes_motion(modalities) else 1  # of N frames the last is N - 1, the last motion frame N - 2
+    last, wanted = max(0, num_frames - behind), span(clip, modalities) - behind
     if clip.short_videos == "repeat" or wanted <= last:
         return offsets
     return (2 * offsets * last + wanted) // (2 * wanted)  # in whole numbers: equal on every machine
 
 
-def view_starts(num_frames: int, num_views: int, clip: ClipConfig) -> np.ndarray:
+def view_starts(num_frames: int, num_views: int, clip: ClipConfig, modalities: Sequence[str]) -> np.ndarray:
     """First frames of ``num_views`` uniformly spaced test clips; one view takes the middle. Views of short videos
     coincide.
     """
-    last = max(0, num_frames - span(clip))
+    last = max(0, num_frames - span(clip, modalities))
     if num_views == 1:
         return np.array([last // 2])
     return np.rint(np.linspace(0, last, num_views)).astype(np.int64)
 
 
 def _plan(
-    start: int, num_frames: int, clip: ClipConfig, box: Box, flip: bool, jitter: Jitter | None = None
+    start: int,
+    num_frames: int,
+    clip: ClipConfig,
+    modalities: Sequence[str],
+    box: Box,
+    flip: bool,
+    jitter: Jitter | None = None,
 ) -> ClipPlan:
-    steps = _fitted(np.arange(clip.num_frames) * clip.stride, num_frames, clip)
+    steps = _fitted(np.arange(clip.num_frames) * clip.stride, num_frames, clip, modalities)
     rgb = np.minimum(start + steps, num_frames - 1)
-    motion = np.clip(start + _fitted(motion_offsets(clip), num_frames, clip), 0, max(0, num_frames - 2))
+    offsets = _fitted(motion_offsets(clip), num_frames, clip, modalities)
+    motion = np.clip(start + offsets, 0, max(0, num_frames - 2))
     return ClipPlan(tuple(rgb.tolist()), tuple(motion.tolist()), box, flip, jitter)
 
 
-def train_plan(num_frames: int, height: int, width: int, clip: ClipConfig, rng: np.random.Generator) -> ClipPlan:
-    """A random clip: start among those where the clip and its motion fit, box, flip, colour jitter.
+def train_plan(
+    num_frames: int, height: int, width: int, clip: ClipConfig, modalities: Sequence[str], rng: np.random.Generator
+) -> ClipPlan:
+    """A random clip: start among those where the clip and its motion, if any, fit, box, flip, colour jitter.
 
     What a video that is too short gives is ``clip.short_videos``.
 
     Args:
         num_frames: RGB frames N of the stored video (its motion videos have N - 1).
         height: stored picture's, in pixels; ``width`` likewise.
+        modalities: that are made of the clip.
         rng: from ``sample_rng``; the numbers are drawn in a fixed order.
     """
-    start = int(rng.integers(0, max(0, num_frames - span(clip)) + 1))
+    start = int(rng.integers(0, max(0, num_frames - span(clip, modalities)) + 1))
     box = train_box(height, width, clip, rng)
     flip = bool(rng.random() < 0.5) and clip.flip
-    return _plan(start, num_frames, clip, box, flip, draw_jitter(clip, rng))
+    return _plan(start, num_frames, clip, modalities, box, flip, draw_jitter(clip, rng))
 
 
 def view_plans(
-    num_frames: int, height: int, width: int, clip: ClipConfig, num_views: int, num_crops: int = 1
+    num_frames: int,
+    height: int,
+    width: int,
+    clip: ClipConfig,
+    modalities: Sequence[str],
+    num_views: int,
+    num_crops: int = 1,
 ) -> list[ClipPlan]:
     """``num_views`` uniformly spaced clips with each ``num_crops`` (1 or 3) crops, crop by crop within a clip; not
     mirrored.
     """
     boxes = view_boxes(height, width, clip, num_crops)
     return [
-        _plan(int(start), num_frames, clip, box, False)
-        for start in view_starts(num_frames, num_views, clip)
+        _plan(int(start), num_frames, clip, modalities, box, False)
+        for start in view_starts(num_frames, num_views, clip, modalities)
         for box in boxes
     ]
 
@@ -142,6 +164,7 @@ def sample_plans(
     height: int,
     width: int,
     clip: ClipConfig,
+    modalities: Sequence[str],
     *,
     train: bool,
     seed: int,
@@ -151,5 +174,5 @@ def sample_plans(
 ) -> list[ClipPlan]:
     """The plans of one sample: one random clip for training, ``num_views`` x ``num_crops`` fixed ones otherwise."""
     if train:
-        return [train_plan(num_frames, height, width, clip, sample_rng(seed, epoch, key))]
-    return view_plans(num_frames, height, width, clip, num_views, num_crops)
+        return [train_plan(num_frames, height, width, clip, modalities, sample_rng(seed, epoch, key))]
+    return view_plans(num_frames, height, width, clip, modalities, num_views, num_crops)

@@ -8,14 +8,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.config.data import ClipConfig
-from pipeline.data.sampling.clips import span
+from pipeline.data.sampling.clips import span, takes_motion
 
 _FEW = 0.05  # share of short videos up to which a smaller stride is recommended as one that fits
-
-
-def frames_needed(clip: ClipConfig, modalities: Sequence[str]) -> int:
-    """RGB frames of a video that a clip can take without repeating one."""
-    return span(clip) - (0 if any(m != "rgb" for m in modalities) else clip.stack)
 
 
 def short_note(
@@ -28,7 +23,7 @@ def short_note(
         split: its name, for the line.
         stored: parameters of preprocessing, as the manifest has them.
     """
-    needed = frames_needed(clip, modalities)
+    needed = span(clip, modalities)
     short = int((frames < needed).sum())
     if not short:
         return ""
@@ -39,7 +34,7 @@ def short_note(
         f" covers (clip.num-frames {clip.num_frames}, clip.stride {clip.stride})"
     )
     if clip.short_videos == "stretch":
-        fewer = int((frames <= clip.num_frames).sum())
+        fewer = int((frames - takes_motion(modalities) < clip.num_frames).sum())
         repeated = f"; in {fewer} of them some frames are shown twice" if fewer else ""
         return f"{line}: the frames of a clip are taken closer together{repeated}"
     other = _smaller_stride(frames, clip, modalities)
@@ -48,7 +43,7 @@ def short_note(
 
 def short_video_note(num_frames: int, clip: ClipConfig, modalities: Sequence[str]) -> str:
     """One line about a video of ``num_frames`` RGB frames for which ``clip`` is too long; empty where it is not."""
-    needed = frames_needed(clip, modalities)
+    needed = span(clip, modalities)
     if num_frames >= needed:
         return ""
     what = "taken closer together" if clip.short_videos == "stretch" else "repeated at the end"
@@ -58,7 +53,7 @@ def short_video_note(num_frames: int, clip: ClipConfig, modalities: Sequence[str
 def _smaller_stride(frames: np.ndarray, clip: ClipConfig, modalities: Sequence[str]) -> str:
     """The largest stride that nearly all videos have room for, as a choice in the line; empty if none helps."""
     for stride in range(clip.stride - 1, 0, -1):
-        needed = frames_needed(clip, modalities) - (clip.stride - stride) * (clip.num_frames - 1)
+        needed = span(clip, modalities) - (clip.stride - stride) * (clip.num_frames - 1)
         short = int((frames < needed).sum())
         if short <= _FEW * len(frames):
             return f"--clip.stride {stride} ({needed} frames, {short} too short) or "

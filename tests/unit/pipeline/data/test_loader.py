@@ -64,7 +64,9 @@ def test_batches_hold_what_was_stored(loader, counter_set, backend) -> None:
         for row in torch.nonzero(batch.weights).flatten().tolist():
             i = places[batch.keys[row]]
             num_frames, height, width = (int(x) for x in index.sizes[i])
-            (plan,) = sample_plans(batch.keys[row], num_frames, height, width, CLIP, train=True, seed=11, epoch=0)
+            (plan,) = sample_plans(
+                batch.keys[row], num_frames, height, width, CLIP, ("rgb", "flow"), train=True, seed=11, epoch=0
+            )
             assert batch.labels[row] == index.labels[i]
             t = torch.tensor(plan.rgb_frames)
             starts.add(int(t[0]))
@@ -116,7 +118,9 @@ def test_views_are_contiguous_and_each_sample_comes_once(loader, texture_set, ba
                 num_frames, height, width = (int(x) for x in part.index.sizes[i])
                 stored = texture_set.stored_member(part.index.key(i), "flow")
                 codes = decode_frames(stored, "flow", range(num_frames - 1))
-                plans = sample_plans("", num_frames, height, width, clip, train=False, seed=0, epoch=0, num_views=3)
+                plans = sample_plans(
+                    "", num_frames, height, width, clip, ("rgb", "flow"), train=False, seed=0, epoch=0, num_views=3
+                )
                 assert len({p.rgb_frames for p in plans}) == 3
                 for row, plan in enumerate(plans):
                     wanted = prepare_clip({"flow": codes}, plan, clip)["flow"]

@@ -31,7 +31,17 @@ def test_three_crops_of_each_view_are_contiguous(loader, texture_set, backend) -
             num_frames, height, width = (int(x) for x in index.sizes[i])
             codes = decode_frames(texture_set.stored_member(index.key(i), "flow"), "flow", range(num_frames - 1))
             plans = sample_plans(
-                "", num_frames, height, width, clip, train=False, seed=0, epoch=0, num_views=2, num_crops=3
+                "",
+                num_frames,
+                height,
+                width,
+                clip,
+                ("rgb", "flow"),
+                train=False,
+                seed=0,
+                epoch=0,
+                num_views=2,
+                num_crops=3,
             )
             assert len({(p.rgb_frames, p.box) for p in plans}) == 6
             for row, plan in enumerate(plans):
@@ -67,7 +77,7 @@ def test_diff_online_needs_rgb_alone(loader, stored_set_of, pictures, tmp_path, 
         (i,) = [n for n in range(4) if index.key(n) == key]
         num_frames, height, width = (int(x) for x in index.sizes[i])
         video = lean.stored_member(key, "rgb")
-        (plan,) = sample_plans(key, num_frames, height, width, clip, train=True, seed=11, epoch=0)
+        (plan,) = sample_plans(key, num_frames, height, width, clip, ("rgb", "flow"), train=True, seed=11, epoch=0)
         wanted = prepare_clip(
             {"rgb": decode_frames(video, "rgb", range(num_frames))}, plan, clip, modalities=("rgb", "diff-online")
         )

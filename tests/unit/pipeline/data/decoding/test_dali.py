@@ -61,7 +61,9 @@ def test_every_modality_matches_the_reference(textures, device, norm, crop, trai
     rows = []
     for epoch in range(3):
         for number, (members, n, h, w) in enumerate(textures):
-            plans = sample_plans(f"k{number}", n, h, w, clip, train=train, seed=5, epoch=epoch, num_views=2)
+            plans = sample_plans(
+                f"k{number}", n, h, w, clip, ("rgb", "flow"), train=train, seed=5, epoch=epoch, num_views=2
+            )
             rows += [(members, plan, (h, w)) for plan in plans]
     if train:
         assert {plan.flip for _, plan, _ in rows} == {True, False}
@@ -124,7 +126,7 @@ def test_the_seam_of_a_flow_picture_does_not_leak() -> None:
 def test_fewer_rows_than_the_most_give_the_same_clips(textures) -> None:
     clip = ClipConfig(num_frames=3, crop=16)
     rows = [
-        (members, sample_plans("k", n, h, w, clip, train=True, seed=0, epoch=0)[0], (h, w))
+        (members, sample_plans("k", n, h, w, clip, ("rgb", "flow"), train=True, seed=0, epoch=0)[0], (h, w))
         for members, n, h, w in textures
     ]
     decoder = DaliDecoder(("rgb",), clip, 20.0, max_rows=3, threads=1)
@@ -162,7 +164,7 @@ def test_h264_on_the_cpu_is_refused_with_the_ways_out() -> None:
 def test_a_graph_that_failed_says_so(textures) -> None:
     clip = ClipConfig(num_frames=2, crop=16)
     members, n, h, w = textures[0]
-    plan = sample_plans("k", n, h, w, clip, train=True, seed=0, epoch=0)[0]
+    plan = sample_plans("k", n, h, w, clip, ("rgb", "flow"), train=True, seed=0, epoch=0)[0]
     decoder = DaliDecoder(("rgb",), clip, 20.0, max_rows=2, threads=1)
     decoder.decode([(members, plan, (h, w))])
     track = read_track(members["rgb"])

@@ -153,8 +153,10 @@ def test_every_backend_delivers_the_planned_frames(
     clip = ClipConfig(
         num_frames=num_frames, stride=stride, stack=stack, crop=SIDE * BITS, norm="inception", flow_std=1.0
     )
-    plans = [sample_plans("k", 50, HEIGHT, WIDTH, clip, train=True, seed=0, epoch=e)[0] for e in range(3)]
-    plans += sample_plans("k", 50, HEIGHT, WIDTH, clip, train=False, seed=0, epoch=0, num_views=2)
+    plans = [
+        sample_plans("k", 50, HEIGHT, WIDTH, clip, ("rgb", "flow"), train=True, seed=0, epoch=e)[0] for e in range(3)
+    ]
+    plans += sample_plans("k", 50, HEIGHT, WIDTH, clip, ("rgb", "flow"), train=False, seed=0, epoch=0, num_views=2)
     whole = Box(0, 0, HEIGHT, WIDTH)
     rows = [(stored, ClipPlan(p.rgb_frames, p.motion_window, whole, False), (HEIGHT, WIDTH)) for p in plans]
     for name, decoder in decoders(("rgb", "flow", "diff"), clip, len(rows)).items():
@@ -174,7 +176,7 @@ def test_short_clips_repeat_their_last_frame(num_frames: int) -> None:
     colour = np.repeat(numbered(num_frames)[..., None], 3, -1)
     members = {"rgb": encode_rgb(colour, 25.0, VideoCodec()), "diff": encode_rgb(colour[:-1], 25.0, VideoCodec())}
     clip = ClipConfig(num_frames=6, stride=2, stack=2, crop=WIDTH, norm="inception")
-    (plan,) = sample_plans("k", num_frames, HEIGHT, WIDTH, clip, train=True, seed=0, epoch=0)
+    (plan,) = sample_plans("k", num_frames, HEIGHT, WIDTH, clip, ("rgb", "flow"), train=True, seed=0, epoch=0)
     row = (members, ClipPlan(plan.rgb_frames, plan.motion_window, Box(0, 0, HEIGHT, WIDTH), False), (HEIGHT, WIDTH))
     for name, decoder in decoders(("rgb", "diff"), clip, 1).items():
         out = decoder.decode([row])  # type: ignore[attr-defined]

@@ -91,7 +91,17 @@ def rows_of(samples: list, clip: ClipConfig, crops: int) -> list:
     for number, (members, n, h, w) in enumerate(samples):
         for epoch in range(1 if crops else 3):
             plans = sample_plans(
-                f"k{number}", n, h, w, clip, train=not crops, seed=8, epoch=epoch, num_views=2, num_crops=crops or 1
+                f"k{number}",
+                n,
+                h,
+                w,
+                clip,
+                ("rgb", "flow"),
+                train=not crops,
+                seed=8,
+                epoch=epoch,
+                num_views=2,
+                num_crops=crops or 1,
             )
             rows += [(members, plan, (h, w)) for plan in plans]
     return rows
@@ -194,7 +204,7 @@ def test_diff_online_is_the_stored_difference_without_its_coding(norm, stack: in
     frames = np.random.default_rng(1).integers(60, 180, (12, 30, 40, 3), dtype=np.uint8)
     clip = ClipConfig(num_frames=4, stride=2, stack=stack, crop=24, norm=norm)
     for epoch in range(4):
-        (plan,) = sample_plans("k", 12, 30, 40, clip, train=True, seed=0, epoch=epoch)
+        (plan,) = sample_plans("k", 12, 30, 40, clip, ("rgb", "flow"), train=True, seed=0, epoch=epoch)
         out = prepare_clip(
             {"rgb": frames, "diff": quantise_diff(frames)}, plan, clip, modalities=("diff", "diff-online")
         )
@@ -222,7 +232,7 @@ def test_rgb_and_diff_online_decode_their_video_once(samples, monkeypatch: pytes
     )
     clip = ClipConfig(num_frames=3, stride=4, crop=16)
     members, n, h, w = samples[0]
-    (plan,) = sample_plans("k", n, h, w, clip, train=True, seed=0, epoch=0)
+    (plan,) = sample_plans("k", n, h, w, clip, ("rgb", "flow"), train=True, seed=0, epoch=0)
     kind(("rgb", "diff-online"), clip, 20.0).decode([({"rgb": members["rgb"]}, plan, (h, w))])
     start = plan.rgb_frames[0]
     assert seen == [("rgb", tuple(start + t for t in (0, 1, 4, 5, 8, 9)))]

@@ -49,7 +49,7 @@ def test_corner_crops_are_tsns() -> None:
 )
 def test_every_box_lies_in_the_picture(height: int, width: int, kind, seed: int) -> None:
     clip = ClipConfig(num_frames=2, crop=16, train_crop=kind, min_area=0.2)
-    box = sample_plans("k", 9, height, width, clip, train=True, seed=seed, epoch=0)[0].box
+    box = sample_plans("k", 9, height, width, clip, ("rgb", "flow"), train=True, seed=seed, epoch=0)[0].box
     assert 0 <= box.top <= height - box.height
     assert 0 <= box.left <= width - box.width
     assert min(box.height, box.width) >= 1
@@ -79,7 +79,7 @@ def test_three_crops_run_along_the_long_side(height: int, width: int, places: li
 
 def test_views_come_clip_by_clip_then_crop_by_crop() -> None:
     clip = ClipConfig(num_frames=4, crop=224, resize=256)
-    plans = sample_plans("k", 25, 64, 86, clip, train=False, seed=0, epoch=0, num_views=2, num_crops=3)
+    plans = sample_plans("k", 25, 64, 86, clip, ("rgb", "flow"), train=False, seed=0, epoch=0, num_views=2, num_crops=3)
     assert [(p.rgb_frames[0], p.box.left) for p in plans] == [(0, 0), (0, 15), (0, 30), (20, 0), (20, 15), (20, 30)]
     assert not any(p.flip or p.jitter for p in plans)
 
@@ -89,12 +89,14 @@ def test_crops_and_jitter_leave_older_draws_alone() -> None:
     plain = ClipConfig(num_frames=4, crop=16)
     shaken = ClipConfig(num_frames=4, crop=16, brightness=0.3)
     for epoch in range(20):
-        (a,), (b,) = (sample_plans("k", 30, 48, 64, c, train=True, seed=3, epoch=epoch) for c in (plain, shaken))
+        (a,), (b,) = (
+            sample_plans("k", 30, 48, 64, c, ("rgb", "flow"), train=True, seed=3, epoch=epoch) for c in (plain, shaken)
+        )
         assert (a.rgb_frames, a.motion_window, a.box, a.flip) == (b.rgb_frames, b.motion_window, b.box, b.flip)
         assert a.jitter is None
         assert b.jitter is not None
     # What the first version drew for this key: a resumed run must see the same clips.
-    (old,) = sample_plans("clip", 30, 48, 64, plain, train=True, seed=0, epoch=0)
+    (old,) = sample_plans("clip", 30, 48, 64, plain, ("rgb", "flow"), train=True, seed=0, epoch=0)
     assert (old.rgb_frames[0], old.box, old.flip) == OLD
 
 

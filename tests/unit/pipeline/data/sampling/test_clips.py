@@ -23,10 +23,14 @@ from pipeline.data.sampling.order import sample_rng
     seed=st.integers(0, 10_000),
     views=st.integers(1, 5),
     train=st.booleans(),
+    motion=st.booleans(),
 )
-def test_a_plan_names_the_frames_of_each_modality(num_frames, clip_frames, stride, stack, seed, views, train) -> None:
+def test_a_plan_names_the_frames_of_each_modality(
+    num_frames, clip_frames, stride, stack, seed, views, train, motion
+) -> None:
     clip = ClipConfig(num_frames=clip_frames, stride=stride, stack=stack, crop=16)
-    plans = sample_plans("k", num_frames, 48, 64, clip, train=train, seed=seed, epoch=0, num_views=views)
+    modalities = ("rgb", "flow") if motion else ("rgb",)
+    plans = sample_plans("k", num_frames, 48, 64, clip, modalities, train=train, seed=seed, epoch=0, num_views=views)
     assert len(plans) == (1 if train else views)
     for plan in plans:
         start = plan.rgb_frames[0]
@@ -38,24 +42,31 @@ def test_a_plan_names_the_frames_of_each_modality(num_frames, clip_frames, strid
             [min(start + t * stride + k, num_frames - 2) for k in range(stack)] for t in range(clip_frames)
         ]
         assert window[stack_gather(clip)].tolist() == wanted_motion
-        needed = (clip_frames - 1) * stride + 1 + stack
+        needed = (clip_frames - 1) * stride + 1 + (stack if motion else 0)
         if num_frames >= needed:  # nothing repeated where the video is long enough
-            assert start + (clip_frames - 1) * stride + stack - 1 <= num_frames - 2
+            assert start + needed <= num_frames
         else:
             assert start == 0
 
 
 def test_training_starts_cover_all_that_fit_and_no_more() -> None:
     clip = ClipConfig(num_frames=4, stride=2, stack=2, crop=16)
-    starts = {sample_plans("k", 14, 48, 64, clip, train=True, seed=s, epoch=0)[0].rgb_frames[0] for s in range(300)}
-    assert starts == set(range(6)), "motion frames 0..12; the last start reads motion 5 + 6 + 1 = 12"
+
+    def starts(*modalities: str) -> set[int]:
+        plans = [sample_plans("k", 14, 48, 64, clip, modalities, train=True, seed=s, epoch=0)[0] for s in range(300)]
+        return {plan.rgb_frames[0] for plan in plans}
+
+    for motion in ("flow", "diff", "diff-online"):
+        assert starts("rgb", motion) == set(range(6)), "motion frames 0..12; the last start reads motion 5 + 6 + 1 = 12"
+    assert starts("rgb") == set(range(8)), "RGB frames 0..13; the last start reads 7 + 6 = 13"
 
 
 def test_views_are_uniformly_spaced() -> None:
     clip = ClipConfig(num_frames=4, crop=16)  # spans 5 RGB frames
-    assert view_starts(25, 1, clip).tolist() == [10]
-    assert view_starts(25, 5, clip).tolist() == [0, 5, 10, 15, 20]
-    assert view_starts(3, 4, clip).tolist() == [0, 0, 0, 0]
+    assert view_starts(25, 1, clip, ("rgb", "flow")).tolist() == [10]
+    assert view_starts(25, 5, clip, ("flow",)).tolist() == [0, 5, 10, 15, 20]
+    assert view_starts(3, 4, clip, ("diff-online",)).tolist() == [0, 0, 0, 0]
+    assert view_starts(25, 4, clip, ("rgb",)).tolist() == [0, 7, 14, 21]
 
 
 @settings(max_examples=200, deadline=None)
@@ -108,18 +119,20 @@ def test_centre_box_is_resize_then_crop(height: int, width: int, crop: int, resi
 def test_flips_are_half_and_switchable() -> None:
     def plans(flip: bool) -> list:
         clip = ClipConfig(num_frames=4, crop=16, flip=flip)
-        return [sample_plans(f"k{i}", 20, 48, 64, clip, train=True, seed=0, epoch=0)[0] for i in range(400)]
+        return [
+            sample_plans(f"k{i}", 20, 48, 64, clip, ("rgb", "flow"), train=True, seed=0, epoch=0)[0] for i in range(400)
+        ]
 
     on, off = plans(True), plans(False)
     assert 160 <= sum(p.flip for p in on) <= 240
     assert not any(p.flip for p in off)
     assert [(p.rgb_frames, p.box) for p in on] == [(p.rgb_frames, p.box) for p in off]
-    assert not any(p.flip for p in view_plans(20, 48, 64, ClipConfig(num_frames=4, crop=16), 3))
+    assert not any(p.flip for p in view_plans(20, 48, 64, ClipConfig(num_frames=4, crop=16), ("rgb",), 3))
 
 
 def test_a_plan_repeats_and_changes_with_the_epoch() -> None:
     clip = ClipConfig(num_frames=4, crop=16)
     assert sample_rng(0, 1, "k").random() == sample_rng(0, 1, "k").random()
-    epochs = [sample_plans("k", 30, 48, 64, clip, train=True, seed=0, epoch=e)[0] for e in range(8)]
+    epochs = [sample_plans("k", 30, 48, 64, clip, ("rgb", "flow"), train=True, seed=0, epoch=e)[0] for e in range(8)]
     assert len(set(epochs)) == 8
-    assert epochs[3] == sample_plans("k", 30, 48, 64, clip, train=True, seed=0, epoch=3)[0]
+    assert epochs[3] == sample_plans("k", 30, 48, 64, clip, ("rgb", "flow"), train=True, seed=0, epoch=3)[0]

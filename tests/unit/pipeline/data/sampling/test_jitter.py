@@ -95,6 +95,6 @@ def test_a_clip_is_changed_as_a_whole_then_cut_to_codes(norm) -> None:
 
 def test_plans_carry_one_draw_a_clip() -> None:
     clip = ClipConfig(num_frames=4, crop=16, hue=0.2)
-    plans = [sample_plans("k", 30, 48, 64, clip, train=True, seed=0, epoch=e)[0] for e in range(5)]
+    plans = [sample_plans("k", 30, 48, 64, clip, ("rgb", "flow"), train=True, seed=0, epoch=e)[0] for e in range(5)]
     assert len({p.jitter for p in plans}) == 5
-    assert plans[2] == sample_plans("k", 30, 48, 64, clip, train=True, seed=0, epoch=2)[0]
+    assert plans[2] == sample_plans("k", 30, 48, 64, clip, ("rgb", "flow"), train=True, seed=0, epoch=2)[0]

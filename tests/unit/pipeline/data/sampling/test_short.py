@@ -26,46 +26,55 @@ SMALL = ClipConfig(num_frames=10, stride=3, crop=16)  # what crn_small takes: 28
     stack=st.integers(1, 6),
     seed=st.integers(0, 1000),
     train=st.booleans(),
+    modalities=st.sampled_from([("rgb", "flow"), ("rgb",)]),
 )
 def test_a_stretched_clip_covers_the_whole_video_and_a_longer_video_is_as_before(
-    num_frames, clip_frames, stride, stack, seed, train
+    num_frames, clip_frames, stride, stack, seed, train, modalities
 ) -> None:
     repeat = ClipConfig(num_frames=clip_frames, stride=stride, stack=stack, crop=16)
     stretch = dataclasses.replace(repeat, short_videos="stretch")
     (before,), (plan,) = (
-        sample_plans("k", num_frames, 48, 64, clip, train=train, seed=seed, epoch=0) for clip in (repeat, stretch)
+        sample_plans("k", num_frames, 48, 64, clip, modalities, train=train, seed=seed, epoch=0)
+        for clip in (repeat, stretch)
     )
-    if num_frames >= span(repeat):
+    if num_frames >= span(repeat, modalities):
         assert plan == before
         return
     assert (plan.box, plan.flip, plan.jitter) == (before.box, before.flip, before.jitter), (
         "other draws are as they were"
     )
-    motion = np.array(plan.motion_window)[stack_gather(stretch)]
-    assert motion.shape == (clip_frames, stack)
-    assert motion[:, 0].tolist() == list(plan.rgb_frames), "motion belongs to the frame that is shown"
-    assert (motion[0, 0], motion[-1, -1]) == (0, max(0, num_frames - 2)), "from the first frame to the last motion"
-    wanted = np.arange(clip_frames) * stride * max(0, num_frames - 2) / max(1, span(repeat) - 2)
+    if "flow" in modalities:
+        motion = np.array(plan.motion_window)[stack_gather(stretch)]
+        assert motion.shape == (clip_frames, stack)
+        assert motion[:, 0].tolist() == list(plan.rgb_frames), "motion belongs to the frame that is shown"
+        assert (motion[0, 0], motion[-1, -1]) == (0, max(0, num_frames - 2)), "from the first frame to the last motion"
+        share = max(0, num_frames - 2) / max(1, span(repeat, modalities) - 2)
+    else:
+        assert (plan.rgb_frames[0], plan.rgb_frames[-1]) == (0, num_frames - 1), "from the first frame to the last"
+        share = (num_frames - 1) / max(1, span(repeat, modalities) - 1)
+    wanted = np.arange(clip_frames) * stride * share
     assert np.abs(np.array(plan.rgb_frames) - wanted).max() <= 0.5, "evenly, to the nearest frame"
-    if num_frames > clip_frames and stack == 1:
+    if num_frames - ("flow" in modalities) >= clip_frames and stack == 1:
         assert len(set(plan.rgb_frames)) == clip_frames, "nothing is shown twice"
 
 
 def test_two_seconds_at_ten_frames_a_second() -> None:
-    (repeated,) = view_plans(20, 48, 64, SMALL, 1)
-    (stretched,) = view_plans(20, 48, 64, dataclasses.replace(SMALL, short_videos="stretch"), 1)
+    (repeated,) = view_plans(20, 48, 64, SMALL, BOTH, 1)
+    (stretched,) = view_plans(20, 48, 64, dataclasses.replace(SMALL, short_videos="stretch"), BOTH, 1)
     assert repeated.rgb_frames == (0, 3, 6, 9, 12, 15, 18, 19, 19, 19)
     assert stretched.rgb_frames == stretched.motion_window == (0, 2, 4, 6, 8, 10, 12, 14, 16, 18)
+    (alone,) = view_plans(20, 48, 64, dataclasses.replace(SMALL, short_videos="stretch"), ("rgb",), 1)
+    assert alone.rgb_frames == (0, 2, 4, 6, 8, 11, 13, 15, 17, 19)
 
 
 @pytest.mark.parametrize("modalities", [("rgb",), ("rgb", "flow"), ("flow",), ("rgb", "diff-online")])
 @pytest.mark.parametrize("clip", [SMALL, ClipConfig(num_frames=4, stride=1, stack=5, crop=16)])
 def test_the_videos_counted_as_short_are_those_that_lack_a_frame_of_their_clip(clip, modalities) -> None:
     lengths = np.arange(2, 40)
-    (whole,) = view_plans(1000, 48, 64, clip, 1)
+    (whole,) = view_plans(1000, 48, 64, clip, modalities, 1)
 
     def lacks(num_frames: int) -> bool:
-        (plan,) = view_plans(num_frames, 48, 64, clip, 1)
+        (plan,) = view_plans(num_frames, 48, 64, clip, modalities, 1)
         taken, wanted = (
             [np.array(p.motion_window if m != "rgb" else p.rgb_frames) - p.rgb_frames[0] for m in modalities]
             for p in (plan, whole)
@@ -90,6 +99,9 @@ def test_the_note_says_how_many_and_what_to_use() -> None:
     assert short_note(frames, stretched, BOTH, "train", {}).endswith("the frames of a clip are taken closer together")
     few = short_note(np.array([8, 20, 40]), stretched, BOTH, "train", {})
     assert few.endswith("; in 1 of them some frames are shown twice")
+    tens = short_note(np.array([10, 40]), stretched, BOTH, "train", {})
+    assert tens.endswith("; in 1 of them some frames are shown twice"), "ten frames have nine of motion"
+    assert short_note(np.array([10, 40]), stretched, ("rgb",), "train", {}).endswith("taken closer together")
     assert short_note(np.array([29, 40]), SMALL, BOTH, "train", {"fps": 10.0}) == ""
     assert short_note(np.array([12, 40]), SMALL, BOTH, "train", {}).endswith(
         "the last frame is repeated; train with --clip.stride 1 (11 frames, 0 too short) or --clip.short-videos stretch"
