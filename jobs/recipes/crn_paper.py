@@ -38,6 +38,27 @@ FAMILY = Family(
             " public weights (--model.pretrained FILE): without them use --model.backbone-norm train"
         ),
     ),
+    # As in tsn-pytorch's get_optim_policies and the commands of its README; the CRN paper states none of it.
+    options=(
+        (
+            "TSN",
+            "--optim.first-conv-multiplier 5",
+            "the first convolution of a flow net starts from weights for pictures and has the most to learn; so in TSN"
+            " for flow, not for RGB differences, and gives its bias twice as much",
+        ),
+        (
+            "TSN",
+            "--optim.weight-decay-on weights",
+            "biases and the scales and shifts of BN do not overfit, and L2 pulls them to values that mean nothing",
+        ),
+        (
+            "TSN",
+            "--optim.epochs 340 --optim.schedule step --optim.decay-epochs 190 300",
+            "flow on UCF-101: 340 passes over the data, against our 60; TSN takes 3 snippets of a video at batch 128 in"
+            " each, where one pass here takes 10 frames of each video at batch 32. RGB: 80 epochs, decay at 30 and 60;"
+            " RGB differences: 180, at 80 and 160",
+        ),
+    ),
 )
 
 # Data and backbone -> RIB -> S-Net, T-Net with flow; S-Net, T-Net with differences.

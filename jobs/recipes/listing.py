@@ -121,6 +121,8 @@ def _show_recipe(console: Console, entry: Recipe) -> None:
         for kind, lines in (("paper states", entry.family.stated), ("our choice", entry.family.choices)):
             for line in lines:
                 table.add_row(kind, line)
+        for whose, flags, reason in entry.family.options:
+            table.add_row(f"as {whose}", f"{flags}  ({reason})")
     print_wide(console, table)
 
 

@@ -41,6 +41,8 @@ class Family:
     source: str
     stated: tuple[str, ...]
     choices: tuple[str, ...]
+    options: tuple[tuple[str, str, str], ...] = ()
+    """Habits of others that a run may follow instead: whose, the flags, the reason."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from jobs.recipes.listing import describe_model, differences, show_recipes
 from jobs.recipes.registry import register_ensemble
 from jobs.train import command as train_job
 from pipeline.config.model import CRNConfig, MRSTConfig
+from pipeline.config.train import TrainConfig
 from pipeline.errors import UserError
 from pipeline.models import build_model
 from pipeline.models.interface import count_parameters
@@ -267,3 +268,21 @@ def test_n_crn_with_rib_has_the_capacity_of_crn_and_the_coupling_of_n_crn() -> N
     assert counts[0] - counts[1] == 2 * (27 * 512**2 + 3 * 512 + 2 * 512 * 512)
     assert describe_model(own.model).startswith("N-CRN RIB, ")
     assert describe_model(plain.model).startswith("N-CRN, ")
+
+
+def test_list_names_the_flags_of_tsn_s_habits_and_each_is_a_valid_run() -> None:
+    """Every row of the CRN paper shows them with their reasons; the flags parse, and change what they say."""
+    text = listed("crn_t1_ucf_bni_rib_flow")
+    lines = [line.split("as TSN", 1)[1].strip() for line in text.splitlines() if line.strip().startswith("as TSN")]
+    family = RECIPES["crn_t1_ucf_bni_rib_flow"].family
+    assert family is not None
+    assert lines == [f"{flags}  ({reason})" for _, flags, reason in family.options]
+    flags = " ".join(flags for _, flags, _ in family.options).split()
+    seen: list[TrainConfig] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_job, "train", lambda config: seen.append(config) or 0)
+        assert train_job.main(["crn_t1_ucf_bni_rib_flow", "--data.uri", "file:///set", *flags]) == 0
+    optim = seen[0].optim
+    assert (optim.first_conv_multiplier, optim.weight_decay_on) == (5.0, "weights")
+    assert (optim.epochs, optim.schedule, optim.decay_epochs) == (340, "step", (190, 300))
+    assert "as TSN" not in listed("mrst_t4_ucf")
