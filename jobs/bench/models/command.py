@@ -37,8 +37,9 @@ import torch
 from rich.progress import Progress
 
 from jobs.bench.machine import finish, hardware, versions
-from jobs.bench.models.networks import Subject, count, find_subjects
+from jobs.bench.models.networks import Subject, count
 from jobs.bench.models.show import show
+from jobs.bench.models.subjects import find_subjects
 from jobs.bench.models.timing import TOLERANCE, compare, peak_memory_mb
 from pipeline.common.cli import errors, parse
 from pipeline.config.base import as_dict, require

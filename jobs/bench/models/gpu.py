@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from jobs.bench.models.networks import SUBJECTS, Subject, step_loss
+from jobs.bench.models.networks import Subject, step_loss
+from jobs.bench.models.subjects import SUBJECTS
 from pipeline.config.model import CRNConfig
 from pipeline.models.interface import fuse
 from pipeline.models.precision import autocast

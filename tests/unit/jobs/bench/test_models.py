@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from jobs.bench.command import main
 from jobs.bench.models import command as bench_models
 from jobs.bench.models import gpu as on_gpu
-from jobs.bench.models import networks as subjects_of
+from jobs.bench.models import subjects as subjects_of
 from jobs.bench.models import timing as bench_models_time
-from jobs.bench.models.networks import SUBJECTS, Subject, count, find_subjects, step_loss
+from jobs.bench.models.networks import Subject, count, step_loss
+from jobs.bench.models.subjects import SUBJECTS, find_subjects
 from jobs.bench.models.timing import Comparison, compare, peak_memory_mb, relative
 from pipeline.config.model import CRNConfig, MRSTConfig
 from pipeline.errors import ConfigError, UserError
@@ -65,12 +66,34 @@ def test_parameters_and_flops_of_mrst_net() -> None:
     assert count(named("MRST-Net, units P"), False)[1] == pytest.approx(75.91, abs=0.01)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("reading", "more", "literal", "fast"),
+    [
+        ("BN in the gates", 8 * 5_632, 98.91, 98.91),  # 5632: channels of all 34 tubes
+        ("biases in the gates", 4 * 5_632, 98.91, 87.41),
+        ("pool in conv1", 0, 110.9, 99.4),
+        ("pool in conv1, projected shortcuts", 173_824, 113.4, 101.9),
+        ("without LSTM", 1024 * 400 - 12_591_104, 98.51, 87.01),
+    ],
+)
+def test_counts_of_the_readings(reading: str, more: int, literal: float, fast: float) -> None:
+    """Parameters more than T units have; GFLOP: at stride 1 the S and T of conv1 take 4 times their 4.008, and nothing
+    else changes.
+    """
+    subject = named(f"MRST-Net, units T, {reading}")
+    assert count(subject, False)[0] == 36_753_168 + more
+    assert count(subject, True)[1] == pytest.approx(literal, abs=0.06)
+    assert count(subject, False)[1] == pytest.approx(fast, abs=0.06)
+
+
 @pytest.mark.parametrize(
     ("name", "million", "gflop"),
     [
         ("CRN RIB, BN-Inception at 224, recurrent part", 92.39, 2 * 45.2),
         ("CRN RIB, Inception v3 at 299, recurrent part", 93.44, 2 * 59.7),
         ("CRN RIB, Inception v3 at 224, recurrent part", 93.44, 2 * 23.3),
+        ("N-CRN with RIB, BN-Inception at 224, recurrent part", 92.39, 2 * 45.2),
     ],
 )
 def test_the_recurrent_part_is_what_lies_behind_the_backbones(name: str, million: float, gflop: float) -> None:
