@@ -9,7 +9,7 @@ from typing import Literal
 from pipeline.config.base import require
 
 HELD_OUT = "held-out"
-"""Name of what data.val_share holds out of the training split, in curves and summaries."""
+"""Name of what data.val_share or data.val_sources holds out of the training split, in curves and summaries."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,10 +90,14 @@ class DataConfig:
     """Without a val_split: the share of each class of the training split that is held out for validation, whole
     sources at a time, and never trained on. 0: none.
     """
+    val_sources: tuple[str, ...] = ()
+    """Without a val_split: the sources of the training split that are held out, as ``val_group`` finds their names; for
+    leave-one-out evaluation.
+    """
     val_group: str = ""
-    """With val_share: a regular expression that finds the source in a sample's key, in its first group or its whole
-    match; samples of one source stay together. Empty: keys of UCF-101, HMDB-51 and Kinetics are known, any other file
-    is a source of its own.
+    """With val_share or val_sources: a regular expression that finds the source in a sample's key, in its first group
+    or its whole match; samples of one source stay together. Empty: keys of UCF-101, HMDB-51 and Kinetics are known, any
+    other file is a source of its own.
     """
     batch_size: int = 32
     """Global batch, over all ranks."""
@@ -137,6 +141,12 @@ class DataConfig:
             self.val_share,
             f'validation is on split {self.val_split!r}: leave this at 0, or give data.val_split ""',
         )
+        require(
+            not (self.val_sources and (self.val_split or self.val_share)),
+            "data.val_sources",
+            self.val_sources,
+            'validation is on a split or a share: leave this out, or give data.val_split "" and no data.val_share',
+        )
         _require_pattern("data.val_group", self.val_group)
         require(self.micro_batch >= 0, "data.micro_batch", self.micro_batch, "must be 0 (a rank's whole part) or more")
         # The S3 client keeps that many connections.
@@ -167,7 +177,7 @@ class DataConfig:
     @property
     def validation(self) -> str:
         """Name of what is validated on during training; empty: nothing."""
-        return HELD_OUT if self.val_share else self.val_split
+        return HELD_OUT if self.val_share or self.val_sources else self.val_split
 
 
 def _require_pattern(field: str, pattern: str) -> None:

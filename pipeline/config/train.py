@@ -54,7 +54,7 @@ _FREE_ON_RESUME = {
 # id, that it had before there were such fields.
 _ADDED_LATER: dict[str, dict[str, Any]] = {
     "clip": {"short_videos": "repeat"},
-    "data": {"val_share": 0.0, "val_group": ""},
+    "data": {"val_share": 0.0, "val_sources": [], "val_group": ""},
     "model": {
         "stem_downsample": "stride",
         "gate_bn": False,
@@ -120,7 +120,8 @@ class TrainConfig:
             not self.stop.patience or bool(self.data.validation),
             "stop.patience",
             self.stop.patience,
-            "early stopping needs a validation: name data.val_split or give data.val_share, or use 0",
+            "early stopping needs a validation: name data.val_split, or give data.val_share or data.val_sources, or use"
+            " 0",
         )
         split, kept = self.data.validation, self.run.keep_best
         branches = ["", *(f"{modality}/" for modality in self.model.modalities)]

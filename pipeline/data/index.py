@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 
+from pipeline.common.words import counted
 from pipeline.config.data import HELD_OUT, DataConfig
 from pipeline.data.sampling.hold_out import held_out, source_group
 from pipeline.dataset.manifest import Manifest, ShardEntry, read_record
@@ -138,16 +139,17 @@ def load_run_index(
     storage: Storage, manifest: Manifest, split: str, modalities: Sequence[str], data: DataConfig
 ) -> SplitIndex:
     """The index of what a run with these ``data`` reads: of its training split what it trains on; of ``HELD_OUT`` what
-    ``data.val_share`` keeps back of that; of any other split all.
+    ``data.val_share`` or ``data.val_sources`` keeps back of that; of any other split all.
 
     Raises:
-        ConfigError: nothing can be held out; besides what ``load_index`` raises.
+        ConfigError: nothing can be held out, or nothing is left; besides what ``load_index`` raises.
     """
-    if not data.val_share or split not in (data.train_split, HELD_OUT):
+    if data.validation != HELD_OUT or split not in (data.train_split, HELD_OUT):
         return load_index(storage, manifest, split, modalities)
     index = load_index(storage, manifest, data.train_split, modalities)
     names = [key.decode().rpartition("-")[0] for key in index.keys.tolist()]
-    kept_back = held_out([source_group(name, data.val_group) for name in names], index.labels, data.val_share)
+    groups = [source_group(name, data.val_group) for name in names]
+    kept_back = _named(groups, data) if data.val_sources else held_out(groups, index.labels, data.val_share)
     if not kept_back.any():
         fix = (
             f"no class of split {data.train_split!r} has a source to spare for that share: use a larger one, or name"
@@ -155,3 +157,20 @@ def load_run_index(
         )
         raise ConfigError("data.val_share", data.val_share, fix)
     return index.part(kept_back, HELD_OUT) if split == HELD_OUT else index.part(~kept_back, split)
+
+
+def _named(groups: Sequence[str], data: DataConfig) -> np.ndarray:
+    """(N,) bool: True for the samples of ``data.val_sources``."""
+    known = sorted(set(groups))
+    for source in data.val_sources:
+        if source not in known:
+            few = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+            fix = (
+                f"split {data.train_split!r} has {counted(len(known), 'source')} ({few}): name one of these, or find"
+                " others by data.val_group"
+            )
+            raise ConfigError("data.val_sources", source, fix)
+    kept_back = np.array([group in data.val_sources for group in groups])
+    if kept_back.all():
+        raise ConfigError("data.val_sources", data.val_sources, "nothing is left to train on: hold out fewer sources")
+    return kept_back

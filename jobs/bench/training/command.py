@@ -71,7 +71,7 @@ class TrainingArgs:
 def _config(base: TrainConfig, folder: Path, name: str, *, epochs: int, ranks: int = 1, cpus: int = 1) -> TrainConfig:
     """A run below ``folder``, without validation and with its only checkpoint at the end."""
     changes: dict[str, dict[str, Any]] = {
-        "data": {"val_split": "", "val_share": 0.0, "device": "cpu"},
+        "data": {"val_split": "", "val_share": 0.0, "val_sources": (), "device": "cpu"},
         "optim": {"epochs": epochs, "decay_epochs": ()},
         "stop": {"patience": 0},
         "run": {

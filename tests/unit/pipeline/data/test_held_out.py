@@ -57,10 +57,39 @@ def test_a_share_for_which_there_is_no_source_is_refused(counter_set) -> None:
         load_run_index(counter_set.storage, counter_set.manifest, HELD_OUT, ("rgb",), data)
 
 
+def test_named_sources_are_held_out_and_nothing_else(counter_set) -> None:
+    """Leave-one-out: over all folds every sample is validated on once."""
+    arguments = (counter_set.storage, counter_set.manifest)
+    whole = load_index(*arguments, "train", ("rgb",))
+    names = [whole.key(i).rpartition("-")[0] for i in range(13)]
+    pattern = r"(\d)$"
+    folds = sorted({name[-1] for name in names})
+    assert len(folds) > 2
+    validated = []
+    for fold in folds:
+        data = DataConfig(val_split="", val_sources=(fold,), val_group=pattern)
+        part = load_run_index(*arguments, HELD_OUT, ("rgb",), data)
+        rest = load_run_index(*arguments, "train", ("rgb",), data)
+        validated += [part.key(i) for i in range(len(part))]
+        assert {part.key(i).rpartition("-")[0][-1] for i in range(len(part))} == {fold}
+        assert len(part) + len(rest) == 13
+        assert fold not in {rest.key(i).rpartition("-")[0][-1] for i in range(len(rest))}
+    assert sorted(validated) == sorted(whole.key(i) for i in range(13))
+
+
+def test_unknown_sources_and_no_rest_are_refused(counter_set) -> None:
+    arguments = (counter_set.storage, counter_set.manifest, HELD_OUT, ("rgb",))
+    with pytest.raises(ConfigError, match=r"data\.val_sources = 'seq99': split 'train' has 13 sources \(.*, \.\.\.\)"):
+        load_run_index(*arguments, DataConfig(val_split="", val_sources=("seq99",)))
+    with pytest.raises(ConfigError, match=r"data\.val_sources = .*: nothing is left to train on"):
+        load_run_index(*arguments, DataConfig(val_split="", val_sources=("clip",), val_group="clip"))
+
+
 def test_contradictions_are_refused() -> None:
     for changes, message in (
         ({"val_share": 0.2}, r"data\.val_share = 0\.2: validation is on split 'val': leave this at 0, or give"),
         ({"val_share": 0.6, "val_split": ""}, r"must be in \[0, 0\.5\]"),
+        ({"val_sources": ("a",)}, r"data\.val_sources = \('a',\): validation is on a split or a share: leave this out"),
         ({"val_group": "seq("}, r"data\.val_group = 'seq\(': is not a regular expression"),
     ):
         with pytest.raises(ConfigError, match=message):
