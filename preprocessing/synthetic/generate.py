@@ -2,8 +2,10 @@
 
     python -m preprocessing.synthetic ~/toy                       # 9 classes x (24 + 6 + 6) clips, about 30 ms each
     python -m jobs.preprocess --format ucf101 --source ~/toy/videos --annotations ~/toy --out file://$HOME/toy-shards
+    python -m preprocessing.synthetic ~/binding --task binding --train 300 --val 0 --test 100
+    python -m preprocessing.synthetic ~/distractors --task distractors --train 100 --val 0 --test 20
 
-A class is a pair (texture of the object, motion of the object), for example ``stripes_rise``. Either
+Task ``pair``: a class is a pair (texture of the object, motion of the object), for example ``stripes_rise``. Either
 half alone leaves as many candidates as the other half has values. Nothing else tells the classes apart:
 
 * colours, orientation, phase, scale and outline of the object come from the same distribution in every class;
@@ -13,6 +15,12 @@ half alone leaves as many candidates as the other half has values. Nothing else 
   so one frame does not show which motion it is;
 * every motion is its own mirror image, because training flips clips;
 * half a period of ``sway`` and ``swell`` is at most 8 frames, so any 8 frames show the motion.
+
+Task ``binding``: two textures drift in every video, one up and one down; the class is which. What is there and what
+moves are the same in both classes, so two streams that are only averaged stay at chance (see ``tasks.draw_binding``).
+
+Task ``distractors``: of three textured objects one moves, and the camera pans; 9 classes, (texture that moves, motion)
+(see ``tasks.draw_distractors``).
 
 Reads nothing. Writes OUT/videos/CLASS/FILE.mp4 (H.264), OUT/classInd.txt and OUT/{train,val,test}list01.txt
 in the format of UCF-101. The same arguments give the same bytes.
@@ -24,7 +32,7 @@ import dataclasses
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import av
 import cv2
@@ -35,7 +43,17 @@ from pipeline.common.cli import console, parse
 from pipeline.common.words import counted
 from pipeline.config.base import require
 from pipeline.errors import UserError
-from preprocessing.synthetic.scene import APPEARANCES, MOTIONS, Scene, render
+from preprocessing.synthetic.scene import MOTIONS, draw_pair, render
+from preprocessing.synthetic.tasks import (
+    BINDING_CLASSES,
+    DISTRACTOR_MOTIONS,
+    DISTRACTOR_TEXTURES,
+    draw_binding,
+    draw_distractors,
+)
+from preprocessing.synthetic.textures import APPEARANCES
+
+_TASK_SEEDS = {"binding": 101, "distractors": 102}  # apart from the indices of task pair
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,14 +62,18 @@ class SyntheticConfig:
 
     out: Annotated[Path, tyro.conf.Positional]
     """Folder to write; must be new or empty."""
+    task: Literal["pair", "binding", "distractors"] = "pair"
+    """What a class is: texture and motion of the one object; which of two textures moves which way; texture and motion
+    of the one object of three that moves.
+    """
     seed: int = 0
     train: int = 24
     val: int = 6
     test: int = 6
     appearances: int = 3
-    """Number of textures, the first of stripes, dots, rings, checks."""
+    """Of task pair: number of textures, the first of stripes, dots, rings, checks."""
     motions: int = 3
-    """Number of motions, the first of rise, sink, sway, swell."""
+    """Of task pair: number of motions, the first of rise, sink, sway, swell."""
     min_frames: int = 20
     max_frames: int = 32
 
@@ -67,6 +89,9 @@ class SyntheticConfig:
             f"must be in 1..{len(APPEARANCES)}",
         )
         require(1 <= self.motions <= len(MOTIONS), "motions", self.motions, f"must be in 1..{len(MOTIONS)}")
+        for name in ("appearances", "motions"):
+            fix = f"task {self.task} has classes of its own: leave {name} out, or use task pair"
+            require(self.task == "pair" or getattr(self, name) == 3, name, getattr(self, name), fix)
         require(self.min_frames >= 2, "min_frames", self.min_frames, "must be at least 2")
         require(
             self.max_frames >= self.min_frames,
@@ -76,9 +101,20 @@ class SyntheticConfig:
         )
 
     @property
-    def classes(self) -> list[tuple[str, str]]:
-        """(appearance, motion) of every class, in label order."""
+    def pairs(self) -> list[tuple[str, str]]:
+        """(appearance, motion) of every class of task pair, in label order."""
         return [(a, m) for a in APPEARANCES[: self.appearances] for m in MOTIONS[: self.motions]]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in label order."""
+        match self.task:
+            case "binding":
+                return list(BINDING_CLASSES)
+            case "distractors":
+                return [f"{texture}_{motion}" for texture in DISTRACTOR_TEXTURES for motion in DISTRACTOR_MOTIONS]
+            case _:
+                return [f"{a}_{m}" for a, m in self.pairs]
 
 
 def write_h264(path: Path, frames_rgb_THWC: np.ndarray, fps: int) -> None:
@@ -97,11 +133,22 @@ def write_h264(path: Path, frames_rgb_THWC: np.ndarray, fps: int) -> None:
 
 def draw_clip(config: SyntheticConfig, label: int, split: str, index: int) -> tuple[np.ndarray, int]:
     """Frames (T, H, W, 3) uint8 RGB and the frame rate of one clip: a pure function of its arguments."""
-    appearance, motion = config.classes[label]
     split_id = ("train", "val", "test").index(split)
-    rng = np.random.default_rng([config.seed, APPEARANCES.index(appearance), MOTIONS.index(motion), split_id, index])
+    appearance, motion = config.pairs[label] if config.task == "pair" else (APPEARANCES[0], MOTIONS[0])
+    what = (
+        (APPEARANCES.index(appearance), MOTIONS.index(motion))
+        if config.task == "pair"
+        else (_TASK_SEEDS[config.task], label)
+    )
+    rng = np.random.default_rng([config.seed, *what, split_id, index])
     num_frames = int(rng.integers(config.min_frames, config.max_frames + 1))
-    scene = Scene.draw(rng, appearance, motion, num_frames)
+    match config.task:
+        case "binding":
+            scene = draw_binding(rng, label, num_frames)
+        case "distractors":
+            scene = draw_distractors(rng, label, num_frames)
+        case _:
+            scene = draw_pair(rng, appearance, motion, num_frames)
     return render(scene, rng), int(rng.integers(20, 31))
 
 
@@ -118,7 +165,7 @@ def generate(config: SyntheticConfig) -> int:
             raise UserError(f"{config.out} is not empty: give a new folder, so that no older clip is mixed in")
     except OSError as error:
         raise UserError(f"cannot write {config.out}: {error}") from error
-    names = [f"{a}_{m}" for a, m in config.classes]
+    names = config.classes
     (config.out / "classInd.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(names, 1)))
     total = 0
     for split, count in (("train", config.train), ("val", config.val), ("test", config.test)):

@@ -14,7 +14,8 @@ from pipeline.errors import ConfigError, UserError
 from preprocessing.annotations import read_ucf101
 from preprocessing.media.decode import decode_video
 from preprocessing.synthetic.generate import SyntheticConfig, draw_clip, generate, main
-from preprocessing.synthetic.scene import APPEARANCES, MOTIONS, Scene, render
+from preprocessing.synthetic.scene import MOTIONS, Scene, draw_pair, render
+from preprocessing.synthetic.textures import APPEARANCES
 
 
 def files(root: Path) -> list[str]:
@@ -37,7 +38,8 @@ def test_a_clip_does_not_depend_on_how_many_there_are(tmp_path):
         SyntheticConfig(out=tmp_path, train=1),
         SyntheticConfig(out=tmp_path, train=50, appearances=4, motions=4),
     )
-    assert few.classes[4] == many.classes[5] == ("dots", "sink")
+    assert few.pairs[4] == many.pairs[5] == ("dots", "sink")
+    assert few.classes[4] == many.classes[5] == "dots_sink"
     assert np.array_equal(draw_clip(few, 4, "train", 0)[0], draw_clip(many, 5, "train", 0)[0])
 
 
@@ -68,6 +70,10 @@ def test_files_are_what_the_lists_say(tmp_path):
 def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"appearances = 5: must be in 1..4"):
         SyntheticConfig(out=tmp_path, appearances=5)
+    with pytest.raises(
+        ConfigError, match=r"motions = 2: task binding has classes of its own: leave motions out, or use"
+    ):
+        SyntheticConfig(out=tmp_path, task="binding", motions=2)
     with pytest.raises(ConfigError, match=r"max_frames = 3: must be at least min_frames = 20"):
         SyntheticConfig(out=tmp_path, max_frames=3)
     (tmp_path / "x").touch()
@@ -77,7 +83,7 @@ def test_wrong_arguments_are_refused(tmp_path):
 
 def scenes(appearance: str, motion: str, count: int, num_frames: int = 24) -> list[Scene]:
     return [
-        Scene.draw(
+        draw_pair(
             np.random.default_rng([APPEARANCES.index(appearance), MOTIONS.index(motion), i]),
             appearance,
             motion,
@@ -91,7 +97,8 @@ def scenes(appearance: str, motion: str, count: int, num_frames: int = 24) -> li
 def test_motion_shows_in_any_eight_frames_and_only_that_motion(motion):
     for scene in scenes("dots", motion, 60):
         unit = min(scene.height, scene.width) / 64
-        x, y, size = scene.center_T2[:, 0] / unit, scene.center_T2[:, 1], np.log(scene.radius_T)
+        one = scene.objects[0]
+        x, y, size = one.center_T2[:, 0] / unit, one.center_T2[:, 1], np.log(one.radius_T)
         dy = (np.diff(y) + scene.height / 2) % scene.height - scene.height / 2  # rows are a circle
         for start in range(len(x) - 7):
             part = slice(start, start + 8)
@@ -112,13 +119,14 @@ def test_one_frame_has_the_same_law_whatever_the_motion():
     for motion in MOTIONS:
         rows = []
         for scene in scenes("rings", motion, 500):
-            t = rng.integers(len(scene.radius_T))
+            one = scene.objects[0]
+            t = rng.integers(len(one.radius_T))
             unit = min(scene.height, scene.width) / 64
             rows.append(
                 (
-                    scene.center_T2[t, 1] / scene.height,
-                    (scene.center_T2[t, 0] - scene.width / 2) / unit,
-                    scene.radius_T[t] / scene.height,
+                    one.center_T2[t, 1] / scene.height,
+                    (one.center_T2[t, 0] - scene.width / 2) / unit,
+                    one.radius_T[t] / scene.height,
                 )
             )
         values[motion] = np.array(rows)
@@ -158,15 +166,16 @@ def test_what_is_drawn_is_what_the_scene_says():
     """The brightness-weighted centre of the drawn object, found by comparing with the empty background, follows the
     scene.
     """
-    scene = next(s for s in scenes("stripes", "sway", 50) if 0.35 < s.center_T2[0, 1] / s.height < 0.65)
+    scene = next(s for s in scenes("stripes", "sway", 50) if 0.35 < s.objects[0].center_T2[0, 1] / s.height < 0.65)
+    one = scene.objects[0]
     frames = render(scene, np.random.default_rng(5)).astype(np.int16)
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     gray = [cv2.cvtColor(f.astype(np.uint8), cv2.COLOR_RGB2GRAY) for f in frames]
     y, x = np.mgrid[: scene.height, : scene.width]
     measured, drawn = [], []
     for t in range(len(gray) - 1):
-        cx, cy = scene.center_T2[t] + scene.shake_T2[t]
-        inside = np.hypot((x - cx) / scene.aspect, y - cy) < 0.6 * scene.radius_T[t]
+        cx, cy = one.center_T2[t] + scene.shake_T2[t]
+        inside = np.hypot((x - cx) / one.look.aspect, y - cy) < 0.6 * one.radius_T[t]
         measured.append(dis.calc(gray[t], gray[t + 1], None)[inside, 0].mean())
-        drawn.append(scene.center_T2[t + 1, 0] + scene.shake_T2[t + 1, 0] - cx)
+        drawn.append(one.center_T2[t + 1, 0] + scene.shake_T2[t + 1, 0] - cx)
     assert np.corrcoef(measured, drawn)[0, 1] > 0.9

@@ -1,0 +1,77 @@
+"""Scenes of several objects, in which neither what is there nor what moves tells the class, only which moves how."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from preprocessing.synthetic.scene import Object, Scene, camera_shake, triangle_wave
+from preprocessing.synthetic.textures import Look
+
+BINDING_TEXTURES = ("dots", "checks")
+BINDING_CLASSES = ("dots_rise_checks_sink", "dots_sink_checks_rise")
+DISTRACTOR_TEXTURES = ("stripes", "dots", "rings")
+DISTRACTOR_MOTIONS = ("sway", "bob", "swell")
+
+_SWELL = 0.22  # natural log of the largest size over the middle size
+
+
+def draw_binding(rng: np.random.Generator, label: int, num_frames: int) -> Scene:
+    """Two outlines side by side, dots inside one and checks inside the other; one texture drifts up, the other down.
+
+    Label 0: dots drift up; label 1: dots drift down. Which texture is left is a coin toss in both, and so is which side
+    drifts up. RGB frames alone show what stands where, and motion alone what moves where, with the same distribution in
+    both classes: only the two together, at the same place, tell the class. Textures are hues of equal luma, drawn on a
+    grain of grey that drifts with them, so that optical flow, which is computed from luma, cannot tell them apart.
+    Outlines stand still, so that no frame shows how far a texture has come.
+    """
+    side = 2 * int(rng.integers(56, 73))  # 112..144
+    unit = side / 64
+    dots_left = bool(rng.integers(2))
+    textures = BINDING_TEXTURES if dots_left else BINDING_TEXTURES[::-1]
+    t = np.arange(num_frames)
+    objects = []
+    for texture, x in zip(textures, (0.28, 0.72), strict=True):
+        look, radius = Look.draw_grained(rng, texture, side // 2), rng.uniform(0.15, 0.17) * side
+        center = side * np.array([x + rng.uniform(-0.02, 0.02), rng.uniform(0.3, 0.7)])
+        speed = rng.uniform(1.2, 2.0) * unit
+        up = (texture == "dots") == (label == 0)
+        objects.append(
+            Object(
+                look=look,
+                center_T2=np.tile(center, (num_frames, 1)),
+                radius_T=np.full(num_frames, radius),
+                drift_T=(-speed if up else speed) * t,
+            )
+        )
+    shake = camera_shake(rng, num_frames, 0.2 * unit)
+    return Scene(width=side, height=side, objects=tuple(objects), shake_T2=shake, noise=rng.uniform(1.0, 4.0))
+
+
+def draw_distractors(rng: np.random.Generator, label: int, num_frames: int) -> Scene:
+    """Three objects, one of each texture, in three of the picture's quarters; one of them moves, and the camera pans.
+
+    The class is (texture that moves, its motion): sway from side to side, bob up and down, or swell. Places and sizes
+    of what stands still have the distribution of single frames of what moves: one frame does not tell the class.
+    """
+    side = 2 * int(rng.integers(40, 65))  # 80..128
+    unit = side / 64
+    moving, motion = divmod(label, len(DISTRACTOR_MOTIONS))
+    quarters = rng.permutation(4)[: len(DISTRACTOR_TEXTURES)]
+    t = np.arange(num_frames)
+    objects = []
+    for index, texture in enumerate(DISTRACTOR_TEXTURES):
+        wave = triangle_wave(t, period=rng.uniform(12, 16), phase=rng.uniform(0, 1))
+        still = rng.uniform(-1, 1, 3)
+        x, y, size = (
+            wave if index == moving and DISTRACTOR_MOTIONS[motion] == name else np.full(num_frames, still[i])
+            for i, name in enumerate(DISTRACTOR_MOTIONS)
+        )
+        column, row = int(quarters[index]) % 2, int(quarters[index]) // 2
+        reach = rng.uniform(2.5, 3.5) * unit
+        center = np.stack([side * (0.27 + 0.46 * column) + reach * x, side * (0.27 + 0.46 * row) + reach * y], axis=1)
+        radius = rng.uniform(0.13, 0.15) * side * np.exp(_SWELL * size)
+        look = Look.draw(rng, texture)
+        objects.append(Object(look=look, center_T2=center, radius_T=radius, drift_T=np.zeros(num_frames)))
+    pan = rng.uniform(-0.4, 0.4, 2) * unit * t[:, None]
+    shake = camera_shake(rng, num_frames, 0.25 * unit) + pan - pan.mean(axis=0)
+    return Scene(width=side, height=side, objects=tuple(objects), shake_T2=shake, noise=rng.uniform(1.0, 4.0))
