@@ -82,6 +82,8 @@ def _start_private() -> None:
         port = probe.getsockname()[1]
     variables = worker_environment(one_host=True, private=True, address=f"{LOOPBACK}:{port}")
     os.environ[_GCS_PORT] = str(port)  # Ray has no argument for it
+    # It warns at each start that access takes a token, which is as it should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     try:
         ray.init(
             address="local",

@@ -132,7 +132,7 @@ def environment(clusters: tuple[ServerRecord, Path], **more: str) -> dict[str, s
 def run(code: str, env: dict[str, str]) -> str:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def test_an_actor_asks_its_own_cluster(clusters: tuple[ServerRecord, Path]) -> None:
@@ -146,6 +146,7 @@ def test_an_actor_of_a_private_ray_asks_that_one(clusters: tuple[ServerRecord, P
     printed = run(ASK_PRIVATE, env)
     assert "SAME True" in printed
     assert "SERVERS 1 0" in printed, "a control service and no dashboard, which would answer anybody on this host"
+    assert "Token authentication" not in printed, "Ray's advice to switch the token off"
 
 
 def test_a_training_listens_on_this_host_alone_and_a_killed_driver_leaves_nothing_behind(
