@@ -1,17 +1,24 @@
-"""The papers' ablations with tiny networks: every variant is trained with several seeds on the same budget, tested, and
-compared with error bars.
+"""The papers' ablations with tiny networks: every variant is trained with several seeds on one budget, tested, and
+compared in pairs, with intervals and corrected p values.
 
-    python -m preprocessing.synthetic ~/motions --motions 4 --train 24 --val 0 --test 20 --min-frames 12 --max-frames 14
-    python -m jobs.preprocess --format ucf101 --source ~/motions/videos --annotations ~/motions \\
-        --out file://$HOME/motions-shards --stored.short-side 64 --stored.modalities rgb flow
-    python -m jobs.ablations --data-uri file://$HOME/motions-shards
-    python -m jobs.ablations --data-uri s3://BUCKET/motions --only coupling rib --seeds 5
+    python -m preprocessing.synthetic ~/binding --task binding --train 300 --val 0 --test 100 --min-frames 10 \\
+        --max-frames 12
+    python -m jobs.preprocess --format ucf101 --source ~/binding/videos --annotations ~/binding \\
+        --out file://$HOME/binding-shards --stored.short-side 128 --stored.modalities rgb flow
+    python -m jobs.ablations coupling rib --data-uri file://$HOME/binding-shards --seeds 10
+    python -m jobs.ablations --data-uri s3://BUCKET/distractors       # the questions that are meant for these classes
+
+    coupling   plain streams, N-CRN, N-CRN with RIB, late and early fusion, CRN        on preprocessing.synthetic's
+    rib        no RIB, sRIB, sRIB as wide as RIB, RIB without dilation, RIB            task binding
+    strategy   supervised steps a to d, SGD at three rates, T = 10                     task binding
+    mrst       STD, STD with STF, MRST-S, -P, -T                                       task distractors
+    real       the variants of coupling, leaving out two sequences at a time           UT-Interaction, split train
 
 Every training is one Ray task on one core; a cluster runs as many at a time as it has cores.
 
-Reads    a data set with rgb and flow, and a split named test.
-Writes   OUT/VARIANT-seedN-HASH.json, one per training; OUT/ablations.json and OUT/ablations.png at the end; all of
-         it on one MLflow page.
+Reads    a data set with the modalities of the question, and a split named test (real: sources named seq01 to seq20).
+Writes   OUT/VARIANT-seedN-HASH.json, one per training; OUT/QUESTION.json and OUT/QUESTION.png at the end; all of it
+         on one MLflow page.
 Restart  trainings whose file is there are not repeated.
 Exit     0 all trained, whatever came out; 1 failed while running; 2 refused before any work.
 """
@@ -26,23 +33,25 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import ray
 import ray.exceptions
+import tyro
 
-from jobs.ablations.report import as_json, plot, show
-from jobs.ablations.training import TEST_SPLIT, read_result, result_path, train_and_test
-from jobs.ablations.variants import GROUPS, VARIANTS, Group, tiny_config
+from jobs.ablations.picture import plot
+from jobs.ablations.questions import QUESTIONS, Question, QuestionName
+from jobs.ablations.report import as_json, show
+from jobs.ablations.training import TEST_SPLIT, Training, read_result, result_path, train_and_test
+from jobs.ablations.variants import tiny_config
 from jobs.cluster.connect import check_resources, connect
 from jobs.cluster.errors import explain
 from jobs.cluster.occupancy import WaitNotice
 from jobs.cluster.submit import run_tasks
 from pipeline.common.cli import console, parse
 from pipeline.config.base import require
-from pipeline.config.train import TrainConfig
 from pipeline.config.version import code_version
 from pipeline.data.preflight import check_data
 from pipeline.dataset.manifest import Manifest, read_manifest
@@ -59,16 +68,18 @@ log = logging.getLogger("jobs.ablations")
 class AblationsArgs:
     """Train and compare the papers' variants."""
 
+    questions: Annotated[tuple[QuestionName, ...], tyro.conf.Positional] = ()
+    """What to compare; none: the questions meant for the data set's classes."""
     data_uri: str
     """Data set: s3://BUCKET/PREFIX or file:///FOLDER."""
     out: str = ""
     """Folder for results; empty: ablations next to the data set."""
-    only: tuple[Literal["coupling", "fusion", "rib", "strategy", "mrst"], ...] = ()
-    """Comparisons to make; none: all."""
-    seeds: int = 3
-    """Number of seeds (0, 1, ...) of weights, order, augmentation and drawn steps."""
-    epochs: int = 32
-    """Epochs of CRN's variants; MRST-Net's get 1.5 times as many."""
+    seeds: int = 10
+    """Number of seeds (0, 1, ...) of weights, order, augmentation and drawn steps; of every fold, where there are
+    folds.
+    """
+    epochs: int = 0
+    """Epochs of every variant; 0: the question's own."""
     experiment: str = "ablations"
     """MLflow experiment."""
 
@@ -85,17 +96,8 @@ class AblationsArgs:
             self.out,
             "give s3://BUCKET/PREFIX or file:///FOLDER",
         )
-        for name in ("seeds", "epochs"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """One task."""
-
-    name: str
-    config: TrainConfig
-    path: str
+        require(self.seeds >= 1, "seeds", self.seeds, "must be at least 1")
+        require(self.epochs >= 0, "epochs", self.epochs, "must be 0 (the question's own) or more")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,78 +109,106 @@ def ablations(args: AblationsArgs) -> int:
     """Train what is missing, then report. Raises UserError before any task has started."""
     if importlib.util.find_spec("scipy") is None:
         raise UserError("scipy is not installed: pip install 'reciprocal[bench]' (make setup does)")
-    groups = [GROUPS[name] for name in args.only] or list(GROUPS.values())
     storage = open_storage(args.data_uri)
     manifest = read_manifest(storage)
-    trainings = plan(args, groups, manifest)
-    _check(storage, manifest, trainings)
+    questions = chosen(args, manifest)
+    trainings = {question.name: plan(args, question, manifest) for question in questions}
+    for question in questions:
+        _check(storage, manifest, question, trainings[question.name])
     out = open_storage(args.out or default_output(args.data_uri).removesuffix("runs") + "ablations")
     out.probe(write=True)
     connect()
     check_resources(1, 1.0, False)
-    results = run_all(trainings, out)
-    in_order = {name: sorted(taken, key=lambda result: result["seed"]) for name, taken in results.items()}
-    show(console, groups, in_order)
-    _publish(args, groups, in_order, manifest, out)
+    by_path = run_all({t.path: t for found in trainings.values() for t in found}, out)
+    summaries = {}
+    for question in questions:
+        results: dict[str, list[dict[str, Any]]] = {}
+        for training in trainings[question.name]:
+            # The file may be of another question that trains the same network under another name.
+            results.setdefault(training.variant, []).append({**by_path[training.path], "variant": training.variant})
+        summaries[question.name] = as_json(question, results)
+        show(console, summaries[question.name])
+    _publish(args, summaries, manifest, out)
     return 0
 
 
-def plan(args: AblationsArgs, groups: Sequence[Group], manifest: Manifest) -> list[Training]:
-    """All trainings, each once, seed by seed, so that an interrupted run has complete seeds."""
-    names = dict.fromkeys(name for group in groups for name in group.variants)
-    found = []
-    for seed in range(args.seeds):
-        for name in names:
-            config = tiny_config(VARIANTS[name], args.data_uri, seed, args.epochs)
-            found.append(Training(name, config, result_path(name, config, manifest)))
+def chosen(args: AblationsArgs, manifest: Manifest) -> list[Question]:
+    """The questions that were asked for, or that the data set is meant for.
+
+    Raises:
+        ConfigError: none is meant for it.
+    """
+    if args.questions:
+        return [QUESTIONS[name] for name in dict.fromkeys(args.questions)]
+    found = [question for question in QUESTIONS.values() if question.classes == tuple(manifest.classes)]
+    meant = "; ".join(f"{question.name}: {question.data}" for question in QUESTIONS.values())
+    fix = f"{args.data_uri} is not a data set that a question is meant for: name one, or make such a set ({meant})"
+    require(bool(found), "questions", args.questions, fix)
     return found
 
 
-def _check(storage: Storage, manifest: Manifest, trainings: Sequence[Training]) -> None:
-    if not manifest.split_sizes().get(TEST_SPLIT):
+def plan(args: AblationsArgs, question: Question, manifest: Manifest) -> list[Training]:
+    """All trainings of a question, seed by seed and fold by fold, so that an interrupted run has complete ones."""
+    found = []
+    for seed in range(args.seeds):
+        for fold in question.folds or (None,):
+            for variant in question.variants:
+                config = tiny_config(
+                    variant,
+                    question.budget,
+                    args.data_uri,
+                    seed,
+                    epochs=args.epochs,
+                    fold=fold,
+                    pattern=question.fold_pattern,
+                )
+                path = result_path(variant.name, config, manifest)
+                found.append(Training(variant.name, config, path, fold.name if fold else ""))
+    return found
+
+
+def _check(storage: Storage, manifest: Manifest, question: Question, trainings: Sequence[Training]) -> None:
+    if not question.folds and not manifest.split_sizes().get(TEST_SPLIT):
         raise ManifestError(f"{storage.uri}: split {TEST_SPLIT} is missing or empty; the variants are compared on it")
-    for modalities in dict.fromkeys(training.config.model.modalities for training in trainings):
-        config = next(t.config for t in trainings if t.config.model.modalities == modalities)
-        plan = check_data(storage, manifest, data=config.data, clip=config.clip, modalities=modalities, world_size=1)
+    seen = set()
+    for training in trainings:
+        config = training.config
+        if (key := (config.model.modalities, config.data.val_sources, config.clip)) in seen:
+            continue
+        seen.add(key)
+        plan = check_data(
+            storage, manifest, data=config.data, clip=config.clip, modalities=config.model.modalities, world_size=1
+        )
         for line in plan.warnings:
-            log.warning("%s: %s", " + ".join(modalities), line)
+            log.warning("%s: %s", training.title, line)
 
 
-def run_all(trainings: Sequence[Training], out: Storage) -> dict[str, list[dict[str, Any]]]:
-    """Results per variant: stored ones, and those of new tasks.
+def run_all(trainings: Mapping[str, Training], out: Storage) -> dict[str, dict[str, Any]]:
+    """Results by path: stored ones, and those of new tasks.
 
     Raises:
         ReciprocalError: a training failed; the others' results are kept.
     """
-    results: dict[str, list[dict[str, Any]]] = {}
     task = ray.remote(num_cpus=1, max_retries=2)(train_and_test)
-    todo: list[Training] = []
-    for training in trainings:
-        if found := read_result(out, training.path):
-            results.setdefault(training.name, []).append(found)
-        else:
-            todo.append(training)
+    results = {path: found for path in trainings if (found := read_result(out, path))}
+    todo = [training for path, training in trainings.items() if path not in results]
     start_s = time.perf_counter()
-    log.info("%d trainings are stored already, %d to do", len(trainings) - len(todo), len(todo))
+    log.info("%d trainings are stored already, %d to do", len(results), len(todo))
     # Trainings last minutes: killed, not asked to stop, when another has failed.
-    ended = run_tasks(todo, lambda t: task.remote(t.name, t.config, out.uri), waiting=WaitNotice(), force_cancel=True)
+    ended = run_tasks(todo, lambda t: task.remote(t, out.uri), waiting=WaitNotice(), force_cancel=True)
     with contextlib.closing(ended):
         for count, (training, result) in enumerate(ended, start=1):
             if isinstance(result, ray.exceptions.RayError):
                 found = explain(result)
                 kind = UserError if isinstance(found, UserError) else ReciprocalError
-                raise kind(
-                    f"{training.name}, seed {training.config.run.seed}: {found}; fix it and run the same command again"
-                    " to continue"
-                ) from result
-            results.setdefault(training.name, []).append(result)
+                raise kind(f"{training.title}: {found}; fix it and run the same command again to continue") from result
+            results[training.path] = result
             scores = " ".join(f"{stream} {value:.3f}" for stream, value in result["top1"].items())
             log.info(
-                "%d of %d, %s seed %d: %s (training clips %.3f, %.0f s); %.0f s so far",
+                "%d of %d, %s: %s (training clips %.3f, %.0f s); %.0f s so far",
                 count,
                 len(todo),
-                training.name,
-                result["seed"],
+                training.title,
                 scores,
                 result["train_top1"],
                 result["seconds"],
@@ -187,24 +217,17 @@ def run_all(trainings: Sequence[Training], out: Storage) -> dict[str, list[dict[
     return results
 
 
-def _publish(
-    args: AblationsArgs,
-    groups: Sequence[Group],
-    results: dict[str, list[dict[str, Any]]],
-    manifest: Manifest,
-    out: Storage,
-) -> None:
+def _publish(args: AblationsArgs, summaries: Mapping[str, dict[str, Any]], manifest: Manifest, out: Storage) -> None:
     facts = {
         "data": args.data_uri,
         "manifest_digest": manifest.digest,
-        "num_test": manifest.split_sizes()[TEST_SPLIT],
+        "num_test": manifest.split_sizes().get(TEST_SPLIT, 0),
         "num_train": manifest.split_sizes()["train"],
         "classes": list(manifest.classes),
         "seeds": args.seeds,
         "epochs": args.epochs,
         "code": code_version(),
     }
-    summary = facts | as_json(groups, results)
     # The same command finds its page again; other arguments or data make another.
     run_id = (
         f"ablations-{hashlib.sha256(json.dumps([dataclasses.asdict(args), manifest.digest]).encode()).hexdigest()[:8]}"
@@ -213,24 +236,21 @@ def _publish(
     record = page_record(args.experiment, run_id, dataclasses.asdict(args), tags)
     page = RunPage(open_storage(join(out.uri, "pages", run_id)), record)
     with page.running(), tempfile.TemporaryDirectory() as folder:
-        picture, text = Path(folder) / "ablations.png", Path(folder) / "ablations.json"
-        plot(groups, results, 1 / len(manifest.classes), picture)
-        text.write_text(json.dumps(summary, indent=1) + "\n")
-        for file in (picture, text):
-            out.write_file(file.name, file)
-            page.log_file(file, file.name)
-        page.log_scores(
-            {
-                f"{name}/{stream}_top1_{what}": value
-                for name, streams in summary["summary"].items()
-                for stream, pair in streams.items()
-                for what, value in pair.items()
-                if value is not None
-            }
-        )
-    console.print(
-        f"result   {join(out.uri, 'ablations.json')}",
-        f"picture  {join(out.uri, 'ablations.png')}",
-        f"page     {page}",
-        sep="\n",
-    )
+        for name, summary in summaries.items():
+            picture, text = Path(folder) / f"{name}.png", Path(folder) / f"{name}.json"
+            plot(summary, picture)
+            text.write_text(json.dumps(facts | summary, indent=1) + "\n")
+            for file in (picture, text):
+                out.write_file(file.name, file)
+                page.log_file(file, file.name)
+            page.log_scores(
+                {
+                    f"{name}/{score['variant'].replace('@', '_at_')}/{score['stream']}_top1_{what}": score[what]
+                    for score in summary["scores"]
+                    for what in ("mean", "sd", "low", "high", "learned")
+                    if score[what] is not None
+                }
+            )
+    for name in summaries:
+        console.print(f"{name:9}{join(out.uri, f'{name}.json')}", join(out.uri, f"{name}.png"), sep="\n         ")
+    console.print(f"page     {page}", markup=False)

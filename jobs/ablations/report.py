@@ -1,170 +1,198 @@
-"""Means, error bars and conclusions of ``jobs.ablations`` as tables, a plot and plain numbers."""
+"""What ``jobs.ablations`` concludes from its trainings: means, intervals, corrected comparisons, as tables and JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from jobs.ablations.variants import VARIANTS, Group
+from jobs.ablations.questions import Contrast, Question
+from jobs.ablations.statistics import (
+    CONFIDENCE,
+    bootstrap_interval,
+    has_learned,
+    holm,
+    sign_flip_p,
+    units_needed,
+)
 from jobs.recipes.listing import print_wide
 
-CONFIDENCE = 0.95
-_COLORS = {"rgb": "#c0392b", "flow": "#2471a3", "fused": "#222222"}
-_TITLES = {"rgb": "S-Net (RGB)", "flow": "T-Net (flow)", "fused": "mean / whole"}
+TITLES = {"rgb": "S-Net (RGB)", "flow": "T-Net (flow)", "fused": "mean / whole"}
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Variant -> the results of its seeds, in ascending order, as ``training.train_and_test`` returns them."""
+"""Variant -> its results, by seed and fold in ascending order, as ``training.train_and_test`` returns them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Top-1 of one stream of a variant, in [0, 1]."""
+
+    variant: str
+    stream: str
+    mean: float
+    sd: float | None
+    """Sample standard deviation (n - 1) over units; None with one."""
+    low: float
+    high: float
+    """Bootstrap interval of 95 % of the mean."""
+    learned: float
+    """Share of the trainings above chance (binomial test at 1 %)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Top-1 of ``better`` minus that of ``worse`` (in the paper's order), seed by seed."""
+    """Top-1 of a contrast's ``higher`` minus that of its ``lower``, unit by unit."""
 
-    group: str
+    title: str
     stream: str
-    worse: str
-    better: str
+    paper: bool
     difference: float
-    half_width: float | None
-    """Half width of the 95 % confidence interval of the mean difference (Student's t); None with one seed."""
+    low: float
+    high: float
+    """Paired bootstrap interval of 95 % of the mean difference."""
+    p: float
+    """Exact sign-flip test over units."""
+    corrected_p: float
+    """The same after Holm's correction over all comparisons of the question."""
+    units: int
+    units_needed: int | None
+    """To show this difference; see ``statistics.units_needed``."""
 
     @property
     def verdict(self) -> str:
-        """as the paper | the opposite | undecided: whether the confidence interval excludes zero, and on which side."""
-        if self.half_width is None or abs(self.difference) <= self.half_width:
+        """as the paper | the opposite, for what the paper's tables rank; higher | lower for controls; undecided.
+
+        Decided: the corrected p value is below 0.05, and the interval excludes zero.
+        """
+        if self.corrected_p >= 1 - CONFIDENCE or self.low <= 0 <= self.high:
             return "undecided"
-        return "as the paper" if self.difference > 0 else "the opposite"
+        above, below = ("as the paper", "the opposite") if self.paper else ("higher", "lower")
+        return above if self.difference > 0 else below
 
 
-def values(results: Results, variant: str, stream: str) -> list[float]:
-    """Top-1 of every seed."""
-    return [result["top1"][stream] for result in results[variant]]
+def correct_matrix(results: Sequence[Mapping[str, Any]], stream: str) -> np.ndarray:
+    """(U, V): right (1) or wrong (0) of every unit's test videos; with folds (F, 1): a fold's top-1, over its seeds."""
+    if not results[0]["fold"]:
+        return np.array([[float(c) for c in result["correct"][stream]] for result in results])
+    folds: dict[str, list[float]] = {}
+    for result in results:
+        folds.setdefault(result["fold"], []).append(result["top1"][stream])
+    return np.array([[statistics.fmean(values)] for _, values in sorted(folds.items())])
 
 
-def mean_and_sd(numbers: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and sample standard deviation (n - 1) over the seeds, which is None with one seed."""
-    return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None
+def score(question: Question, results: Results, variant: str, stream: str) -> Score:
+    """One stream of one variant."""
+    taken = results[variant]
+    values_UV = correct_matrix(taken, stream)
+    means = values_UV.mean(1).tolist()
+    chance = 1 / len(question.classes)
+    learned = [has_learned(r["correct"][stream].count("1"), len(r["correct"][stream]), chance) for r in taken]
+    return Score(
+        variant,
+        stream,
+        statistics.fmean(means),
+        statistics.stdev(means) if len(means) > 1 else None,
+        *bootstrap_interval(values_UV, crossed=not question.folds),
+        statistics.fmean(learned),
+    )
 
 
-def compare(group: Group, stream: str, worse: str, better: str, results: Results) -> Comparison:
-    """One comparison, paired by seed: both trainings of a seed see the same clips in the same order."""
-    from scipy.stats import t as student_t  # of the extra "bench": jobs.ablations refuses to start without it
-
-    apart = [b - a for a, b in zip(values(results, worse, stream), values(results, better, stream), strict=True)]
-    mean, sd = mean_and_sd(apart)
-    half = None if sd is None else float(student_t.ppf(0.5 + CONFIDENCE / 2, len(apart) - 1)) * sd / len(apart) ** 0.5
-    return Comparison(group.name, stream, worse, better, mean, half)
-
-
-def comparisons(groups: Sequence[Group], results: Results) -> list[Comparison]:
-    """Comparisons of neighbours in the paper's order, and of its first with its last."""
-    found = []
-    for group in groups:
-        pairs = [
-            *pairwise(group.variants),
-            *([(group.variants[0], group.variants[-1])] if len(group.variants) > 2 else []),
-        ]
-        found += [compare(group, stream, worse, better, results) for stream in group.streams for worse, better in pairs]
-    return found
+def differences(results: Results, contrast: Contrast, stream: str) -> np.ndarray:
+    """(U, V), higher minus lower; a side of several variants counts with their mean."""
+    higher, lower = (
+        np.mean([correct_matrix(results[name], stream) for name in side], axis=0)
+        for side in (contrast.higher, contrast.lower)
+    )
+    return higher - lower
 
 
-def as_json(groups: Sequence[Group], results: Results) -> dict[str, Any]:
-    """All results and comparisons, as JSON values."""
-    summary = {}
-    for name, taken in results.items():
-        streams = taken[0]["top1"]
-        summary[name] = {
-            stream: dict(zip(("mean", "sd"), mean_and_sd(values(results, name, stream)), strict=True))
-            for stream in streams
-        }
+def compare(question: Question, results: Results) -> list[Comparison]:
+    """All comparisons of a question, corrected together."""
+    asked = [
+        (contrast, stream)
+        for stream in question.streams
+        for contrast in question.contrasts
+        if all(stream in streams_of(results, name) for name in (*contrast.lower, *contrast.higher))
+    ]
+    apart = [differences(results, contrast, stream) for contrast, stream in asked]
+    p_values = [sign_flip_p(values.mean(1).tolist()) for values in apart]
+    return [
+        Comparison(
+            contrast.title,
+            stream,
+            contrast.paper,
+            float(values.mean()),
+            *bootstrap_interval(values, crossed=not question.folds),
+            p,
+            corrected,
+            len(values),
+            units_needed(values.mean(1).tolist()),
+        )
+        for (contrast, stream), values, p, corrected in zip(asked, apart, p_values, holm(p_values), strict=True)
+    ]
+
+
+def streams_of(results: Results, variant: str) -> list[str]:
+    """Streams that a variant has scores for: with fusion the whole network alone."""
+    return list(results[variant][0]["top1"])
+
+
+def as_json(question: Question, results: Results) -> dict[str, Any]:
+    """All results and conclusions, as JSON values."""
     return {
+        "question": question.text,
+        "source": question.source,
         "confidence": CONFIDENCE,
-        "groups": [dataclasses.asdict(group) for group in groups],
-        "summary": summary,
-        "comparisons": [{**dataclasses.asdict(c), "verdict": c.verdict} for c in comparisons(groups, results)],
+        "chance": 1 / len(question.classes),
+        "titles": {variant.name: variant.title for variant in question.variants},
+        "scores": [
+            dataclasses.asdict(score(question, results, v.name, stream))
+            for v in question.variants
+            for stream in streams_of(results, v.name)
+        ],
+        "comparisons": [{**dataclasses.asdict(c), "verdict": c.verdict} for c in compare(question, results)],
         "results": {name: list(taken) for name, taken in results.items()},
     }
 
 
-def show(console: Console, groups: Sequence[Group], results: Results) -> None:
-    """Print the means and the differences of every group."""
-    for group in groups:
-        table = Table(
-            Column("variant, from worst to best in the paper", no_wrap=True),
-            *(_TITLES[s] for s in group.streams),
-            "M params",
-            title=f"{group.question} ({group.source})",
-            title_justify="left",
-            box=None,
-            padding=(0, 2, 0, 0),
-        )
-        for name in group.variants:
-            cells = [_with_error(*mean_and_sd(values(results, name, stream))) for stream in group.streams]
-            table.add_row(VARIANTS[name].title, *cells, f"{results[name][0]['params'] / 1e6:.2f}")
-        print_wide(console, table)
-        for c in comparisons([group], results):
-            error = "" if c.half_width is None else f" +- {100 * c.half_width:.1f}"
-            console.print(
-                f"  {c.better} - {c.worse}, {_TITLES[c.stream]}: {100 * c.difference:+.1f}{error} points: {c.verdict}",
-                markup=False,
-            )
-
-
-def _with_error(mean: float, sd: float | None) -> str:
-    return f"{100 * mean:.1f}" + ("" if sd is None else f" +- {100 * sd:.1f}")
-
-
-def plot(groups: Sequence[Group], results: Results, chance: float, path: Path) -> None:
-    """Plot top-1 of every variant as PNG: small dots are seeds, circles means, bars one standard deviation."""
-    heights = [0.2 + len(group.variants) * (0.16 + 0.14 * len(group.streams)) for group in groups]
-    figure, axes = plt.subplots(
-        len(groups),
-        1,
-        figsize=(9.5, sum(heights) + 0.6 * len(groups) + 0.6),
-        height_ratios=heights,
-        sharex=True,
-        layout="constrained",
-        squeeze=False,
+def show(console: Console, summary: Mapping[str, Any]) -> None:
+    """Print the means and the comparisons of a question, from what ``as_json`` returns."""
+    streams: list[str] = list(dict.fromkeys(s["stream"] for s in summary["scores"]))
+    table = Table(
+        Column("variant", no_wrap=True),
+        *(TITLES.get(stream, stream) for stream in streams),
+        "learned",
+        "M params",
+        title=f"{summary['question']} ({summary['source']}; chance {100 * summary['chance']:.1f})",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
     )
-    for ax, group in zip(axes[:, 0], groups, strict=True):
-        for row, name in enumerate(group.variants):
-            for place, stream in enumerate(group.streams):
-                y = row + 0.24 * (place - (len(group.streams) - 1) / 2)
-                taken = [100 * v for v in values(results, name, stream)]
-                mean, sd = mean_and_sd(taken)
-                ax.plot(taken, [y] * len(taken), ".", color=_COLORS[stream], alpha=0.4, markersize=5)
-                ax.errorbar(
-                    mean,
-                    y,
-                    xerr=sd,
-                    fmt="o",
-                    color=_COLORS[stream],
-                    capsize=2,
-                    markersize=5,
-                    label=_TITLES[stream] if row == 0 else None,
-                )
-        ax.axvline(100 * chance, color="#888888", linestyle=":", linewidth=1)
-        ax.set_yticks(range(len(group.variants)), [VARIANTS[name].title for name in group.variants])
-        ax.set_ylim(-0.6, len(group.variants) - 0.4)
-        ax.set_title(f"{group.question}  ({group.source})", fontsize=10, loc="left")
-        ax.grid(axis="x", color="#dddddd", linewidth=0.6)
-        ax.set_axisbelow(True)
-        if len(group.streams) > 1:
-            ax.legend(fontsize=8, loc="best", framealpha=0.9)
-    axes[-1, 0].set_xlabel(
-        "test top-1, %; the paper's best variant on top\n"
-        "small dots: seeds; circles: means; bars: one standard deviation; dotted: chance",
-        fontsize=9,
+    for name, title in summary["titles"].items():
+        scores = {s["stream"]: s for s in summary["scores"] if s["variant"] == name}
+        cells = [interval_text(scores[stream]) if stream in scores else "" for stream in streams]
+        learned = max(s["learned"] for s in scores.values())
+        table.add_row(title, *cells, f"{100 * learned:.0f} %", f"{summary['results'][name][0]['params'] / 1e6:.2f}")
+    print_wide(console, table)
+    for c in summary["comparisons"]:
+        console.print("  " + comparison_text(c), markup=False, soft_wrap=True)
+
+
+def interval_text(score: Mapping[str, Any]) -> str:
+    """A mean in per cent and its interval: ``98.3 (97.1 to 99.0)``."""
+    return f"{100 * score['mean']:.1f} ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
+
+
+def comparison_text(c: Mapping[str, Any]) -> str:
+    """One comparison in a line."""
+    text = (
+        f"{c['title']}, {TITLES.get(c['stream'], c['stream'])}: {100 * c['difference']:+.1f} points"
+        f" ({100 * c['low']:+.1f} to {100 * c['high']:+.1f}), p {c['corrected_p']:.3f} after Holm: {c['verdict']}"
     )
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    if c["verdict"] == "undecided" and c["units_needed"]:
+        text += f"; this difference would take about {c['units_needed']} seeds or folds, not {c['units']}"
+    return text

@@ -12,13 +12,16 @@ import tempfile
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.checkpoints.store import CheckpointStore
+from pipeline.config.data import HELD_OUT
 from pipeline.config.train import TrainConfig
 from pipeline.config.version import code_version
+from pipeline.data.index import load_run_index
 from pipeline.data.loader import make_loader
-from pipeline.dataset.manifest import Manifest, read_manifest, read_records
+from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import NotFoundError
 from pipeline.evaluation.evaluate import join_parts, predict_part
 from pipeline.models import build_model, count_parameters
@@ -29,10 +32,27 @@ from pipeline.training.loop import train
 TEST_SPLIT = "test"
 
 
-def result_path(name: str, config: TrainConfig, manifest: Manifest) -> str:
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One task."""
+
+    variant: str
+    config: TrainConfig
+    path: str
+    """Of its result."""
+    fold: str = ""
+    """Name of the fold that it leaves out and is tested on; empty: it is tested on the split ``test``."""
+
+    @property
+    def title(self) -> str:
+        """For a person: variant, seed and fold."""
+        return f"{self.variant}, seed {self.config.run.seed}" + (f", fold {self.fold}" if self.fold else "")
+
+
+def result_path(variant: str, config: TrainConfig, manifest: Manifest) -> str:
     """File name of a training's result; another config or data set has another name."""
     digest = hashlib.sha256(json.dumps([config.identity(), manifest.digest], sort_keys=True).encode()).hexdigest()[:8]
-    return f"{name}-seed{config.run.seed}-{digest}.json"
+    return f"{variant}-seed{config.run.seed}-{digest}.json"
 
 
 def read_result(out: Storage, path: str) -> dict[str, Any] | None:
@@ -43,24 +63,25 @@ def read_result(out: Storage, path: str) -> dict[str, Any] | None:
         return None
 
 
-def train_and_test(name: str, config: TrainConfig, out_uri: str) -> dict[str, Any]:
+def train_and_test(training: Training, out_uri: str) -> dict[str, Any]:
     """Train on one core, test with one view per video, store and return the result. A stored result is returned as it
     is.
 
     Returns:
-        name, seed, top1 per stream in [0, 1] (streams as the model names them, and fused), params, seconds, train_top1
-        of the last epoch's clips, code.
+        variant, seed, fold; top1 per stream in [0, 1] (streams as the model names them, and fused); correct per stream,
+        text of a 1 or 0 for each test video in the order of their keys; params; seconds; train_top1 of the last epoch's
+        clips; code.
     """
+    config = training.config
     torch.set_num_threads(1)
     logging.getLogger("pipeline").setLevel(logging.WARNING)
     data, out = open_storage(config.data.uri), open_storage(out_uri)
     manifest = read_manifest(data)
-    path = result_path(name, config, manifest)
-    if found := read_result(out, path):
+    if found := read_result(out, training.path):
         return found
     torch.manual_seed(config.run.seed)
     model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop)
-    facts = run_facts(config, manifest, code_version=code_version(), run_id=name)
+    facts = run_facts(config, manifest, code_version=code_version(), run_id=training.variant)
     common: dict[str, Any] = {
         "clip": config.clip,
         "modalities": config.model.modalities,
@@ -78,26 +99,31 @@ def train_and_test(name: str, config: TrainConfig, out_uri: str) -> dict[str, An
     ):
         checkpoints = CheckpointStore(open_storage(f"file://{folder}"), keep=1)
         metrics = train(facts, model, loader, checkpoints, device=cpu).metrics
+    split = HELD_OUT if training.fold else TEST_SPLIT
     with make_loader(
         data,
         manifest,
-        TEST_SPLIT,
+        split,
         data=dataclasses.replace(config.data, batch_size=3 * config.data.batch_size),
         train=False,
         num_views=1,
         **common,
     ) as loader:
         part = predict_part(model, loader.iter_epoch(0), device=cpu)
-    labels = {s.key: s.label for record in read_records(data, manifest, TEST_SPLIT) for s in record.samples}
-    scores = join_parts([part], labels).scores()
+    index = load_run_index(data, manifest, split, config.model.modalities, config.data)
+    predictions = join_parts([part], {index.key(i): int(index.labels[i]) for i in range(len(index))})
+    order = np.argsort(predictions.keys)
+    right = {stream: (p.argmax(1) == predictions.labels)[order] for stream, p in predictions.streams.items()}
     result = {
-        "name": name,
+        "variant": training.variant,
         "seed": config.run.seed,
-        "top1": {stream: values["top1"] for stream, values in scores.items()},
+        "fold": training.fold,
+        "top1": {stream: values["top1"] for stream, values in predictions.scores().items()},
+        "correct": {stream: "".join("01"[int(one)] for one in values) for stream, values in right.items()},
         "params": count_parameters(model),
         "train_top1": metrics["train/top1"],
         "seconds": round(time.perf_counter() - start_s, 1),
         "code": code_version(),
     }
-    out.write(path, json.dumps(result, indent=1, sort_keys=True).encode())
+    out.write(training.path, json.dumps(result, indent=1, sort_keys=True).encode())
     return result

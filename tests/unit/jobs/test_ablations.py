@@ -1,6 +1,4 @@
-"""The ablations: one budget, the papers' order, statistics against SciPy's, trainings that are not repeated,
-refusals.
-"""
+"""The ablations: one budget a question, the papers' orders, verdicts, trainings that are not repeated, refusals."""
 
 from __future__ import annotations
 
@@ -13,40 +11,47 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import image
-from scipy.stats import ttest_rel
 
-from jobs.ablations import command as job
-from jobs.ablations.command import AblationsArgs, ablations, plan, run_all
-from jobs.ablations.report import as_json, compare, comparisons, mean_and_sd, plot
-from jobs.ablations.training import result_path, train_and_test
-from jobs.ablations.variants import GROUPS, VARIANTS, tiny_config
-from jobs.recipes import RECIPES, Recipe, crn_paper
+from jobs.ablations.command import AblationsArgs, ablations, chosen, plan, run_all
+from jobs.ablations.picture import plot
+from jobs.ablations.questions import QUESTIONS, Contrast, Question
+from jobs.ablations.report import as_json, compare, comparison_text, score
+from jobs.ablations.training import Training, result_path, train_and_test
+from jobs.ablations.variants import Fold, tiny_config
+from jobs.recipes import crn_paper
 from jobs.recipes import mrst as mrst_rows
 from pipeline.config.base import as_dict
+from pipeline.config.data import DataConfig
+from pipeline.config.train import TrainConfig
+from pipeline.data.index import load_run_index
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ConfigError, ManifestError
+from pipeline.models import build_model, count_parameters
 from pipeline.storage import Storage, open_storage
+from preprocessing.synthetic.generate import SyntheticConfig
 from tests.support.stored_set import clips_of, store_manifest, store_shard
 
-RIB = GROUPS["rib"]
+RIB = QUESTIONS["rib"]
+VIDEOS = 40
 
 
-def made(top1: dict[str, list[float]], stream: str = "rgb") -> dict[str, list[dict[str, Any]]]:
-    """Results with these values per variant, one a seed; other streams never move."""
-    others = {"rgb": 0.5, "flow": 0.5, "fused": 0.5}
+def made(question: Question, right: dict[str, list[int]]) -> dict[str, list[dict[str, Any]]]:
+    """Results with so many of 40 videos right in every stream, one a seed."""
     return {
-        name: [
+        variant.name: [
             {
-                "name": name,
+                "variant": variant.name,
                 "seed": seed,
-                "top1": {**others, stream: value},
+                "fold": "",
+                "top1": dict.fromkeys(question.streams, k / VIDEOS),
+                "correct": dict.fromkeys(question.streams, "1" * k + "0" * (VIDEOS - k)),
                 "params": 1,
                 "train_top1": 1.0,
                 "seconds": 1.0,
             }
-            for seed, value in enumerate(values)
+            for seed, k in enumerate(right.get(variant.name, [20] * len(next(iter(right.values())))))
         ]
-        for name, values in top1.items()
+        for variant in question.variants
     }
 
 
@@ -60,101 +65,173 @@ def data(tmp_path: Path) -> tuple[Storage, Manifest]:
     return storage, store_manifest(storage, records)
 
 
-@pytest.mark.parametrize("family", ["crn", "mrst"])
-def test_one_budget_for_a_family(family: str) -> None:
-    configs = [as_dict(tiny_config(v, "file:///set", 1, 5)) for v in VARIANTS.values() if v.model.kind == family]
-    assert len(configs) >= 5
-    for config in configs[1:]:
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=list(QUESTIONS))
+def test_one_budget_for_a_question(question: Question) -> None:
+    configs = [as_dict(tiny_config(v, question.budget, "file:///set", 1)) for v in question.variants]
+    rates = {variant.lr for variant in question.variants}
+    for config in configs:
+        if len(rates) > 1:  # strategies are compared over several rates
+            config["optim"].update(lr=0, backbone_lr=0)
         for section in ("data", "clip", "optim", "run"):
             assert config[section] == configs[0][section]
-    assert len({json.dumps(config["model"], sort_keys=True) for config in configs}) == len(configs)
+    names = [variant.name for variant in question.variants]
+    assert len(set(names)) == len(names)
+    for contrast in question.contrasts:
+        assert {*contrast.lower, *contrast.higher} <= set(names)
 
 
-def test_orders_are_those_of_the_printed_numbers() -> None:
-    """The numbers stand in the recipes; HMDB-51 with BN-Inception, means over what a row prints."""
+def test_the_crn_questions_have_the_papers_maps_and_mrst_has_classes_of_its_own_data() -> None:
+    for name in ("coupling", "rib", "strategy", "real"):
+        assert QUESTIONS[name].budget.crop // 16 == 7
+    assert {v.model.num_steps for v in QUESTIONS["strategy"].variants} == {10}
+    for name, task in (("coupling", "binding"), ("rib", "binding"), ("strategy", "binding"), ("mrst", "distractors")):
+        made_of = SyntheticConfig(out=Path("x"), task=task)  # type: ignore[arg-type]
+        assert QUESTIONS[name].classes == tuple(made_of.classes)
+
+
+def test_controls_have_the_parameters_of_what_they_control() -> None:
+    def params(question: str, name: str) -> int:
+        return count_parameters(build_model(QUESTIONS[question].variant(name).model, num_classes=2, crop=112))
+
+    crn = params("rib", "crn")
+    assert params("coupling", "ncrn-rib") == params("rib", "rib-111") == crn
+    assert params("rib", "srib-wide") == pytest.approx(crn, rel=0.001)
+    assert params("rib", "srib") < 0.95 * crn
+
+
+def test_what_the_paper_ranks_is_ranked_so_by_its_numbers() -> None:
+    """HMDB-51 with BN-Inception, means over what a row prints; Table 4 over all its columns."""
     by_rib = {rib: np.mean(row) for rib, row in crn_paper.TABLE1["hmdb", "bni"].items()}
-    assert [{"no-rib": "none", "crn": "rib"}.get(v, v) for v in RIB.variants] == sorted(by_rib, key=by_rib.__getitem__)
     by_strategy = {name: np.mean(row) for name, row in crn_paper.TABLE2.items()}
-    assert [v.removeprefix("strategy-").replace("crn", "c") for v in GROUPS["strategy"].variants] == sorted(
-        by_strategy, key=by_strategy.__getitem__
-    )
     own, coupled, _ = crn_paper.TABLE3["hmdb", "bni"]
-    assert np.mean(own) < np.mean(coupled)
     late, early, _, crn, _ = np.mean(list(crn_paper.TABLE4.values()), axis=0)
-    assert dict(zip(GROUPS["fusion"].variants, sorted((late, early, crn)), strict=True))["crn"] == crn
-    by_unit = {unit: row[1] for unit, row in mrst_rows.TABLE2.items() if unit != "c3d"}
-    assert [v.removeprefix("mrst-") for v in GROUPS["mrst"].variants] == sorted(by_unit, key=by_unit.__getitem__)
-    assert all(isinstance(entry, Recipe) for entry in RECIPES.values())
-
-
-def test_interval_is_that_of_a_paired_t_test() -> None:
-    rng = np.random.default_rng(0)
-    for seeds in (2, 3, 7):
-        worse, better = rng.uniform(0.2, 0.9, (2, seeds))
-        found = compare(RIB, "rgb", "no-rib", "crn", made({"no-rib": list(worse), "crn": list(better)}))
-        low, high = ttest_rel(better, worse).confidence_interval(0.95)
-        assert found.half_width is not None
-        assert (found.difference - found.half_width, found.difference + found.half_width) == pytest.approx(
-            (low, high), abs=1e-12
-        )
-    assert mean_and_sd([0.5]) == (0.5, None)
-    assert mean_and_sd([0.2, 0.4]) == (pytest.approx(0.3), pytest.approx(np.std([0.2, 0.4], ddof=1)))
+    printed: dict[str, dict[str, float]] = {
+        "rib": {"no-rib": by_rib["none"], "srib": by_rib["srib"], "crn": by_rib["rib"]},
+        "strategy": {f"strategy-{name}@0.01": value for name, value in by_strategy.items()},
+        "mrst": {f"mrst-{unit}": row[1] for unit, row in mrst_rows.TABLE2.items()},
+    }
+    checked = 0
+    for name, values in printed.items():
+        for contrast in QUESTIONS[name].contrasts:
+            if contrast.paper:
+                lower, higher = contrast.lower[len(contrast.lower) // 2], contrast.higher[len(contrast.higher) // 2]
+                assert values[lower] < values[higher], contrast.title
+                checked += 1
+    assert checked == 3 + 3 + 5
+    assert np.mean(own) < np.mean(coupled)
+    assert late < crn
+    assert early < crn
 
 
 @pytest.mark.parametrize(
-    ("worse", "better", "verdict"),
+    ("lower", "higher", "verdict"),
     [
-        ([0.50, 0.51, 0.52], [0.60, 0.61, 0.63], "as the paper"),
-        ([0.60, 0.61, 0.63], [0.50, 0.51, 0.52], "the opposite"),
-        ([0.50, 0.61, 0.52], [0.60, 0.51, 0.63], "undecided"),
-        ([0.50], [0.90], "undecided"),
+        ([10, 11, 12, 10, 11, 12, 9, 10, 11, 12], [30, 31, 32, 33, 30, 31, 32, 33, 30, 31], "as the paper"),
+        ([30, 31, 32, 33, 30, 31, 32, 33, 30, 31], [10, 11, 12, 10, 11, 12, 9, 10, 11, 12], "the opposite"),
+        ([20, 31, 22, 13, 30, 21, 32, 13, 20, 31], [31, 20, 13, 22, 21, 30, 13, 32, 31, 20], "undecided"),
+        ([10, 11, 12], [30, 31, 32], "undecided"),  # three seeds cannot reach 0.05
     ],
 )
-def test_only_an_interval_without_zero_decides_a_comparison(
-    worse: list[float], better: list[float], verdict: str
-) -> None:
-    assert compare(RIB, "rgb", "srib", "crn", made({"srib": worse, "crn": better})).verdict == verdict
+def test_a_corrected_p_value_and_the_interval_decide(lower: list[int], higher: list[int], verdict: str) -> None:
+    results = made(RIB, {"srib": lower, "crn": higher})
+    found = next(c for c in compare(RIB, results) if c.title == "crn - srib" and c.stream == "rgb")
+    assert found.verdict == verdict
+    assert found.difference == pytest.approx((np.mean(higher) - np.mean(lower)) / VIDEOS)
+    assert found.corrected_p >= found.p
+    control = next(c for c in compare(RIB, results) if c.title == "crn - srib-wide")
+    assert control.verdict in ("higher", "lower", "undecided")
 
 
-def test_neighbours_and_ends_are_compared() -> None:
-    results = made({name: [0.1, 0.2] for name in RIB.variants})
-    pairs = [(c.worse, c.better) for c in comparisons([RIB], results) if c.stream == "flow"]
-    assert pairs == [("no-rib", "srib"), ("srib", "crn"), ("no-rib", "crn")]
+def test_an_undecided_comparison_says_how_many_seeds_it_would_take() -> None:
+    results = made(RIB, {"srib": [20, 24, 22, 18], "crn": [22, 23, 23, 20]})
+    text = next(
+        comparison_text({**dataclasses.asdict(c), "verdict": c.verdict})
+        for c in compare(RIB, results)
+        if c.title == "crn - srib"
+    )
+    apart = np.array([2, -1, 1, 2]) / VIDEOS
+    needed = max(6, int(np.ceil((2.8016 * apart.std(ddof=1) / apart.mean()) ** 2)))
+    assert text.startswith("crn - srib, S-Net (RGB): +2.5 points (")
+    assert text.endswith(f"undecided; this difference would take about {needed} seeds or folds, not 4")
+
+
+def test_a_side_of_several_variants_counts_with_its_mean() -> None:
+    question = dataclasses.replace(RIB, contrasts=(Contrast(("no-rib", "srib"), ("crn", "rib-111")),))
+    results = made(question, {"no-rib": [10, 12], "srib": [20, 18], "crn": [30, 30], "rib-111": [20, 26]})
+    found = compare(question, results)[0]
+    assert found.difference == pytest.approx((np.mean([25, 28]) - np.mean([15, 15])) / VIDEOS)
+
+
+def test_the_share_of_seeds_that_learned() -> None:
+    found = score(RIB, made(RIB, {"crn": [20, 21, 38, 40]}), "crn", "rgb")  # chance is 20 of 40
+    assert found.learned == 0.5
+    assert found.low < found.mean < found.high
+
+
+def test_folds_are_units_and_their_seeds_are_averaged() -> None:
+    question = dataclasses.replace(RIB, folds=QUESTIONS["real"].folds[:3])
+    results = made(question, {"crn": [10, 20, 30, 14, 24, 34]})
+    for taken in results.values():
+        for i, result in enumerate(taken):
+            result["fold"], result["seed"] = f"{i % 3:02d}", i // 3
+    found = score(question, results, "crn", "rgb")
+    assert found.mean == pytest.approx(np.mean([12, 22, 32]) / VIDEOS)
+    assert found.sd == pytest.approx(np.std([12, 22, 32], ddof=1) / VIDEOS)
 
 
 def test_the_picture_shows_every_stream_and_the_file_every_number(tmp_path: Path) -> None:
-    groups = [RIB, GROUPS["fusion"]]
-    results = made(
-        {name: [0.3 + 0.1 * i, 0.5, 0.7] for i, name in enumerate(dict.fromkeys(v for g in groups for v in g.variants))}
-    )
-    plot(groups, results, 1 / 12, tmp_path / "plot.png")
+    summary = as_json(RIB, made(RIB, {"crn": [38, 39, 40], "no-rib": [20, 22, 18]}))
+    plot(summary, tmp_path / "plot.png")
     pixels = image.imread(tmp_path / "plot.png")[..., :3]
-    red = (abs(pixels - np.array([0xC0, 0x39, 0x2B]) / 255) < 0.02).all(-1).sum()
-    assert red > 50  # the marks of the RGB stream
-    numbers = as_json(groups, results)
-    assert numbers["summary"]["srib"]["rgb"] == {
-        "mean": pytest.approx(np.mean([0.4, 0.5, 0.7])),
-        "sd": pytest.approx(np.std([0.4, 0.5, 0.7], ddof=1)),
-    }
-    assert len(numbers["comparisons"]) == 3 * 3 + 3
-    json.dumps(numbers)
+    for color in ((0xC0, 0x39, 0x2B), (0x24, 0x71, 0xA3)):  # the marks of the RGB and the flow stream
+        assert (abs(pixels - np.array(color) / 255) < 0.02).all(-1).sum() > 50
+    assert len(summary["scores"]) == 5 * 3
+    assert len(summary["comparisons"]) == 5 * 3
+    json.dumps(summary)
 
 
 def test_every_training_once_and_whole_seeds_first(data: tuple[Storage, Manifest]) -> None:
     args = AblationsArgs(data_uri=data[0].uri, seeds=2)
-    trainings = plan(args, list(GROUPS.values()), data[1])
-    assert [(t.name, t.config.run.seed) for t in trainings] == [
-        (name, seed) for seed in (0, 1) for name in dict.fromkeys(v for g in GROUPS.values() for v in g.variants)
+    trainings = plan(args, RIB, data[1])
+    assert [(t.variant, t.config.run.seed) for t in trainings] == [
+        (variant.name, seed) for seed in (0, 1) for variant in RIB.variants
     ]
-    assert len({t.path for t in trainings}) == len(trainings) == 2 * len(VARIANTS)
+    assert len({t.path for t in trainings}) == len(trainings)
+    shared = {t.path for t in plan(args, QUESTIONS["coupling"], data[1])} & {t.path for t in trainings}
+    assert len(shared) == 2  # CRN of two seeds is trained once for both questions
+
+
+def test_every_fold_leaves_out_its_sources(data: tuple[Storage, Manifest]) -> None:
+    trainings = plan(AblationsArgs(data_uri=data[0].uri, seeds=1), QUESTIONS["real"], data[1])
+    assert len({t.path for t in trainings}) == len(trainings) == 10 * 6
+    left_out = [t.config.data.val_sources for t in trainings if t.variant == "crn"]
+    assert sorted(name for names in left_out for name in names) == [f"seq{n:02d}" for n in range(1, 21)]
+
+
+def test_questions_are_chosen_by_the_classes(data: tuple[Storage, Manifest]) -> None:
+    for name, question in QUESTIONS.items():
+        meant = dataclasses.replace(data[1], classes=question.classes)
+        found = [q.name for q in chosen(AblationsArgs(data_uri="file:///set"), meant)]
+        assert name in found
+        assert all(QUESTIONS[other].classes == question.classes for other in found)
+    with pytest.raises(ConfigError, match=r"^questions = \(\): file:///set is not a data set that a question is meant"):
+        chosen(AblationsArgs(data_uri="file:///set"), data[1])
+    assert [q.name for q in chosen(AblationsArgs(data_uri="file:///set", questions=("mrst", "mrst")), data[1])] == [
+        "mrst"
+    ]
+
+
+def config_of(name: str, question: str, uri: str, seed: int, epochs: int) -> TrainConfig:
+    asked = QUESTIONS[question]
+    return tiny_config(asked.variant(name), dataclasses.replace(asked.budget, crop=48), uri, seed, epochs=epochs)
 
 
 def test_a_result_belongs_to_its_config_and_data(data: tuple[Storage, Manifest]) -> None:
-    config = tiny_config(VARIANTS["crn"], data[0].uri, 0, 2)
+    config = config_of("crn", "rib", data[0].uri, 0, 2)
     path = result_path("crn", config, data[1])
-    assert path == result_path("crn", tiny_config(VARIANTS["crn"], data[0].uri, 0, 2), data[1])
+    assert path == result_path("crn", config_of("crn", "rib", data[0].uri, 0, 2), data[1])
     others = [
-        result_path("crn", tiny_config(VARIANTS["crn"], data[0].uri, 0, 3), data[1]),
+        result_path("crn", config_of("crn", "rib", data[0].uri, 0, 3), data[1]),
         result_path("crn", config, dataclasses.replace(data[1], code_version="other")),
     ]
     assert path not in others
@@ -162,31 +239,52 @@ def test_a_result_belongs_to_its_config_and_data(data: tuple[Storage, Manifest])
 
 @pytest.mark.slow
 def test_a_training_is_stored_repeatable_and_not_repeated(data: tuple[Storage, Manifest], tmp_path: Path) -> None:
-    config = tiny_config(VARIANTS["mrst-t"], data[0].uri, 3, 1)
+    config = config_of("mrst-t", "mrst", data[0].uri, 3, 1)
+    training = Training("mrst-t", config, result_path("mrst-t", config, data[1]))
     threads = torch.get_num_threads()
-    results = [train_and_test("mrst-t", config, f"file://{tmp_path}/{name}") for name in ("one", "two")]
+    results = [train_and_test(training, f"file://{tmp_path}/{name}") for name in ("one", "two")]
     torch.set_num_threads(threads)
-    path = tmp_path / "one" / result_path("mrst-t", config, data[1])
+    path = tmp_path / "one" / training.path
     assert json.loads(path.read_text()) == results[0]
     measured = {"seconds"}
     assert {k: v for k, v in results[0].items() if k not in measured} == {
         k: v for k, v in results[1].items() if k not in measured
     }
-    assert 3 * results[0]["top1"]["fused"] == pytest.approx(round(3 * results[0]["top1"]["fused"]))  # three videos
+    assert len(results[0]["correct"]["fused"]) == 3  # videos
+    assert results[0]["top1"]["fused"] == pytest.approx(results[0]["correct"]["fused"].count("1") / 3)
     path.write_text(json.dumps({**results[0], "train_top1": -1.0}))
-    assert train_and_test("mrst-t", config, f"file://{tmp_path}/one")["train_top1"] == -1.0
-    assert (
-        run_all([job.Training("mrst-t", config, path.name)], open_storage(f"file://{tmp_path}/one"))["mrst-t"][0][
-            "train_top1"
-        ]
-        == -1.0
-    )  # no Ray here
+    assert train_and_test(training, f"file://{tmp_path}/one")["train_top1"] == -1.0
+    found = run_all({training.path: training}, open_storage(f"file://{tmp_path}/one"))  # no Ray here
+    assert found[training.path]["train_top1"] == -1.0
+
+
+@pytest.mark.slow
+def test_a_fold_is_tested_on_what_it_left_out(data: tuple[Storage, Manifest], tmp_path: Path) -> None:
+    index = load_run_index(*data, "train", ("rgb",), DataConfig(val_split=""))
+    last = {index.key(i).rpartition("-")[0][-1] for i in range(len(index))}
+    fold = Fold("x", (min(last),))
+    asked = QUESTIONS["mrst"]
+    config = tiny_config(
+        asked.variant("mrst-t"),
+        dataclasses.replace(asked.budget, crop=48),
+        data[0].uri,
+        0,
+        epochs=1,
+        fold=fold,
+        pattern=r"(\d)$",
+    )
+    threads = torch.get_num_threads()
+    found = train_and_test(Training("mrst-t", config, "x.json", "x"), f"file://{tmp_path}/out")
+    torch.set_num_threads(threads)
+    left_out = sum(index.key(i).rpartition("-")[0][-1] == min(last) for i in range(len(index)))
+    assert len(found["correct"]["fused"]) == left_out < len(index)
+    assert found["fold"] == "x"
 
 
 def test_wrong_fields_and_data_are_refused_before_any_training(data: tuple[Storage, Manifest], tmp_path: Path) -> None:
     for changes, field in (
         ({"seeds": 0}, "seeds"),
-        ({"epochs": 0}, "epochs"),
+        ({"epochs": -1}, "epochs"),
         ({"data_uri": "/set"}, "data_uri"),
         ({"out": "here"}, "out"),
     ):
@@ -201,5 +299,5 @@ def test_wrong_fields_and_data_are_refused_before_any_training(data: tuple[Stora
         ],
     )
     with pytest.raises(ManifestError, match="split test is missing"):
-        ablations(AblationsArgs(data_uri=storage.uri))
+        ablations(AblationsArgs(data_uri=storage.uri, questions=("rib",)))
     assert read_manifest(data[0]).digest == data[1].digest
