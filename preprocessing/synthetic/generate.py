@@ -18,6 +18,7 @@ half alone leaves as many candidates as the other half has values. Nothing else 
 
 Task ``binding``: two textures drift in every video, one up and one down; the class is which. What is there and what
 moves are the same in both classes, so two streams that are only averaged stay at chance (see ``tasks.draw_binding``).
+Task ``parts``: one of its objects at a time, 4 classes, (texture, motion), to train the streams with first.
 
 Task ``distractors``: of three textured objects one moves, and the camera pans; 9 classes, (texture that moves, motion)
 (see ``tasks.draw_distractors``).
@@ -48,12 +49,14 @@ from preprocessing.synthetic.tasks import (
     BINDING_CLASSES,
     DISTRACTOR_MOTIONS,
     DISTRACTOR_TEXTURES,
+    PART_CLASSES,
     draw_binding,
     draw_distractors,
+    draw_part,
 )
 from preprocessing.synthetic.textures import APPEARANCES
 
-_TASK_SEEDS = {"binding": 101, "distractors": 102}  # apart from the indices of task pair
+_TASK_SEEDS = {"binding": 101, "distractors": 102, "parts": 103}  # apart from the indices of task pair
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,9 +65,9 @@ class SyntheticConfig:
 
     out: Annotated[Path, tyro.conf.Positional]
     """Folder to write; must be new or empty."""
-    task: Literal["pair", "binding", "distractors"] = "pair"
-    """What a class is: texture and motion of the one object; which of two textures moves which way; texture and motion
-    of the one object of three that moves.
+    task: Literal["pair", "parts", "binding", "distractors"] = "pair"
+    """What a class is: texture and motion of the one object (pair, parts); which of two textures moves which way; texture
+    and motion of the one object of three that moves.
     """
     seed: int = 0
     train: int = 24
@@ -111,6 +114,8 @@ class SyntheticConfig:
         match self.task:
             case "binding":
                 return list(BINDING_CLASSES)
+            case "parts":
+                return list(PART_CLASSES)
             case "distractors":
                 return [f"{texture}_{motion}" for texture in DISTRACTOR_TEXTURES for motion in DISTRACTOR_MOTIONS]
             case _:
@@ -145,6 +150,8 @@ def draw_clip(config: SyntheticConfig, label: int, split: str, index: int) -> tu
     match config.task:
         case "binding":
             scene = draw_binding(rng, label, num_frames)
+        case "parts":
+            scene = draw_part(rng, label, num_frames)
         case "distractors":
             scene = draw_distractors(rng, label, num_frames)
         case _:

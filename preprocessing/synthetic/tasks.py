@@ -8,6 +8,7 @@ from preprocessing.synthetic.scene import Object, Scene, camera_shake, triangle_
 from preprocessing.synthetic.textures import Look
 
 BINDING_TEXTURES = ("dots", "checks")
+PART_CLASSES = ("dots_rise", "dots_sink", "checks_rise", "checks_sink")
 BINDING_CLASSES = ("dots_rise_checks_sink", "dots_sink_checks_rise")
 DISTRACTOR_TEXTURES = ("stripes", "dots", "rings")
 DISTRACTOR_MOTIONS = ("sway", "bob", "swell")
@@ -24,17 +25,30 @@ def draw_binding(rng: np.random.Generator, label: int, num_frames: int) -> Scene
     grain of grey that drifts with them, so that optical flow, which is computed from luma, cannot tell them apart.
     Outlines stand still, so that no frame shows how far a texture has come.
     """
+    first = BINDING_TEXTURES[int(rng.integers(2))]
+    second = next(texture for texture in BINDING_TEXTURES if texture != first)
+    drifts = [(texture, (texture == "dots") == (label == 0)) for texture in (first, second)]
+    return _drifting(rng, dict(zip((0.28, 0.72), drifts, strict=True)), num_frames)
+
+
+def draw_part(rng: np.random.Generator, label: int, num_frames: int) -> Scene:
+    """One of the two outlines of ``draw_binding``, left or right, with a class of its own: what a stream can learn of it
+    alone. Labels: dots up, dots down, checks up, checks down.
+    """
+    texture, up = BINDING_TEXTURES[label // 2], label % 2 == 0
+    return _drifting(rng, {(0.28, 0.72)[int(rng.integers(2))]: (texture, up)}, num_frames)
+
+
+def _drifting(rng: np.random.Generator, drifts: dict[float, tuple[str, bool]], num_frames: int) -> Scene:
+    """Outlines whose textures drift, by the place of their middles (share of the width): texture, and whether up."""
     side = 2 * int(rng.integers(56, 73))  # 112..144
     unit = side / 64
-    dots_left = bool(rng.integers(2))
-    textures = BINDING_TEXTURES if dots_left else BINDING_TEXTURES[::-1]
     t = np.arange(num_frames)
     objects = []
-    for texture, x in zip(textures, (0.28, 0.72), strict=True):
+    for x, (texture, up) in drifts.items():
         look, radius = Look.draw_grained(rng, texture, side // 2), rng.uniform(0.15, 0.17) * side
         center = side * np.array([x + rng.uniform(-0.02, 0.02), rng.uniform(0.3, 0.7)])
         speed = rng.uniform(1.2, 2.0) * unit
-        up = (texture == "dots") == (label == 0)
         objects.append(
             Object(
                 look=look,
