@@ -1,16 +1,19 @@
 """The papers' ablations with tiny networks: every variant is trained with several seeds on one budget, tested, and
 compared in pairs, with intervals and corrected p values.
 
-    python -m preprocessing.synthetic ~/binding --task binding --train 300 --val 0 --test 100 --min-frames 10 \\
-        --max-frames 12
+    python -m preprocessing.synthetic ~/binding --task binding --train 300 --val 0 --test 100 --min-frames 12 \\
+        --max-frames 14
     python -m jobs.preprocess --format ucf101 --source ~/binding/videos --annotations ~/binding \\
         --out file://$HOME/binding-shards --stored.short-side 128 --stored.modalities rgb flow
-    python -m jobs.ablations coupling rib --data-uri file://$HOME/binding-shards --seeds 10
+    (the same with --task parts --train 150 --test 25, as ~/parts)
+    python -m jobs.ablations coupling rib --data-uri file://$HOME/binding-shards \\
+        --start-uri file://$HOME/parts-shards --seeds 10
     python -m jobs.ablations --data-uri s3://BUCKET/distractors       # the questions that are meant for these classes
 
     coupling   plain streams, N-CRN, N-CRN with RIB, late and early fusion, CRN        on preprocessing.synthetic's
     rib        no RIB, sRIB, sRIB as wide as RIB, RIB without dilation, RIB            task binding
     strategy   supervised steps a to d, SGD at three rates, T = 10                     task binding
+               each after a training of plain streams on single objects, task parts, whose backbones all start from
     mrst       STD, STD with STF, MRST-S, -P, -T                                       task distractors
     real       the variants of coupling, leaving out two sequences at a time           UT-Interaction, split train
 
@@ -72,6 +75,8 @@ class AblationsArgs:
     """What to compare; none: the questions meant for the data set's classes."""
     data_uri: str
     """Data set: s3://BUCKET/PREFIX or file:///FOLDER."""
+    start_uri: str = ""
+    """Data set of the trainings that come first, where a question has one (coupling, rib, strategy): task parts."""
     out: str = ""
     """Folder for results; empty: ablations next to the data set."""
     seeds: int = 10
@@ -88,6 +93,12 @@ class AblationsArgs:
             self.data_uri.startswith(("s3://", "file://")),
             "data_uri",
             self.data_uri,
+            "give s3://BUCKET/PREFIX or file:///FOLDER",
+        )
+        require(
+            self.start_uri == "" or self.start_uri.startswith(("s3://", "file://")),
+            "start_uri",
+            self.start_uri,
             "give s3://BUCKET/PREFIX or file:///FOLDER",
         )
         require(
@@ -112,13 +123,15 @@ def ablations(args: AblationsArgs) -> int:
     storage = open_storage(args.data_uri)
     manifest = read_manifest(storage)
     questions = chosen(args, manifest)
-    trainings = {question.name: plan(args, question, manifest) for question in questions}
+    starts = {question.name: plan_starts(args, question) for question in questions}
+    trainings = {question.name: plan(args, question, manifest, starts[question.name]) for question in questions}
     for question in questions:
         _check(storage, manifest, question, trainings[question.name])
     out = open_storage(args.out or default_output(args.data_uri).removesuffix("runs") + "ablations")
     out.probe(write=True)
     connect()
     check_resources(1, 1.0, False)
+    run_all({t.path: t for found in starts.values() for t in found}, out)
     by_path = run_all({t.path: t for found in trainings.values() for t in found}, out)
     summaries = {}
     for question in questions:
@@ -147,10 +160,49 @@ def chosen(args: AblationsArgs, manifest: Manifest) -> list[Question]:
     return found
 
 
-def plan(args: AblationsArgs, question: Question, manifest: Manifest) -> list[Training]:
-    """All trainings of a question, seed by seed and fold by fold, so that an interrupted run has complete ones."""
+def plan_starts(args: AblationsArgs, question: Question) -> list[Training]:
+    """The trainings that come first, one for each seed; none where the question has no start.
+
+    Raises:
+        ConfigError: no data set is named for them, or one of other classes.
+    """
+    if (start := question.start) is None:
+        return []
+    fix = f"{question.name} trains each stream alone first: make such a set ({start.data}) and name it here"
+    require(bool(args.start_uri), "start_uri", args.start_uri, fix)
+    storage = open_storage(args.start_uri)
+    manifest = read_manifest(storage)
+    require(tuple(manifest.classes) == start.classes, "start_uri", args.start_uri, f"has other classes; {fix}")
     found = []
     for seed in range(args.seeds):
+        config = tiny_config(start.variant, start.budget, args.start_uri, seed)
+        path = result_path(start.variant.name, config, manifest)
+        found.append(Training(start.variant.name, config, path, keep=path.replace(".json", ".safetensors")))
+    check_data(
+        storage,
+        manifest,
+        data=found[0].config.data,
+        clip=found[0].config.clip,
+        modalities=start.variant.model.modalities,
+        world_size=1,
+    )
+    return found
+
+
+def plan(
+    args: AblationsArgs, question: Question, manifest: Manifest, starts: Sequence[Training] = ()
+) -> list[Training]:
+    """All trainings of a question, seed by seed and fold by fold, so that an interrupted run has complete ones.
+
+    Args:
+        args: data set, seeds and epochs.
+        question: which.
+        manifest: of the data set.
+        starts: of ``plan_starts``.
+    """
+    found = []
+    for seed in range(args.seeds):
+        start = starts[seed].keep if starts else ""
         for fold in question.folds or (None,):
             for variant in question.variants:
                 config = tiny_config(
@@ -162,8 +214,8 @@ def plan(args: AblationsArgs, question: Question, manifest: Manifest) -> list[Tr
                     fold=fold,
                     pattern=question.fold_pattern,
                 )
-                path = result_path(variant.name, config, manifest)
-                found.append(Training(variant.name, config, path, fold.name if fold else ""))
+                path = result_path(variant.name, config, manifest, start)
+                found.append(Training(variant.name, config, path, fold.name if fold else "", start))
     return found
 
 

@@ -32,6 +32,18 @@ def _side(names: Sequence[str]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class Start:
+    """A training before the others, one for each seed: its backbones' weights are what they all start from."""
+
+    data: str
+    """How to make the data set that it is meant for."""
+    classes: tuple[str, ...]
+    """Of that data set."""
+    variant: Variant
+    budget: Budget
+
+
+@dataclasses.dataclass(frozen=True)
 class Question:
     """A question, the paper's answer to it, and the trainings that ask it again."""
 
@@ -47,6 +59,8 @@ class Question:
     """Whose top-1 is compared: modalities, or fused."""
     contrasts: tuple[Contrast, ...]
     budget: Budget
+    start: Start | None = None
+    """None: all start from random weights."""
     folds: tuple[Fold, ...] = ()
     """Leave-one-out: every fold is a training, tested on what it leaves out. None: tests on the split ``test``."""
     fold_pattern: str = ""
@@ -64,8 +78,15 @@ def _pairs(*names: tuple[str, str], paper: bool = True) -> tuple[Contrast, ...]:
 STREAMS = ("rgb", "flow", "fused")
 _BINDING = ("dots_rise_checks_sink", "dots_sink_checks_rise")
 _BINDING_DATA = (
-    "python -m preprocessing.synthetic DIR --task binding --train 300 --val 0 --test 100 --min-frames 10"
-    " --max-frames 12; stored.short-side 128, stored.modalities rgb flow"
+    "python -m preprocessing.synthetic DIR --task binding --train 300 --val 0 --test 100 --min-frames 12"
+    " --max-frames 14; stored.short-side 128, stored.modalities rgb flow"
+)
+_STREAMS_FIRST = Start(
+    "python -m preprocessing.synthetic DIR --task parts --train 150 --val 0 --test 25 --min-frames 12 --max-frames 14;"
+    " stored.short-side 128, stored.modalities rgb flow",
+    ("dots_rise", "dots_sink", "checks_rise", "checks_sink"),
+    crn("start", "two streams, one object", partner="off", rib="none"),
+    Budget(crop=112, epochs=8, batch_size=8, lr=1e-3),
 )
 _DISTRACTORS = tuple(f"{a}_{m}" for a in ("stripes", "dots", "rings") for m in ("sway", "bob", "swell"))
 _DISTRACTORS_DATA = (
@@ -107,7 +128,8 @@ QUESTIONS: dict[str, Question] = {
             _RELATIVES,
             ("fused",),
             _COUPLING,
-            Budget(crop=112, epochs=8),
+            Budget(crop=112, epochs=3, batch_size=8, lr=1e-3),
+            _STREAMS_FIRST,
         ),
         Question(
             "rib",
@@ -127,7 +149,8 @@ QUESTIONS: dict[str, Question] = {
                 *_pairs(("no-rib", "crn"), ("srib", "crn"), ("no-rib", "srib")),
                 *_pairs(("srib-wide", "crn"), ("rib-111", "crn"), paper=False),
             ),
-            Budget(crop=112, epochs=8),
+            Budget(crop=112, epochs=1, batch_size=8, lr=1e-3),
+            _STREAMS_FIRST,
         ),
         Question(
             "strategy",
@@ -148,7 +171,8 @@ QUESTIONS: dict[str, Question] = {
             ),
             STREAMS,
             tuple(Contrast(_strategies(lower), _strategies("c")) for lower in "bad"),
-            Budget(crop=112, epochs=8, optimizer="sgd", weight_decay=5e-4),
+            Budget(crop=112, epochs=3, batch_size=8, optimizer="sgd", weight_decay=5e-4),
+            _STREAMS_FIRST,
         ),
         Question(
             "mrst",
@@ -183,6 +207,7 @@ QUESTIONS: dict[str, Question] = {
             STREAMS,
             _COUPLING,
             Budget(crop=112, epochs=40),
+            None,
             tuple(Fold(f"{n:02d}+{n + 10}", (f"seq{n:02d}", f"seq{n + 10}")) for n in range(1, 11)),
             r"seq\d\d",
         ),

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from pipeline.checkpoints.store import CheckpointStore
@@ -25,6 +26,8 @@ from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import NotFoundError
 from pipeline.evaluation.evaluate import join_parts, predict_part
 from pipeline.models import build_model, count_parameters
+from pipeline.models.crn.model import CRN
+from pipeline.models.interface import ActionModel
 from pipeline.runs.facts import run_facts
 from pipeline.storage import Storage, open_storage
 from pipeline.training.loop import train
@@ -42,6 +45,10 @@ class Training:
     """Of its result."""
     fold: str = ""
     """Name of the fold that it leaves out and is tested on; empty: it is tested on the split ``test``."""
+    start: str = ""
+    """Path of the backbones' weights that it starts from, those that another training kept; empty: random weights."""
+    keep: str = ""
+    """Path to which it writes its backbones' weights; empty: none."""
 
     @property
     def title(self) -> str:
@@ -49,9 +56,10 @@ class Training:
         return f"{self.variant}, seed {self.config.run.seed}" + (f", fold {self.fold}" if self.fold else "")
 
 
-def result_path(variant: str, config: TrainConfig, manifest: Manifest) -> str:
-    """File name of a training's result; another config or data set has another name."""
-    digest = hashlib.sha256(json.dumps([config.identity(), manifest.digest], sort_keys=True).encode()).hexdigest()[:8]
+def result_path(variant: str, config: TrainConfig, manifest: Manifest, start: str = "") -> str:
+    """File name of a training's result; another config, data set or start has another name."""
+    decides = [config.identity(), manifest.digest, *([start] if start else [])]
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
     return f"{variant}-seed{config.run.seed}-{digest}.json"
 
 
@@ -81,6 +89,8 @@ def train_and_test(training: Training, out_uri: str) -> dict[str, Any]:
         return found
     torch.manual_seed(config.run.seed)
     model = build_model(config.model, num_classes=len(manifest.classes), crop=config.clip.crop)
+    if training.start:
+        load_backbones(model, out.read(training.start))
     facts = run_facts(config, manifest, code_version=code_version(), run_id=training.variant)
     common: dict[str, Any] = {
         "clip": config.clip,
@@ -125,5 +135,27 @@ def train_and_test(training: Training, out_uri: str) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - start_s, 1),
         "code": code_version(),
     }
+    if training.keep:  # before the result, which says that all is there
+        out.write(training.keep, kept_backbones(model))
     out.write(training.path, json.dumps(result, indent=1, sort_keys=True).encode())
     return result
+
+
+def kept_backbones(model: ActionModel) -> bytes:
+    """Weights and running statistics of the backbones of a CRN, as safetensors: MODALITY.NAME for each tensor."""
+    assert isinstance(model, CRN)
+    state = {
+        f"{m}.{name}": value.contiguous()
+        for m in model.modalities
+        for name, value in model.backbone(m).state_dict().items()
+    }
+    return safetensors.torch.save(state)
+
+
+def load_backbones(model: ActionModel, data: bytes) -> None:
+    """Inverse of ``kept_backbones``, for a CRN of the same modalities and backbones."""
+    assert isinstance(model, CRN)
+    state = safetensors.torch.load(data)
+    for m in model.modalities:
+        own = {name.removeprefix(f"{m}."): value for name, value in state.items() if name.startswith(f"{m}.")}
+        model.backbone(m).load_state_dict(own)

@@ -19,8 +19,9 @@ from pipeline.data.fetch.cache import stored_total
 from pipeline.data.fetch.damage import Damaged
 from pipeline.data.fetch.read import FetchMetrics, read_sample
 from pipeline.data.index import SplitIndex, check_modalities, load_run_index
+from pipeline.data.sampling.clips import span
 from pipeline.data.sampling.order import num_steps, rank_batch_size
-from pipeline.data.sampling.short import frames_needed, short_note
+from pipeline.data.sampling.short import short_note
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.rules import stored_parameters
 from pipeline.errors import ConfigError, ManifestError, NotFoundError
@@ -162,7 +163,7 @@ def _check_crop(manifest: Manifest, clip: ClipConfig) -> None:
 
 def _check_frames(index: SplitIndex, split: str, clip: ClipConfig, modalities: Sequence[str]) -> None:
     """Refuse a split of pictures alone for clips of more frames: every clip would show one picture again and again."""
-    if len(index) and frames_needed(clip, modalities) > 1 >= int(index.sizes[:, 0].max()):
+    if len(index) and span(clip, modalities) > 1 >= int(index.sizes[:, 0].max()):
         fix = (
             f"all {len(index)} samples of split {split!r} are pictures, of one frame: give a data set of videos, or"
             " train on pictures with --model.num-steps 1 --clip.num-frames 1 (recipe mrst_imagenet_twin)"

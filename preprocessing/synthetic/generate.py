@@ -66,8 +66,8 @@ class SyntheticConfig:
     out: Annotated[Path, tyro.conf.Positional]
     """Folder to write; must be new or empty."""
     task: Literal["pair", "parts", "binding", "distractors"] = "pair"
-    """What a class is: texture and motion of the one object (pair, parts); which of two textures moves which way; texture
-    and motion of the one object of three that moves.
+    """What a class is: texture and motion of the one object (pair, parts); which of two textures moves which way;
+    texture and motion of the one object of three that moves.
     """
     seed: int = 0
     train: int = 24

@@ -32,8 +32,8 @@ def draw_binding(rng: np.random.Generator, label: int, num_frames: int) -> Scene
 
 
 def draw_part(rng: np.random.Generator, label: int, num_frames: int) -> Scene:
-    """One of the two outlines of ``draw_binding``, left or right, with a class of its own: what a stream can learn of it
-    alone. Labels: dots up, dots down, checks up, checks down.
+    """One of the two outlines of ``draw_binding``, left or right, with a class of its own: what a stream can learn of
+    it alone. Labels: dots up, dots down, checks up, checks down.
     """
     texture, up = BINDING_TEXTURES[label // 2], label % 2 == 0
     return _drifting(rng, {(0.28, 0.72)[int(rng.integers(2))]: (texture, up)}, num_frames)

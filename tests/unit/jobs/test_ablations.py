@@ -12,11 +12,11 @@ import pytest
 import torch
 from matplotlib import image
 
-from jobs.ablations.command import AblationsArgs, ablations, chosen, plan, run_all
+from jobs.ablations.command import AblationsArgs, ablations, chosen, plan, plan_starts, run_all
 from jobs.ablations.picture import plot
 from jobs.ablations.questions import QUESTIONS, Contrast, Question
 from jobs.ablations.report import as_json, compare, comparison_text, score
-from jobs.ablations.training import Training, result_path, train_and_test
+from jobs.ablations.training import Training, kept_backbones, load_backbones, result_path, train_and_test
 from jobs.ablations.variants import Fold, tiny_config
 from jobs.recipes import crn_paper
 from jobs.recipes import mrst as mrst_rows
@@ -197,8 +197,6 @@ def test_every_training_once_and_whole_seeds_first(data: tuple[Storage, Manifest
         (variant.name, seed) for seed in (0, 1) for variant in RIB.variants
     ]
     assert len({t.path for t in trainings}) == len(trainings)
-    shared = {t.path for t in plan(args, QUESTIONS["coupling"], data[1])} & {t.path for t in trainings}
-    assert len(shared) == 2  # CRN of two seeds is trained once for both questions
 
 
 def test_every_fold_leaves_out_its_sources(data: tuple[Storage, Manifest]) -> None:
@@ -258,6 +256,47 @@ def test_a_training_is_stored_repeatable_and_not_repeated(data: tuple[Storage, M
     assert found[training.path]["train_top1"] == -1.0
 
 
+def test_backbones_come_from_the_training_before_and_nothing_else_does(tmp_path: Path) -> None:
+    start = QUESTIONS["coupling"].start
+    assert start is not None
+    torch.manual_seed(0)
+    first = build_model(start.variant.model, num_classes=4, crop=112)
+    data = kept_backbones(first)
+    for variant in QUESTIONS["coupling"].variants:
+        torch.manual_seed(1)
+        model = build_model(variant.model, num_classes=2, crop=112)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        load_backbones(model, data)
+        for name, value in model.state_dict().items():
+            wanted = first.state_dict()[name] if ".backbone." in name else before[name]
+            assert torch.equal(value, wanted), name
+        assert any(".backbone." in name and not torch.equal(before[name], v) for name, v in model.state_dict().items())
+
+
+def test_every_seed_has_a_start_of_its_own(data: tuple[Storage, Manifest], tmp_path: Path) -> None:
+    start = QUESTIONS["rib"].start
+    assert start is not None
+    storage = open_storage(f"file://{tmp_path}/parts")
+    clips = clips_of({"train/shard-000000": 4})
+    records = [store_shard(storage, tmp_path, *path.split("/"), taken) for path, taken in clips.items()]
+    store_manifest(storage, records)
+    asked = AblationsArgs(data_uri=data[0].uri, seeds=2)
+    with pytest.raises(ConfigError, match=r"^start_uri = '': rib trains each stream alone first: make such a set"):
+        plan_starts(asked, RIB)
+    with pytest.raises(ConfigError, match=r"^start_uri = .*: has other classes"):
+        plan_starts(dataclasses.replace(asked, start_uri=storage.uri), RIB)
+    classes = read_manifest(storage).classes
+    small = dataclasses.replace(start, classes=classes, budget=dataclasses.replace(start.budget, crop=48))
+    question = dataclasses.replace(RIB, start=small)
+    starts = plan_starts(dataclasses.replace(asked, start_uri=storage.uri), question)
+    assert [t.config.run.seed for t in starts] == [0, 1]
+    trainings = plan(asked, question, data[1], starts)
+    assert {(t.config.run.seed, t.start) for t in trainings} == {(0, starts[0].keep), (1, starts[1].keep)}
+    without = plan(asked, question, data[1])
+    assert not {t.path for t in trainings} & {t.path for t in without}, "another start is another training"
+    assert plan_starts(asked, QUESTIONS["mrst"]) == []
+
+
 @pytest.mark.slow
 def test_a_fold_is_tested_on_what_it_left_out(data: tuple[Storage, Manifest], tmp_path: Path) -> None:
     index = load_run_index(*data, "train", ("rgb",), DataConfig(val_split=""))
@@ -299,5 +338,5 @@ def test_wrong_fields_and_data_are_refused_before_any_training(data: tuple[Stora
         ],
     )
     with pytest.raises(ManifestError, match="split test is missing"):
-        ablations(AblationsArgs(data_uri=storage.uri, questions=("rib",)))
+        ablations(AblationsArgs(data_uri=storage.uri, questions=("mrst",)))
     assert read_manifest(data[0]).digest == data[1].digest
