@@ -298,6 +298,24 @@ def test_every_seed_has_a_start_of_its_own(data: tuple[Storage, Manifest], tmp_p
 
 
 @pytest.mark.slow
+def test_a_training_starts_from_what_the_one_before_it_kept(data: tuple[Storage, Manifest], tmp_path: Path) -> None:
+    asked, out = QUESTIONS["coupling"], f"file://{tmp_path}/out"
+    assert asked.start is not None
+    small = dataclasses.replace(asked.budget, crop=48)
+    first = tiny_config(asked.start.variant, small, data[0].uri, 0, epochs=1)
+    then = tiny_config(asked.variant("crn"), small, data[0].uri, 0, epochs=1)
+    threads = torch.get_num_threads()
+    train_and_test(Training("start", first, "start.json", keep="start.safetensors"), out)
+    results = [
+        train_and_test(Training("crn", then, f"{start or 'random'}.crn.json", start=start), out)
+        for start in ("start.safetensors", "")
+    ]
+    torch.set_num_threads(threads)
+    assert (tmp_path / "out" / "start.safetensors").stat().st_size > 100_000
+    assert all(set(result["top1"]) == {"rgb", "flow", "fused"} for result in results)
+
+
+@pytest.mark.slow
 def test_a_fold_is_tested_on_what_it_left_out(data: tuple[Storage, Manifest], tmp_path: Path) -> None:
     index = load_run_index(*data, "train", ("rgb",), DataConfig(val_split=""))
     last = {index.key(i).rpartition("-")[0][-1] for i in range(len(index))}

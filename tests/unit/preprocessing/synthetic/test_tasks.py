@@ -17,8 +17,10 @@ from preprocessing.synthetic.tasks import (
     BINDING_CLASSES,
     DISTRACTOR_MOTIONS,
     DISTRACTOR_TEXTURES,
+    PART_CLASSES,
     draw_binding,
     draw_distractors,
+    draw_part,
 )
 
 COUNT = 400
@@ -118,6 +120,17 @@ def test_the_drawn_textures_drift_as_the_scene_says() -> None:
                 assert np.median(measured) == pytest.approx(one.drift_T[1], abs=0.25 * abs(one.drift_T[1]))
 
 
+def test_a_part_is_one_object_of_a_binding_video() -> None:
+    sides = Counter[bool]()
+    for label, name in enumerate(PART_CLASSES):
+        for i in range(50):
+            scene = draw_part(np.random.default_rng([label, i]), label, 12)
+            (one,) = scene.objects
+            assert f"{one.look.appearance}_{motions(scene)[0]}" == name
+            sides[one.center_T2[0, 0] < scene.width / 2] += 1
+    assert min(sides.values()) > 100 - 4 * np.sqrt(50)
+
+
 def distractors(label: int, count: int = 60) -> list[Scene]:
     return [draw_distractors(np.random.default_rng([label, i]), label, 14) for i in range(count)]
 
@@ -164,7 +177,7 @@ def test_the_camera_pans() -> None:
     assert np.abs(pans.mean(axis=0)).max() < 4 * pans.std(axis=0).max() / np.sqrt(len(pans))
 
 
-@pytest.mark.parametrize(("task", "classes"), [("binding", 2), ("distractors", 9)])
+@pytest.mark.parametrize(("task", "classes"), [("binding", 2), ("parts", 4), ("distractors", 9)])
 def test_classes_and_clips_of_a_task(tmp_path: Path, task: str, classes: int) -> None:
     config = SyntheticConfig(out=tmp_path, task=task, min_frames=4, max_frames=6)  # type: ignore[arg-type]
     assert len(set(config.classes)) == classes
