@@ -78,7 +78,9 @@ def load_2d_weights(
         if name not in state:
             raise wrong(f"{name} is missing, expected shape {tuple(own[name].shape)}")
     averaged = False
-    for name, value in state.items():
+    # In the model's order, not in that of a file's table, which differs from one reading to the next.
+    for name in (*(name for name in own if name in state), *sorted(state.keys() - own.keys())):
+        value = state[name]
         if name.startswith(_CLASSIFIER):
             continue
         if name not in shared:
