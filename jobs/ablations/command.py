@@ -139,7 +139,9 @@ def ablations(args: AblationsArgs) -> int:
         for training in trainings[question.name]:
             # The file may be of another question that trains the same network under another name.
             results.setdefault(training.variant, []).append({**by_path[training.path], "variant": training.variant})
-        summaries[question.name] = as_json(question, results)
+        # Any data set may be given to a question: chance is that of its classes.
+        asked = dataclasses.replace(question, classes=tuple(manifest.classes))
+        summaries[question.name] = as_json(asked, results)
         show(console, summaries[question.name])
     _publish(args, summaries, manifest, out)
     return 0
