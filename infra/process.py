@@ -102,9 +102,10 @@ def identify(pid: int) -> ProcessId | None:
 
 def is_alive(process: ProcessId) -> bool:
     """Return whether exactly this process runs. A zombie does not, nor does another process with its pid."""
-    _reap()
     # In this order: were the start time compared first, the pid could pass to another process before it is seen alive.
-    return _runs(process.pid) and _start_ticks(process.pid) == process.start_ticks and process.boot_id == boot_id()
+    alive = _runs(process.pid) and _start_ticks(process.pid) == process.start_ticks and process.boot_id == boot_id()
+    _reap()  # after the look: a child that ended just before it would stay a zombie until somebody asks again
+    return alive
 
 
 def send(process: ProcessId, number: signal.Signals) -> bool:

@@ -6,6 +6,7 @@ to them by value. Commands start through their ``__main__``.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import runpy
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from jobs.ablations.questions import QUESTIONS
 from jobs.bench import preprocess as bench_preprocess
 from jobs.preprocess import tasks as preprocess_tasks
 from jobs.verify import tasks as verify_tasks
@@ -108,8 +110,11 @@ def test_train_shows_a_workers_error_in_one_line(tiny_set, tmp_path, fault, monk
 
 def test_ablations_show_a_workers_error_in_one_line(tiny_set, tmp_path, fault, monkeypatch, capsys) -> None:
     error, code, text = fault
+    asked = QUESTIONS["mrst"]
+    small = dataclasses.replace(asked, budget=dataclasses.replace(asked.budget, crop=48))
+    monkeypatch.setitem(QUESTIONS, "mrst", small)
     monkeypatch.setattr("jobs.ablations.command.train_and_test", raiser(error))
-    arguments = ["--data-uri", tiny_set, "--out", f"file://{tmp_path}/out", "--only", "rib", "--seeds", "1"]
+    arguments = ["mrst", "--data-uri", tiny_set, "--out", f"file://{tmp_path}/out", "--seeds", "1"]
     end = end_of("jobs.ablations", arguments, monkeypatch, capsys)
     check(end, code, rf"[^:]*, seed 0: {text}; fix it and run the same command again to continue")
 
