@@ -196,6 +196,8 @@ def _say_plan(prepared: Prepared, resuming: bool) -> None:
     if not resuming:
         if prepared.start:
             log.info("%s", prepared.start)
+            if warning := prepared.start.warning:
+                log.warning("%s", warning)
         elif missing := missing_start(prepared.config):
             log.warning("%s", missing)
 

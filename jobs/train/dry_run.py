@@ -32,7 +32,7 @@ def dry_run(config: TrainConfig, console: Console) -> int:
     lines = [f"run {config.run.run_id} in {run.uri}: {_state(run, record)}"]
     lines += forecast(config, prepared.plan, len(manifest.classes))
     lines += [f"start: {prepared.start}"] if prepared.start else []
-    warnings = [*prepared.warnings, "" if prepared.start else missing_start(config)]
+    warnings = [*prepared.warnings, prepared.start.warning if prepared.start else missing_start(config)]
     lines += [f"warning: {line}" for line in warnings if line]
     lines.append("nothing was started or written; without --dry-run the run starts")
     for line in lines:

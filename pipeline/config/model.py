@@ -24,9 +24,8 @@ class MRSTConfig:
     """MRST-Net of Table 1, or C3D's eight layers and two fully connected ones (Table 2)."""
     unit: Unit = "T"
     """Order of reinforcement: parallel, temporal first (S), spatial first (T), equations 1-3. STF: gates of S and T
-    themselves;
-    STD: S + T without gates; 2D: S alone, the twin for still images (no LSTM; layout resnet); C3D: 3x3x3 convolutions
-    (layout c3d).
+    themselves; STD: S + T without gates; 2D: S alone, the twin for still images (no LSTM; layout resnet); C3D: 3x3x3
+    convolutions (layout c3d).
     """
     blocks: tuple[int, ...] = (3, 4, 12, 11, 3)
     """Units of conv2..conv6 (Table 1)."""

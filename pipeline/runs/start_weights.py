@@ -34,11 +34,13 @@ from pipeline.runs.folder import fetched_checkpoint, open_run, read_result, read
 from pipeline.storage import open_storage
 from pipeline.training.checkpoint import WEIGHTS, read_state
 
-# Fields of models that change no tensor's name or shape.
+# Fields of models that change no tensor's name or shape, and leave the meaning of the tensors as it is.
 _FREE = (
     *("pretrained", "start", "num_steps", "strategy", "dropout", "recompute", "exact_literal", "pooled_gates"),
     "backbone_norm",
 )
+# Fields in which MRST-Net and its 2D twin always differ, or may.
+_FREE_OF_TWIN = (*_FREE, "unit", "lstm", "crop")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,15 @@ class StartWeights:
     """With start_from: what to do if a tensor does not fit."""
     twin: bool = False
     """With start_from: the run is of MRST-Net's 2D twin, and this one is of MRST-Net."""
+    unlike: tuple[str, ...] = ()
+    """With start_from: fields of the two models that differ although every tensor fits."""
+
+    @property
+    def warning(self) -> str:
+        """What works but is hardly meant; empty: nothing. Tensors fit by name and shape, whatever is done with them."""
+        if not self.unlike:
+            return ""
+        return f"the weights of {self.source} fit, but were trained otherwise: {', '.join(self.unlike)}"
 
     def __str__(self) -> str:
         what = ""
@@ -199,6 +210,7 @@ def _of_run(config: TrainConfig, classes: Sequence[str]) -> tuple[StartWeights, 
         fresh=fresh,
         fix=_fix(config, theirs, twin),
         twin=twin,
+        unlike=tuple(line for line in _unlike(config, theirs, twin) if not line.startswith("clip.")),
     )
     return start, data
 
@@ -221,17 +233,21 @@ def _unit(config: TrainConfig) -> str:
 
 def _fix(config: TrainConfig, theirs: TrainConfig, twin: bool) -> str:
     """What to change if a tensor does not fit."""
+    here, there = config.model.kind, theirs.model.kind
+    if here != there:
+        return f"give a run of a {here} model; that one is of a {there} model"
+    same = "give a run of the same model's 2D twin" if twin else "give a run of the same model"
+    unlike = _unlike(config, theirs, twin)
+    return f"{same}, or change this one: {', '.join(unlike)}" if unlike else same
+
+
+def _unlike(config: TrainConfig, theirs: TrainConfig, twin: bool) -> list[str]:
     here, there = (as_dict(c.model) | {"crop": c.clip.crop} for c in (config, theirs))
-    if here["kind"] != there["kind"]:
-        return f"give a run of a {here['kind']} model; that one is of a {there['kind']} model"
-    free = (*_FREE, "unit", "lstm", "crop") if twin else _FREE
-    unlike = [
+    return [
         f"{'clip' if name == 'crop' else 'model'}.{name} {value} here and {there.get(name)} there"
         for name, value in here.items()
-        if name not in free and value != there.get(name)
+        if name not in (_FREE_OF_TWIN if twin else _FREE) and value != there.get(name)
     ]
-    same = "give a run of the same model's 2D twin" if twin else "give a run of the same model"
-    return f"{same}, or change this one: {', '.join(unlike)}" if unlike else same
 
 
 def _probe(field: str, value: str, folder: str) -> None:

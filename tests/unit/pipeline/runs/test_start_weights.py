@@ -183,6 +183,11 @@ def test_the_driver_says_what_it_starts_from_and_prepare_says_nothing(
         train_job.main(command(tiny_set, tmp_path, "--start-from", run.uri))
     assert f"weights of {run.uri}/checkpoint_9/model.safetensors (sha256 " in (said := lines())
     assert "classifier initialised: that run has other classes" in said
+    assert "trained otherwise" not in said
+    store_run(run, dataclasses.replace(config, model=dataclasses.replace(config.model, unit="S")))
+    with pytest.raises(Reached):
+        train_job.main(command(tiny_set, tmp_path, "--start-from", run.uri))
+    assert "fit, but were trained otherwise: model.unit T here and S there" in lines()
     config = dataclasses.replace(
         config, recipe="mrst_t4_ucf", run=dataclasses.replace(config.run, output=f"file://{tmp_path}/out")
     )
@@ -392,6 +397,29 @@ def test_a_run_of_the_2d_twin_is_inflated(run: Storage, unit: str, named: str) -
     torch.manual_seed(3)
     same = first_model(file, 3, start).state_dict()
     assert all(torch.equal(ours[name], same[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [
+        (
+            mrst(unit="2D", num_steps=1),
+            mrst(stem_downsample="pool"),
+            "model.stem_downsample pool here and stride there",
+        ),
+        (mrst(unit="S"), mrst(unit="T", st_relu=False), "model.unit T here and S there, model.st_relu False here and"),
+        (crn(partner="self"), crn(rib_dilations=(1, 1, 1)), "model.partner other here and self there, model.rib_dil"),
+        (mrst(unit="2D", num_steps=1), mrst(), ""),
+        (mrst(num_steps=2, dropout=0.1), mrst(), ""),
+        (crn(strategy="a"), crn(), ""),
+    ],
+)
+def test_weights_that_fit_another_computation_are_named(
+    run: Storage, theirs: TrainConfig, ours: TrainConfig, said: str
+) -> None:
+    store_run(run, theirs)
+    _, start = start_of(from_run(ours, run))
+    assert start.warning == "" if not said else f"{run.uri} fit, but were trained otherwise: {said}" in start.warning
 
 
 def test_a_start_near_the_twin_and_its_refusals(run: Storage) -> None:
