@@ -22,7 +22,8 @@ from jobs.ablations.statistics import (
 )
 from jobs.recipes.listing import print_wide
 
-TITLES = {"rgb": "S-Net (RGB)", "flow": "T-Net (flow)", "fused": "mean / whole"}
+WHOLE = "fused"
+TITLES = {"rgb": "S-Net (RGB)", "flow": "T-Net (flow)", WHOLE: "mean / whole"}
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Variant -> its results, by seed and fold in ascending order, as ``training.train_and_test`` returns them."""
 
@@ -137,8 +138,9 @@ def compare(question: Question, results: Results) -> list[Comparison]:
 
 
 def streams_of(results: Results, variant: str) -> list[str]:
-    """Streams that a variant has scores for: with fusion the whole network alone."""
-    return list(results[variant][0]["top1"])
+    """Streams that a variant has scores for: with fusion, or with one modality, the whole network alone."""
+    found = list(results[variant][0]["top1"])
+    return [WHOLE] if WHOLE in found and len(found) == 2 else found
 
 
 def as_json(question: Question, results: Results) -> dict[str, Any]:

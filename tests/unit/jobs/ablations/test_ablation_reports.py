@@ -168,3 +168,14 @@ def test_the_picture_shows_every_stream_and_the_file_every_number(tmp_path: Path
     assert len(summary["scores"]) == 5 * 3
     assert len(summary["comparisons"]) == 5 * 3
     json.dumps(summary)
+
+
+def test_a_network_of_one_modality_has_one_score() -> None:
+    question = QUESTIONS["mrst"]
+    results = made(question, {variant.name: [20, 30] for variant in question.variants})
+    for taken in results.values():  # as a network with one branch reports it
+        for result in taken:
+            for field in ("top1", "correct"):
+                result[field] = {"rgb": result[field]["fused"], "fused": result[field]["fused"]}
+    scores = as_json(question, results)["scores"]
+    assert [(score["variant"], score["stream"]) for score in scores] == [(v.name, "fused") for v in question.variants]
