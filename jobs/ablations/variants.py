@@ -31,7 +31,9 @@ class Budget:
     batch_size: int = 16
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = 2e-3
-    """Of all layers."""
+    """Learning rate."""
+    backbone_share: float = 1.0
+    """Learning rate of the backbones over ``lr``: below 1 they keep what the training before taught them."""
     weight_decay: float = 1e-4
     min_area: float = 0.7
     """Of training crops."""
@@ -93,7 +95,7 @@ def tiny_config(
         optim=OptimConfig(
             name=budget.optimizer,
             lr=lr,
-            backbone_lr=lr,
+            backbone_lr=budget.backbone_share * lr,
             weight_decay=budget.weight_decay,
             epochs=epochs,
             warmup_steps=20,
