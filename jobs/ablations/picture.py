@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from matplotlib.figure import Figure
 
@@ -14,7 +14,7 @@ _COLORS = {"rgb": "#c0392b", "flow": "#2471a3", "fused": "#222222"}
 _DECIDED, _OPEN = "#1e8449", "#8a8f94"
 
 
-def plot(summary: Mapping[str, Any], path: Path) -> None:
+def plot(summary: Mapping[str, Any], path: Path | BinaryIO) -> None:
     """Write a PNG from what ``report.as_json`` returns."""
     scores, comparisons = summary["scores"], summary["comparisons"]
     streams = [s for s in TITLES if any(score["stream"] == s for score in scores)]
@@ -24,7 +24,7 @@ def plot(summary: Mapping[str, Any], path: Path) -> None:
     _draw_scores(left, summary, streams)
     _draw_comparisons(right, comparisons)
     figure.suptitle(f"{summary['question']}  ({summary['source']})", fontsize=12, x=0.01, ha="left")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")
 
 
 def _draw_scores(ax: Any, summary: Mapping[str, Any], streams: list[str]) -> None:
@@ -68,16 +68,12 @@ def _draw_comparisons(ax: Any, comparisons: list[Mapping[str, Any]]) -> None:
             color=color,
             va="center",
         )
-    streams = {c["stream"] for c in comparisons}
-    labels = [
-        c["title"] + (f", {TITLES.get(c['stream'], c['stream'])}" if len(streams) > 1 else "")
-        for c in reversed(comparisons)
-    ]
+    labels = [c["title"] for c in reversed(comparisons)]
     ax.axvline(0, color="#444444", linewidth=1)
     ax.set_yticks(range(len(comparisons)), labels)
     ax.set_ylim(-0.7, len(comparisons) - 0.3)
     ax.set_xlabel(
-        "difference in points: mean and its 95 % paired bootstrap interval\n"
+        "whole networks, difference in points: mean and its 95 % paired bootstrap interval\n"
         "p: exact sign-flip test, Holm's correction; grey: undecided",
         fontsize=9,
     )

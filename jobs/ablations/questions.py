@@ -55,9 +55,8 @@ class Question:
     classes: tuple[str, ...]
     """Of that data set."""
     variants: tuple[Variant, ...]
-    streams: tuple[str, ...]
-    """Whose top-1 is compared: modalities, or fused."""
     contrasts: tuple[Contrast, ...]
+    """Of whole networks, not of their streams too: each comparison costs all the others power (Holm's correction)."""
     budget: Budget
     start: Start | None = None
     """None: all start from random weights."""
@@ -75,7 +74,6 @@ def _pairs(*names: tuple[str, str], paper: bool = True) -> tuple[Contrast, ...]:
     return tuple(Contrast((lower,), (higher,), paper) for lower, higher in names)
 
 
-STREAMS = ("rgb", "flow", "fused")
 _BINDING = ("dots_rise_checks_sink", "dots_sink_checks_rise")
 _BINDING_DATA = (
     "python -m preprocessing.synthetic DIR --task binding --train 300 --val 0 --test 100 --min-frames 12"
@@ -126,7 +124,6 @@ QUESTIONS: dict[str, Question] = {
             _BINDING_DATA,
             _BINDING,
             _RELATIVES,
-            ("fused",),
             _COUPLING,
             Budget(crop=112, epochs=5, batch_size=8, lr=5e-4, backbone_share=0.2),
             _STREAMS_FIRST,
@@ -144,7 +141,6 @@ QUESTIONS: dict[str, Question] = {
                 crn("rib-111", "CRN, RIB without dilation", rib_dilations=(1, 1, 1)),
                 _CRN,
             ),
-            STREAMS,
             (
                 *_pairs(("no-rib", "crn"), ("srib", "crn"), ("no-rib", "srib")),
                 *_pairs(("srib-wide", "crn"), ("rib-111", "crn"), paper=False),
@@ -170,7 +166,6 @@ QUESTIONS: dict[str, Question] = {
                 for letter, what in _STRATEGIES.items()
                 for rate in _RATES
             ),
-            STREAMS,
             tuple(Contrast(_strategies(lower), _strategies("c")) for lower in "bad"),
             Budget(crop=112, epochs=3, batch_size=8, optimizer="sgd", weight_decay=5e-4, backbone_share=0.2),
             _STREAMS_FIRST,
@@ -188,7 +183,6 @@ QUESTIONS: dict[str, Question] = {
                 mrst("P", "MRST-P"),
                 mrst("T", "MRST-T"),
             ),
-            ("fused",),
             _pairs(
                 ("mrst-std", "mrst-stf"),
                 ("mrst-stf", "mrst-t"),
@@ -205,7 +199,6 @@ QUESTIONS: dict[str, Question] = {
             "UT-Interaction, all 120 videos in the split train; stored.short-side 128, stored.modalities rgb flow",
             _UT_INTERACTION,
             _RELATIVES,
-            STREAMS,
             _COUPLING,
             Budget(crop=112, epochs=40),
             None,

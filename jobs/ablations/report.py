@@ -46,10 +46,9 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Top-1 of a contrast's ``higher`` minus that of its ``lower``, unit by unit."""
+    """Top-1 of the whole network: a contrast's ``higher`` minus its ``lower``, unit by unit."""
 
     title: str
-    stream: str
     paper: bool
     difference: float
     low: float
@@ -102,10 +101,10 @@ def score(question: Question, results: Results, variant: str, stream: str) -> Sc
     )
 
 
-def differences(results: Results, contrast: Contrast, stream: str) -> np.ndarray:
+def differences(results: Results, contrast: Contrast) -> np.ndarray:
     """(U, V), higher minus lower; a side of several variants counts with their mean."""
     higher, lower = (
-        np.mean([correct_matrix(results[name], stream) for name in side], axis=0)
+        np.mean([correct_matrix(results[name], WHOLE) for name in side], axis=0)
         for side in (contrast.higher, contrast.lower)
     )
     return higher - lower
@@ -113,18 +112,11 @@ def differences(results: Results, contrast: Contrast, stream: str) -> np.ndarray
 
 def compare(question: Question, results: Results) -> list[Comparison]:
     """All comparisons of a question, corrected together."""
-    asked = [
-        (contrast, stream)
-        for stream in question.streams
-        for contrast in question.contrasts
-        if all(stream in streams_of(results, name) for name in (*contrast.lower, *contrast.higher))
-    ]
-    apart = [differences(results, contrast, stream) for contrast, stream in asked]
+    apart = [differences(results, contrast) for contrast in question.contrasts]
     p_values = [sign_flip_p(values.mean(1).tolist()) for values in apart]
     return [
         Comparison(
             contrast.title,
-            stream,
             contrast.paper,
             float(values.mean()),
             *bootstrap_interval(values, crossed=not question.folds),
@@ -133,7 +125,7 @@ def compare(question: Question, results: Results) -> list[Comparison]:
             len(values),
             units_needed(values.mean(1).tolist()),
         )
-        for (contrast, stream), values, p, corrected in zip(asked, apart, p_values, holm(p_values), strict=True)
+        for contrast, values, p, corrected in zip(question.contrasts, apart, p_values, holm(p_values), strict=True)
     ]
 
 
@@ -192,7 +184,7 @@ def interval_text(score: Mapping[str, Any]) -> str:
 def comparison_text(c: Mapping[str, Any]) -> str:
     """One comparison in a line."""
     text = (
-        f"{c['title']}, {TITLES.get(c['stream'], c['stream'])}: {100 * c['difference']:+.1f} points"
+        f"{c['title']}: {100 * c['difference']:+.1f} points"
         f" ({100 * c['low']:+.1f} to {100 * c['high']:+.1f}), p {c['corrected_p']:.3f} after Holm: {c['verdict']}"
     )
     if c["verdict"] == "undecided" and c["units_needed"]:
