@@ -1,44 +1,74 @@
-"""Coupled against uncoupled streams with error bars, from docs/ablations.json.
+"""What the ablations found, from docs/ablations/QUESTION.json, which ``python -m jobs.ablations`` writes.
 
-The file is what ``python -m jobs.ablations`` writes as JSON; only ``summary`` is read (fractions, not per cent).
+One picture sets coupled beside uncoupled streams, for the README; the others are the tool's own, one a question.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from docs.pictures.files import INK, MUTED, save_figure
+from docs.pictures.files import INK, MUTED, save_figure, save_png
+from jobs.ablations.picture import plot
 
-SOURCE = Path(__file__).parents[1] / "ablations.json"
-VARIANTS = {"plain": ("two uncoupled streams", "#b0b7be"), "ncrn": ("N-CRN", "#e0a458"), "crn": ("CRN", "#2471a3")}
-STREAMS = {"rgb": "S-Net\n(RGB)", "flow": "T-Net\n(flow)", "fused": "mean\nof both"}
-_BAR = 0.27
+FOLDER = Path(__file__).parents[1] / "ablations"
+VARIANTS = {
+    "plain": "two uncoupled streams",
+    "ncrn": "N-CRN: each reads its own past",
+    "ncrn-rib": "N-CRN with RIB, as large as CRN",
+    "late": "late fusion",
+    "early": "early fusion",
+    "crn": "CRN: each reads the other's past",
+}
+STREAMS = {"rgb": ("S-Net (RGB)", "#c0392b"), "flow": ("T-Net (flow)", "#2471a3"), "fused": ("whole", INK)}
+_GAP = 0.24
+
+
+def read(question: str) -> dict[str, Any]:
+    """What the file of a question says."""
+    return json.loads((FOLDER / f"{question}.json").read_text())
 
 
 def draw(path: Path) -> None:
-    """Write the picture."""
-    summary = json.loads(SOURCE.read_text())["summary"]
-    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    """Coupled and uncoupled streams on the binding videos: means and their intervals."""
+    summary = read("coupling")
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
     ax = figure.add_subplot()
-    for place, (variant, (title, color)) in enumerate(VARIANTS.items()):
-        for group, stream in enumerate(STREAMS):
-            mean, sd = (100 * summary[variant][stream][name] for name in ("mean", "sd"))
-            x = group + (place - 1) * _BAR
-            ax.bar(x, mean, _BAR * 0.92, color=color, label=title if group == 0 else None)
-            ax.errorbar(x, mean, yerr=sd, color=INK, capsize=6, lw=2, capthick=2)
-            ax.text(x, mean + sd + 1.5, f"{mean:.1f}", ha="center", va="bottom", fontsize=14, color=INK)
-    ax.set_xticks(range(len(STREAMS)), list(STREAMS.values()), fontsize=16, color=INK)
-    ax.set_ylim(0, 119)
-    ax.set_yticks(range(0, 101, 25), [f"{tick} %" for tick in range(0, 101, 25)], fontsize=14, color=MUTED)
+    for row, variant in enumerate(reversed(VARIANTS)):
+        scores = {score["stream"]: score for score in summary["scores"] if score["variant"] == variant}
+        for place, (stream, (_, color)) in enumerate(STREAMS.items()):
+            if stream not in scores:
+                continue
+            mean, low, high = (100 * scores[stream][name] for name in ("mean", "low", "high"))
+            y = row + _GAP * (1 - place) if len(scores) > 1 else row
+            error = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
+            ax.errorbar(mean, y, xerr=error, fmt="o", color=color, capsize=5, lw=2, capthick=2, markersize=8)
+    for title, color in STREAMS.values():
+        ax.plot([], [], "o", color=color, markersize=8, label=title)
+    chance = 100 * summary["chance"]
+    ax.axvline(chance, color=MUTED, linestyle=":", lw=2)
+    ax.text(chance, len(VARIANTS) - 0.45, "chance ", ha="right", va="top", fontsize=13, color=MUTED)
+    ax.set_yticks(range(len(VARIANTS)), list(reversed(VARIANTS.values())), fontsize=14, color=INK)
+    ax.set_ylim(-0.6, len(VARIANTS) - 0.4)
+    ax.set_xlim(40, 102)
+    ax.set_xticks(range(40, 101, 10), [f"{tick} %" for tick in range(40, 101, 10)], fontsize=13, color=MUTED)
     ax.set_title(
-        "Test top-1 on 12 synthetic classes; error bars: one standard deviation", fontsize=15, color=INK, pad=12
+        f"Test top-1 on the binding videos, {summary['seeds']} seeds, 95 % intervals", fontsize=15, color=INK, pad=12
     )
-    ax.grid(axis="y", color="#e3e7ea")
+    ax.grid(axis="x", color="#e3e7ea")
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(length=0)
-    ax.legend(fontsize=14, ncols=3, loc="upper left", frameon=False, handlelength=1.2, columnspacing=1.4)
+    ax.legend(fontsize=13, loc="lower center", ncols=3, bbox_to_anchor=(0.4, -0.22), frameon=False, handletextpad=0.2)
     save_figure(figure, path)
+
+
+def draw_question(path: Path) -> None:
+    """Of ``ablation-QUESTION.png``, the tool's own picture."""
+    buffer = io.BytesIO()
+    plot(read(path.stem.removeprefix("ablation-")), buffer)
+    save_png(buffer.getvalue(), path)

@@ -1,7 +1,7 @@
 """Average the class probabilities of several runs' nets, as the papers' rows CRN + N-CRN do.
 
     python -m jobs.ensemble RUN RUN                       # all branches of both; every branch counts as one net
-    python -m jobs.ensemble RUN:rgb RUN:rgb --split test  # S-Nets alone
+    python -m jobs.ensemble RUN:rgb RUN:rgb               # S-Nets alone
     python -m jobs.ensemble RUN RUN --recipe crn_t3_ucf_bni_ens_flow   # a row of a paper
 
 RUN is a run id or URI, BRANCH one of rgb, flow, diff, diff-online, fused (of a model with one head for several
@@ -30,11 +30,12 @@ from rich.table import Table
 from jobs.ensemble.members import EvaluatedRun, Protocol, find_ensemble, left_out, load_nets, members_of, open_member
 from jobs.evaluate.publish import publish
 from jobs.recipes import Ensemble
+from jobs.recipes.listing import print_wide
 from pipeline.common.cli import console, parse
 from pipeline.config.version import code_version
 from pipeline.errors import ConfigError, NotFoundError, UserError
 from pipeline.evaluation.ensemble import average, check_comparable
-from pipeline.evaluation.report import EnsembleInput, EvalReport, report_path
+from pipeline.evaluation.report import METRICS, EnsembleInput, EvalReport, report_path
 from pipeline.storage import Storage, join, open_storage
 from pipeline.tracking.journal import read_page
 from pipeline.tracking.page import RunPage
@@ -49,7 +50,8 @@ class EnsembleArgs:
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """RUN or RUN:BRANCH, two nets or more. RUN alone: all its branches, or with --recipe those of the row."""
-    split: str = "test"
+    split: str = ""
+    """Split whose evaluations are averaged; empty: test if the runs were evaluated on it, else val."""
     num_views: int = 0
     """Clips of a video in the evaluations that are averaged; 0: the paper's number."""
     num_crops: Literal[1, 3] = 1
@@ -153,6 +155,8 @@ def _average(
         num_videos=len(predictions.keys),
         num_damaged=predictions.num_damaged,
         scores=predictions.scores(),
+        intervals=predictions.intervals(),
+        calibration=predictions.calibration(),
         per_class=tuple(predictions.per_class()),
         confusion=tuple(tuple(int(n) for n in row) for row in predictions.confusion()),
         checkpoint="",
@@ -169,23 +173,22 @@ def print_report(report: EvalReport) -> None:
         f"{report.model} on {report.dataset} {report.split}: mean of {len(report.members)} nets, {report.num_videos}"
         f" videos, {report.num_damaged} damaged"
     )
-    table = Table("net", "recipe", f"top-1 ({report.protocol})", "top-5", title=title)
+    table = Table("net", "recipe", f"top-1 ({report.protocol})", "top-5", "mean class accuracy", title=title)
     for member in report.members:
-        table.add_row(
-            member.name, member.recipe, *(f"{report.scores[member.name][name]:.4f}" for name in ("top1", "top5"))
-        )
+        table.add_row(member.name, member.recipe, *(report.score_text(member.name, name) for name in METRICS))
     table.add_section()
     table.add_row(
         "ensemble",
         report.model if report.model != "ensemble" else "",
-        *(f"{report.scores['fused'][name]:.4f}" for name in ("top1", "top5")),
+        *(report.score_text("fused", name) for name in METRICS),
     )
     gains = [
         100 * (report.scores["fused"][name] - max(report.scores[m.name][name] for m in report.members))
-        for name in ("top1", "top5")
+        for name in METRICS
+        if all(name in report.scores[stream] for stream in report.scores)
     ]
     table.add_row("over the best net", "", *(f"{gain:+.2f} points" for gain in gains))
-    console.print(table)
+    print_wide(console, table)
 
 
 def print_paper(wanted: Ensemble, report: EvalReport) -> None:

@@ -14,7 +14,14 @@ from pipeline.config.train import TrainConfig
 from pipeline.errors import ConfigError, NotFoundError, UserError
 from pipeline.evaluation.ensemble import Net
 from pipeline.evaluation.predictions import Predictions, read_predictions
-from pipeline.evaluation.report import EnsembleInput, EvalReport, protocol_name, read_report, report_path
+from pipeline.evaluation.report import (
+    EnsembleInput,
+    EvalReport,
+    evaluated_split,
+    protocol_name,
+    read_report,
+    report_path,
+)
 from pipeline.runs.folder import open_run, read_result, read_run
 from pipeline.storage import Storage
 
@@ -23,7 +30,9 @@ BRANCHES = ("all", *CHANNELS, "fused")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What was asked of all runs; ``num_views`` 0 is the paper's number."""
+    """What was asked of all runs; an empty ``split`` is the one that was evaluated (test, else val), ``num_views`` 0
+    the paper's number.
+    """
 
     split: str
     num_views: int
@@ -79,12 +88,13 @@ def open_member(text: str, protocol: Protocol, wanted: Ensemble | None) -> Evalu
     name, branch = parse_member(text)
     run = open_run(name)
     config, result = read_run(run).train_config(), read_result(run)
-    first = evaluate_command(name, protocol.split, protocol.num_views, protocol.num_crops)
-    again = evaluate_command(name, protocol.split, protocol.num_views, protocol.num_crops, again=True)
-    views = protocol.num_views or default_views(config)
-    path = report_path(protocol.split, protocol_name(views, protocol.num_crops))
+    views_crops = protocol_name(protocol.num_views or default_views(config), protocol.num_crops)
+    split = protocol.split or evaluated_split(run, views_crops)
+    first = evaluate_command(name, split, protocol.num_views, protocol.num_crops)
+    again = evaluate_command(name, split, protocol.num_views, protocol.num_crops, again=True)
+    path = report_path(split, views_crops)
     try:
-        report = read_report(run, protocol.split, protocol_name(views, protocol.num_crops), again)
+        report = read_report(run, split, views_crops, again)
     except NotFoundError as error:
         raise ConfigError("runs", name, f"it has no {path}: run `{first}`") from error
     if report.checkpoint != result["checkpoint"]:

@@ -1,8 +1,8 @@
 """Evaluate a finished run on a split: views averaged, every video exactly once over all workers.
 
-    python -m jobs.evaluate RUN --split test              # RUN: run id or s3://.../runs/RUN_ID
-    python -m jobs.evaluate RUN --split test --num-views 10 --num-crops 3 --num-workers 4
-    python -m jobs.evaluate RUN --split test --checkpoint best          # another one than the last: beside its files
+    python -m jobs.evaluate RUN                           # RUN: run id or s3://.../runs/RUN_ID; split test, else val
+    python -m jobs.evaluate RUN --split val --num-views 10 --num-crops 3 --num-workers 4
+    python -m jobs.evaluate RUN --checkpoint best         # another one than the last: beside its files
 
 Reads    RUN's final checkpoint (or --checkpoint) and the data set it was trained on (another manifest is refused).
 Writes   RUN/evaluations/SPLIT_PROTOCOL.json, .png (confusion matrix) and .npz (probabilities of every video, for
@@ -30,16 +30,26 @@ from jobs.cluster.connect import check_resources, connect, gpus_for, wants_gpu
 from jobs.evaluate.publish import evaluate_command, publish
 from jobs.evaluate.worker import evaluate_rank
 from jobs.recipes import default_views
+from jobs.recipes.listing import print_wide
 from jobs.train.page import open_page
 from pipeline.common.cli import console, parse
 from pipeline.common.words import counted
+from pipeline.config.base import require
 from pipeline.config.version import code_version
 from pipeline.data.sampling.short import short_note
-from pipeline.dataset.manifest import read_manifest, read_records
+from pipeline.dataset.manifest import Manifest, read_manifest, read_records
 from pipeline.errors import ConfigError
 from pipeline.evaluation.evaluate import Part, join_parts
 from pipeline.evaluation.predictions import write_predictions
-from pipeline.evaluation.report import STREAM_NAMES, EvalReport, protocol_name, read_report, report_path
+from pipeline.evaluation.report import (
+    METRICS,
+    SPLITS,
+    STREAM_NAMES,
+    EvalReport,
+    protocol_name,
+    read_report,
+    report_path,
+)
 from pipeline.runs.folder import check_same_data, find_checkpoint, open_run, read_result, read_run
 from pipeline.storage import join, open_storage
 from pipeline.tracking.page import RunPage
@@ -53,7 +63,8 @@ class EvaluateArgs:
 
     run: Annotated[str, tyro.conf.Positional]
     """Run id (on the local stack) or URI of the run's folder."""
-    split: str = "test"
+    split: str = ""
+    """Split to evaluate on; empty: test if the data set has one, else val."""
     num_views: int = 0
     """Clips of a video, uniformly spaced; 0: the paper's number (4 for CRN, 20 for MRST-Net), 1 for its 2D twin."""
     num_crops: Literal[1, 3] = 1
@@ -105,6 +116,7 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, RunPage]:
     check_same_data(record, manifest, uri)
     views = args.num_views or default_views(config)
     protocol, rows = protocol_name(views, args.num_crops), views * args.num_crops
+    args = dataclasses.replace(args, split=args.split or default_split(manifest))
     path = report_path(args.split, protocol)
     asked = {"num_views": args.num_views, "num_crops": args.num_crops}
     if folder.exists(path) and not args.again:
@@ -163,6 +175,8 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, RunPage]:
         num_damaged=predictions.num_damaged,
         classes=manifest.classes,
         scores=predictions.scores(),
+        intervals=predictions.intervals(),
+        calibration=predictions.calibration(),
         per_class=tuple(predictions.per_class()),
         confusion=tuple(tuple(int(n) for n in row) for row in predictions.confusion()),
         checkpoint=checkpoint,
@@ -179,17 +193,36 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, RunPage]:
     return report, folder.uri, page
 
 
+def default_split(manifest: Manifest) -> str:
+    """test if the data set has it, else val.
+
+    Raises:
+        ConfigError: it has neither.
+    """
+    sizes = manifest.split_sizes()
+    found = next((split for split in SPLITS if sizes.get(split)), "")
+    require(bool(found), "split", "", f"the data set has no {' and no '.join(SPLITS)}: name one of {', '.join(sizes)}")
+    if found != SPLITS[0]:
+        log.info("the data set has no split %s: evaluating on %s", SPLITS[0], found)
+    return found
+
+
 def print_report(report: EvalReport) -> None:
-    """Scores per stream as a table."""
+    """Scores per stream with their intervals as a table."""
     table = Table(
         "stream",
         f"top-1 ({report.protocol})",
         "top-5",
+        "mean class accuracy",
         title=(
             f"{report.model} on {report.dataset} {report.split}: {counted(report.num_videos, 'video')},"
             f" {report.num_damaged} damaged, {report.seconds:.0f} s"
         ),
     )
     for stream in dict.fromkeys((*report.branches, "fused")):
-        table.add_row(STREAM_NAMES[stream], *(f"{report.scores[stream][name]:.4f}" for name in ("top1", "top5")))
-    console.print(table)
+        table.add_row(STREAM_NAMES[stream], *(report.score_text(stream, name) for name in METRICS))
+    print_wide(console, table)
+    if report.intervals:
+        console.print(f"in brackets: 95 % bootstrap intervals over the {report.num_videos} videos", style="dim")
+    if report.calibration:
+        console.print(f"expected calibration error of the fused prediction: {report.calibration.ece:.4f}", style="dim")

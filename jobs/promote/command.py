@@ -1,6 +1,6 @@
 """Register a finished run's model and, if its evaluation beats the current version's, give it the alias.
 
-    python -m jobs.promote RUN --name synthetic-crn              # alias champion, decided on test
+    python -m jobs.promote RUN --name synthetic-crn              # alias champion
     python -m jobs.promote RUN --name synthetic-crn --alias candidate --force
 
 Reads    RUN's final checkpoint and its report of --split (written by jobs.evaluate).
@@ -31,7 +31,7 @@ from jobs.train.page import tracking_run_of
 from pipeline.common.cli import console, parse
 from pipeline.common.digest import file_sha256
 from pipeline.errors import ConfigError, NotFoundError, UserError
-from pipeline.evaluation.report import EvalReport, compare, protocol_name, read_report, report_path
+from pipeline.evaluation.report import EvalReport, compare, evaluated_split, protocol_name, read_report, report_path
 from pipeline.runs.folder import fetched_checkpoint, open_run, read_result, read_run
 from pipeline.runs.registered import Registration, write_registration
 from pipeline.serving.card import CARD, WEIGHTS
@@ -53,8 +53,8 @@ class PromoteArgs:
     name: str
     """Registered model."""
     alias: str = "champion"
-    split: str = "test"
-    """Split whose report decides."""
+    split: str = ""
+    """Split whose report decides; empty: test if the run was evaluated on it, else val."""
     num_views: int = 0
     """Protocol that decides; 0: the paper's number of views."""
     num_crops: Literal[1, 3] = 1
@@ -107,11 +107,11 @@ def promote(args: PromoteArgs) -> int:
 
 def _report(run: Storage, args: PromoteArgs) -> EvalReport:
     views = args.num_views or default_views(read_run(run).train_config())
-    command = (args.run, args.split, args.num_views, args.num_crops)
+    protocol = protocol_name(views, args.num_crops)
+    split = args.split or evaluated_split(run, protocol)
+    command = (args.run, split, args.num_views, args.num_crops)
     try:
-        return read_report(
-            run, args.split, protocol_name(views, args.num_crops), evaluate_command(*command, again=True)
-        )
+        return read_report(run, split, protocol, evaluate_command(*command, again=True))
     except NotFoundError as error:
         raise UserError(f"{error}: run `{evaluate_command(*command)}` first") from error
 

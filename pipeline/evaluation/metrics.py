@@ -43,3 +43,8 @@ def confusion_matrix(probabilities_VN: np.ndarray, labels_V: np.ndarray) -> np.n
 def per_class_recall(confusion_NN: np.ndarray) -> list[float | None]:
     """Recall of each class, in [0, 1]; None for a class without videos."""
     return [float(row[i] / row.sum()) if row.sum() else None for i, row in enumerate(confusion_NN)]
+
+
+def mean_class_accuracy(confusion_NN: np.ndarray) -> float:
+    """Mean of the recalls of all classes with videos, in [0, 1]: all of them count alike, however many videos they have."""
+    return float(np.mean([recall for recall in per_class_recall(confusion_NN) if recall is not None]))

@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.evaluation.metrics import confusion_matrix, per_class_recall, topk_accuracy
+from pipeline.evaluation.calibration import Calibration, calibration
+from pipeline.evaluation.intervals import Interval, mean_class_interval, share_interval
+from pipeline.evaluation.metrics import confusion_matrix, mean_class_accuracy, per_class_recall, topk_accuracy
 
 _PREFIX = "probabilities_"
 
@@ -56,12 +58,35 @@ class Predictions:
         return int((self.streams["fused"] == 0).all(1).sum())
 
     def scores(self) -> dict[str, dict[str, float]]:
-        """Top-1 and top-5 per stream, in [0, 1]."""
-        return {name: {f"top{k}": topk_accuracy(p, self.labels, k) for k in (1, 5)} for name, p in self.streams.items()}
+        """top1, top5 and mean_class (the mean class accuracy) per stream, in [0, 1]."""
+        return {
+            name: {
+                **{f"top{k}": topk_accuracy(p, self.labels, k) for k in (1, 5)},
+                "mean_class": mean_class_accuracy(self.confusion(name)),
+            }
+            for name, p in self.streams.items()
+        }
 
-    def confusion(self) -> np.ndarray:
-        """(N, N) counts of the fused prediction."""
-        return confusion_matrix(self.streams["fused"], self.labels)
+    def intervals(self) -> dict[str, dict[str, Interval]]:
+        """Bootstrap interval of 95 % over videos of each of ``scores``."""
+        total = len(self.keys)
+        return {
+            name: {
+                metric: mean_class_interval(self.confusion(name))
+                if metric == "mean_class"
+                else share_interval(round(value * total), total)
+                for metric, value in values.items()
+            }
+            for name, values in self.scores().items()
+        }
+
+    def calibration(self) -> Calibration:
+        """Of the fused prediction."""
+        return calibration(self.streams["fused"], self.labels)
+
+    def confusion(self, stream: str = "fused") -> np.ndarray:
+        """(N, N) counts of one stream's prediction."""
+        return confusion_matrix(self.streams[stream], self.labels)
 
     def per_class(self) -> list[float | None]:
         """Recall per class of the fused prediction."""

@@ -8,6 +8,8 @@ import json
 from pipeline.common.strict_json import MAX_BYTES, JsonError, read_json
 from pipeline.common.typed import Count
 from pipeline.errors import UserError
+from pipeline.evaluation.calibration import Calibration
+from pipeline.evaluation.intervals import Interval
 from pipeline.storage import Storage
 
 STREAM_NAMES = {
@@ -17,6 +19,12 @@ STREAM_NAMES = {
     "diff-online": "T-Net (diff-online)",
     "fused": "fused",
 }
+
+METRICS = ("top1", "top5", "mean_class")
+SPLITS = ("test", "val")
+"""To evaluate on, where none is named: the first that a data set has. Kinetics and Moments in Time publish no labels of
+their test videos.
+"""
 
 
 def protocol_name(num_views: int, num_crops: int) -> str:
@@ -48,9 +56,10 @@ class EnsembleInput:
 class EvalReport:
     """Scores of one model, or of an ensemble, on one split under one protocol.
 
-    ``scores`` has top1 and top5, in [0, 1], of every stream: the modality of each branch, or the name of each input of
-    an ensemble, and ``fused``. A model with one head for several modalities has only ``fused``. ``protocol`` is
-    VIEWSxCROPS and part of every metric's name, such as test/top1_4x1.
+    ``scores`` has top1, top5 and mean_class (mean class accuracy), in [0, 1], of every stream: the modality of each
+    branch, or the name of each input of an ensemble, and ``fused``. A model with one head for several modalities has
+    only ``fused``. ``protocol`` is VIEWSxCROPS and part of every metric's name, such as test/top1_4x1. Reports of older
+    code have neither mean_class nor intervals nor calibration.
     """
 
     run_id: str
@@ -71,6 +80,10 @@ class EvalReport:
     seconds: float
     predictions: str = ""  # sha256 of the predictions next to the report; empty in reports of older code
     members: tuple[EnsembleInput, ...] = ()  # of an ensemble; the name is that of the stored JSON
+    intervals: dict[str, dict[str, Interval]] = dataclasses.field(default_factory=dict)
+    """Bootstrap interval of 95 % over videos of each of ``scores``."""
+    calibration: Calibration | None = None
+    """Of the fused prediction."""
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -84,17 +97,36 @@ class EvalReport:
         """Top-1 accuracy of the fused prediction, which decides a promotion."""
         return self.scores["fused"]["top1"]
 
+    def score_text(self, stream: str, name: str) -> str:
+        """A score and its interval for a person: ``0.8889 (0.7778 to 0.9722)``; ``-`` where an old report lacks it."""
+        if name not in self.scores[stream]:
+            return "-"
+        text = f"{self.scores[stream][name]:.4f}"
+        bounds = self.intervals.get(stream, {}).get(name)
+        return f"{text} ({bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else text
+
     def metrics(self) -> dict[str, float]:
         """Flat metrics with the protocol in their names: ``test/top1_4x1`` (fused), ``test/rgb/top1_4x1``, ..."""
         flat = {}
         for stream, values in self.scores.items():
             prefix = self.split if stream == "fused" else f"{self.split}/{stream}"
             flat.update({f"{prefix}/{name}_{self.protocol}": value for name, value in values.items()})
+        for name, (low, high) in self.intervals.get("fused", {}).items():
+            flat.update(
+                {f"{self.split}/{name}_{self.protocol}_low": low, f"{self.split}/{name}_{self.protocol}_high": high}
+            )
+        if self.calibration:
+            flat[f"{self.split}/ece_{self.protocol}"] = self.calibration.ece
         return flat
 
     def to_json(self) -> str:
         fields = dataclasses.asdict(self)
-        for name in ("predictions", "members"):  # absent rather than empty, as in reports of older code
+        for name in (
+            "predictions",
+            "members",
+            "intervals",
+            "calibration",
+        ):  # absent rather than empty, as in reports of older code
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, sort_keys=True, indent=1) + "\n"
@@ -113,6 +145,12 @@ class EvalReport:
             if not {"top1", "top5"} <= report.scores.get(stream, {}).keys():
                 raise UserError(f"not an evaluation report: {where}: scores lack top1 or top5 of {stream!r}")
         return report
+
+
+def evaluated_split(folder: Storage, protocol: str) -> str:
+    """The split of a folder's evaluation under a protocol: test where there is one, else val; test if there is none."""
+    found = (split for split in SPLITS if folder.exists(report_path(split, protocol)))
+    return next(found, SPLITS[0])
 
 
 def read_report(folder: Storage, split: str, protocol: str, again: str) -> EvalReport:

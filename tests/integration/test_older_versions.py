@@ -115,7 +115,10 @@ def test_a_finished_run_is_evaluated_with_the_same_result(old: Path) -> None:
     again = run(old, "jobs.evaluate", f"file://{old}/runs/finished", "--split", "test", "--again")
     assert again.returncode == 0, again.stdout + again.stderr
     new = json.loads((folder / "test_4x1.json").read_text())
-    changing = ("seconds", "code_version", "predictions")  # the last is a hash of the file below
+    assert all(new["scores"][stream].pop("mean_class") > 0 for stream in new["scores"])
+    added = {"intervals", "calibration"}
+    assert new.keys() - report.keys() == added
+    changing = {"seconds", "code_version", "predictions", *added}  # predictions: a hash of the file below
     assert {k: v for k, v in new.items() if k not in changing} == {k: v for k, v in report.items() if k not in changing}
     for name, values in np.load(folder / "test_4x1.npz").items():
         if values.dtype.kind == "f":
