@@ -46,5 +46,5 @@ def per_class_recall(confusion_NN: np.ndarray) -> list[float | None]:
 
 
 def mean_class_accuracy(confusion_NN: np.ndarray) -> float:
-    """Mean of the recalls of all classes with videos, in [0, 1]: all of them count alike, however many videos they have."""
+    """Mean of the recalls of all classes with videos, in [0, 1]: large classes count no more than small ones."""
     return float(np.mean([recall for recall in per_class_recall(confusion_NN) if recall is not None]))
