@@ -21,7 +21,7 @@ demo: setup
 
 # In the order of the files: the long ones, of tests/integration, come first and no core waits for one at the end.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25 -m "not long"
 
 test-long: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long tests/integration

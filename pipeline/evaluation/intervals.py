@@ -11,6 +11,8 @@ The intervals cover other videos of the same kind. They do not cover another tra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 CONFIDENCE = 0.95
@@ -29,6 +31,16 @@ def share_interval(count: int, total: int) -> Interval:
         total: all videos, at least 1.
     """
     return _percentiles(np.random.default_rng(_SEED).binomial(total, count / total, DRAWS) / total)
+
+
+def mean_of_shares_interval(counts: Sequence[tuple[int, int]]) -> Interval:
+    """Interval of the mean of several shares, such as the top-1 of a data set's three splits; each split is drawn anew.
+
+    Args:
+        counts: (count, total) of each share.
+    """
+    rng = np.random.default_rng(_SEED)
+    return _percentiles(np.mean([rng.binomial(total, count / total, DRAWS) / total for count, total in counts], axis=0))
 
 
 def mean_class_interval(confusion_NN: np.ndarray) -> Interval:

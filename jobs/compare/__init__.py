@@ -1,0 +1,1 @@
+"""``python -m jobs.compare``: runs beside the numbers that the papers print, and beside each other."""
