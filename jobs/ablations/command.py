@@ -10,13 +10,13 @@ compared in pairs, with intervals and corrected p values.
         --start-uri file://$HOME/parts-shards --seeds 10
     python -m jobs.ablations --data-uri s3://BUCKET/distractors       # the questions that are meant for these classes
 
-    coupling   plain streams, N-CRN, N-CRN with RIB, late and early fusion, CRN        on preprocessing.synthetic's
-    rib        no RIB, sRIB, sRIB as wide as RIB, RIB without dilation, RIB            task binding
-    strategy   supervised steps a to d, SGD at three rates, T = 10                     task binding
-               each after a training of plain streams on single objects, task parts, whose backbones all start from
-    mrst       STD, STD with STF, MRST-S, -P, -T                                       task distractors
-    real       the variants of coupling, leaving out two sequences at a time           UT-Interaction, split train
+    coupling   task binding: plain streams, N-CRN, N-CRN with RIB, late and early fusion, CRN
+    rib        task binding: no RIB, sRIB, sRIB as wide as RIB, RIB without dilation, RIB
+    strategy   task binding: supervised steps a to d, SGD at three rates, T = 10
+    mrst       task distractors: STD, STD with STF, MRST-S, -P, -T
+    real       UT-Interaction, split train: the variants of coupling, leaving out two sequences at a time
 
+The first three start from the backbones of a training of plain streams on single objects (task parts).
 Every training is one Ray task on one core; a cluster runs as many at a time as it has cores.
 
 Reads    a data set with the modalities of the question, and a split named test (real: sources named seq01 to seq20).
@@ -109,7 +109,8 @@ def run_all(trainings: Mapping[str, Training], out: Storage) -> dict[str, dict[s
     results = {path: found for path in trainings if (found := read_result(out, path))}
     todo = [training for path, training in trainings.items() if path not in results]
     start_s = time.perf_counter()
-    log.info("%d trainings are stored already, %d to do", len(results), len(todo))
+    if trainings:
+        log.info("%d trainings are stored already, %d to do", len(results), len(todo))
     # Trainings last minutes: killed, not asked to stop, when another has failed.
     ended = run_tasks(todo, lambda t: task.remote(t, out.uri), waiting=WaitNotice(), force_cancel=True)
     with contextlib.closing(ended):

@@ -72,7 +72,16 @@ def chosen(args: AblationsArgs, manifest: Manifest) -> list[Question]:
         ConfigError: none is meant for it.
     """
     if args.questions:
-        return [QUESTIONS[name] for name in dict.fromkeys(args.questions)]
+        asked = [QUESTIONS[name] for name in dict.fromkeys(args.questions)]
+        for question in asked:
+            if question.classes != tuple(manifest.classes):
+                log.warning(
+                    "%s has other classes than those that %s is meant for: %s",
+                    args.data_uri,
+                    question.name,
+                    question.data,
+                )
+        return asked
     found = [question for question in QUESTIONS.values() if question.classes == tuple(manifest.classes)]
     meant = "; ".join(f"{question.name}: {question.data}" for question in QUESTIONS.values())
     fix = f"{args.data_uri} is not a data set that a question is meant for: name one, or make such a set ({meant})"

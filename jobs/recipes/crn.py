@@ -29,13 +29,15 @@ BACKBONES = {
     "v3": PaperBackbone("inceptionv3", "Inception v3", 299, 341, "inception"),
 }
 EPOCHS = {"ucf": 60, "hmdb": 60, "mit": 10}
+VALIDATION = {"ucf": "", "hmdb": "", "mit": "val"}
+"""Split for validation. The official lists of UCF-101 and HMDB-51 have training and test videos alone."""
 
 
 def paper_crn(data: str, backbone: str, modalities: tuple[Modality, ...], **model: Any) -> TrainConfig:
     """The paper's training, on 8 ranks with a GPU each.
 
     Args:
-        data: ucf, hmdb or mit; it determines only the number of epochs.
+        data: ucf, hmdb or mit; it determines the number of epochs and whether there is a validation.
         backbone: bni or v3.
         modalities: of the branches.
         model: fields of CRNConfig that differ from those of the paper's CRN.
@@ -57,7 +59,7 @@ def paper_crn(data: str, backbone: str, modalities: tuple[Modality, ...], **mode
             norm=inputs.norm,
             train_crop="corners",
         ),
-        data=DataConfig(batch_size=32),
+        data=DataConfig(batch_size=32, val_split=VALIDATION[data]),
         optim=OptimConfig(
             name="sgd",
             lr=1e-2,

@@ -161,6 +161,21 @@ def missing_start(config: TrainConfig) -> str:
     return "; ".join(lines)
 
 
+def short_chain(config: TrainConfig, twin: bool) -> str:
+    """A note for the user if a fine-tuning starts from the 2D twin, past the training between; empty if it does not.
+
+    Args:
+        twin: whether ``start_from`` is a run of the twin.
+    """
+    entry = RECIPES.get(config.recipe)
+    if not twin or entry is None or entry.option != "start_from" or "twin" in entry.start:
+        return ""
+    return (
+        f"this run starts from a 2D twin, the paper's from {entry.start.partition(':')[0]}: temporal convolutions, gates"
+        f" and LSTM are random, and hardly learn at {config.optim.lr:g}"
+    )
+
+
 def nearest(name: str) -> list[str]:
     """Up to three similar names; the first names of all if none is similar."""
     known = [*RECIPES, *ENSEMBLES]

@@ -15,7 +15,7 @@ import psutil
 
 from jobs.cluster.connect import connect, gpus_for, wants_gpu
 from jobs.cluster.errors import causes, explain
-from jobs.recipes.registry import missing_start
+from jobs.recipes.registry import missing_start, short_chain
 from jobs.train.attempts import Attempts, Group
 from jobs.train.control import begin_attempt, start_control
 from jobs.train.events import Change, Changes
@@ -196,8 +196,9 @@ def _say_plan(prepared: Prepared, resuming: bool) -> None:
     if not resuming:
         if prepared.start:
             log.info("%s", prepared.start)
-            if warning := prepared.start.warning:
-                log.warning("%s", warning)
+            for warning in (prepared.start.warning, short_chain(prepared.config, prepared.start.twin)):
+                if warning:
+                    log.warning("%s", warning)
         elif missing := missing_start(prepared.config):
             log.warning("%s", missing)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from jobs.recipes.registry import missing_start
+from jobs.recipes.registry import missing_start, short_chain
 from jobs.train.forecast import forecast
 from jobs.train.prepare import prepare
 from pipeline.config.base import as_dict
@@ -32,7 +32,9 @@ def dry_run(config: TrainConfig, console: Console) -> int:
     lines = [f"run {config.run.run_id} in {run.uri}: {_state(run, record)}"]
     lines += forecast(config, prepared.plan, len(manifest.classes))
     lines += [f"start: {prepared.start}"] if prepared.start else []
-    warnings = [*prepared.warnings, prepared.start.warning if prepared.start else missing_start(config)]
+    start = prepared.start
+    of_start = (start.warning, short_chain(config, start.twin)) if start else (missing_start(config),)
+    warnings = [*prepared.warnings, *of_start]
     lines += [f"warning: {line}" for line in warnings if line]
     lines.append("nothing was started or written; without --dry-run the run starts")
     for line in lines:

@@ -112,6 +112,8 @@ def _rates(config: TrainConfig, steps_per_epoch: int) -> str:
     }[optim.schedule]
     if optim.backbone_lr != optim.lr:
         text += f"; {optim.backbone_lr / optim.lr:.3g} times that in the backbone"
+    if optim.classifier_multiplier != 1:
+        text += f"; {optim.classifier_multiplier:g} times that in the classifier"
     if optim.reference_batch:
         text += f" (those for {counted(optim.reference_batch, 'clip')} times {scale:g}, since the batch has {batch})"
     return text

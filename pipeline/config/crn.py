@@ -65,7 +65,9 @@ class CRNConfig:
     7c; stride 8, 16, 32.
     """
     stack: int = 1
-    """Motion frames joined along channels at each step (the paper uses 5)."""
+    """Motion frames joined along channels at each step. The paper names no number; the recipes of its rows take 5, as
+    TSN does.
+    """
     dropout: float = 0.0
     """In front of the classifier."""
     recompute: bool = False

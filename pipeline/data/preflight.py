@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 
 _MAX_UPSCALING = 2.0
 _READ_S = 60.0  # for a first sample: a server that takes longer is not there
+_NO_VALIDATION = (
+    ', or "" for no validation; data.val_share 0.1 besides holds out a part of the training split (a validation on test'
+    " would choose by what is to be measured)"
+)
 _UNFINISHED = 2  # batches besides those prefetched: one being made, one with the trainer
 
 
@@ -106,7 +110,7 @@ def check_data(
     sizes = manifest.split_sizes()
     for field, split in (("data.train_split", data.train_split), ("data.val_split", data.val_split)):
         if split and split not in sizes:
-            none = "" if field == "data.train_split" else ', or "" for no validation'
+            none = "" if field == "data.train_split" else _NO_VALIDATION
             raise ConfigError(field, split, f"use one of the manifest's splits: {', '.join(sizes)}{none}")
     names = [split for split in (data.train_split, data.validation) if split]
     wanted = [split for split in names if sizes.get(split, 1) or split == data.train_split]
@@ -153,12 +157,15 @@ def check_data(
 def _check_crop(manifest: Manifest, clip: ClipConfig) -> None:
     short_side = stored_parameters(manifest.parameters).short_side if "short_side" in manifest.parameters else 0
     if short_side and clip.test_resize > _MAX_UPSCALING * short_side:
-        largest = int(_MAX_UPSCALING * short_side * clip.crop / clip.test_resize)
+        # Where the resize is given, a smaller crop alone changes nothing.
+        field, given = ("clip.resize", clip.resize) if clip.resize else ("clip.crop", clip.crop)
+        largest = int(_MAX_UPSCALING * short_side * given / clip.test_resize)
         fix = (
             f"views of short side {clip.test_resize} px would enlarge the stored {short_side} px more than"
             f" {_MAX_UPSCALING:g} times: use at most {largest}, or preprocess again with a larger stored.short_side"
+            + (f" (and a clip.crop of at most {largest * clip.crop // given})" if clip.resize else "")
         )
-        raise ConfigError("clip.crop", clip.crop, fix)
+        raise ConfigError(field, given, fix)
 
 
 def _check_frames(index: SplitIndex, split: str, clip: ClipConfig, modalities: Sequence[str]) -> None:

@@ -141,7 +141,9 @@ def _find(run_id: str) -> str:
     from pipeline.config.stack import find_stack
 
     if not 0 < len(run_id) <= _LONGEST or run_id != printable(run_id) or set(run_id) & set("/\\") or ".." in run_id:
-        raise UserError(f"{shown(run_id)} is no run id: give the id or the URI that jobs.train printed")
+        raise UserError(
+            f"{shown(run_id)} is no run id: give the id or the URI that jobs.train printed (a folder as file:///FOLDER)"
+        )
     stack = find_stack()
     if stack is None:
         raise UserError(

@@ -17,7 +17,7 @@ half alone leaves as many candidates as the other half has values. Nothing else 
 * half a period of ``sway`` and ``swell`` is at most 8 frames, so any 8 frames show the motion.
 
 Task ``binding``: two textures drift in every video, one up and one down; the class is which. What is there and what
-moves are the same in both classes, so two streams that are only averaged stay at chance (see ``tasks.draw_binding``).
+moves are the same in both classes, so neither single RGB frames nor flow tell them apart (see ``tasks.draw_binding``).
 Task ``parts``: one of its objects at a time, 4 classes, (texture, motion), to train the streams with first.
 
 Task ``distractors``: of three textured objects one moves, and the camera pans; 9 classes, (texture that moves, motion)

@@ -20,9 +20,10 @@ def draw_binding(rng: np.random.Generator, label: int, num_frames: int) -> Scene
     """Two outlines side by side, dots inside one and checks inside the other; one texture drifts up, the other down.
 
     Label 0: dots drift up; label 1: dots drift down. Which texture is left is a coin toss in both, and so is which side
-    drifts up. RGB frames alone show what stands where, and motion alone what moves where, with the same distribution in
-    both classes: only the two together, at the same place, tell the class. Textures are hues of equal luma, drawn on a
-    grain of grey that drifts with them, so that optical flow, which is computed from luma, cannot tell them apart.
+    drifts up. One RGB frame shows what stands where, and motion alone what moves where, with the same distribution in
+    both classes: only the two together, at the same place, tell the class. Several RGB frames together do show the
+    drift: a network that measured motion between them could do without flow. Textures are hues of equal luma, drawn on
+    a grain of grey that drifts with them, so that optical flow, which is computed from luma, cannot tell them apart.
     Outlines stand still, so that no frame shows how far a texture has come.
     """
     first = BINDING_TEXTURES[int(rng.integers(2))]

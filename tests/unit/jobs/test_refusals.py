@@ -103,11 +103,15 @@ def test_recipes_are_whole_and_survive_json(name: str) -> None:
         (["--data.uri", "SET", "--clip.num-frames", "5"], "must equal model.num_steps = 8"),
         (
             ["--data.uri", "SET", "--data.val-split", "dev"],
-            "data.val_split = 'dev': use one of the manifest's splits: train, val, test",
+            "data.val_split = 'dev': use one of the manifest's splits: train, val, test, or .* data.val_share 0.1",
         ),
         (
             ["--data.uri", "SET", "--data.manifest-digest", "0000"],
             "give that digest, or the folder of the version meant",
+        ),
+        (
+            ["--data.uri", "SET", "--clip.resize", "256", "--clip.crop", "64"],
+            r"clip.resize = 256: views of short side 256 px would .* at most 64, .* \(and a clip.crop of at most 16\)",
         ),
         (["--data.uri", "SET/elsewhere"], "no data set is finished there"),
         (["--data.uri", "SET", "--run.output", "relative"], "run.output = 'relative'"),

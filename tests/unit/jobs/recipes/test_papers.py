@@ -143,7 +143,7 @@ def test_mrst_rows_quote_the_paper() -> None:
         " train our MRST-related networks initialized with the ImageNet-1k and Kinetics-400 pre-trained model. We"
         " employ the higher drop out ratio of 0.9 and the weight decay rate of 5e-4 to prevent over-fitting.",
         "We also experiment with fine-tuning MRST-T-Net (pre-trained on ImageNet-1k and Kinetics-400) on UCF-101 and"
-        " HMDB-51 to evaluate the generality and robustness.",
+        " HMDB51 to evaluate the generality and robustness.",
     ):
         assert f'"{sentence}"' in text
     assert "--optim.classifier-multiplier 1 " in text

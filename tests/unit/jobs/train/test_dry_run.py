@@ -83,6 +83,19 @@ def test_every_recipe_is_accepted_or_refused_with_the_fix(
     assert not (tmp_path / "runs").exists(), "nothing is written"
 
 
+def test_the_rate_of_a_fresh_classifier_is_said(large_set: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = [line for line in dry(capsys, "mrst_t4_ucf", "--data.uri", large_set) if line.startswith("learning")]
+    assert line == "learning rates: 1e-05, half a cosine down to 1e-07; 100 times that in the classifier"
+
+
+@pytest.mark.parametrize(
+    "recipe", [name for name, entry in RECIPES.items() if "UCF" in entry.data or "HMDB" in entry.data]
+)
+def test_rows_on_lists_without_validation_need_none(recipe: str) -> None:
+    """The official lists of UCF-101 and HMDB-51 have training and test videos."""
+    assert find_recipe(recipe).data.val_split == ""
+
+
 def test_fewer_ranks_that_the_run_may_go_on_with_are_named(large_set: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Those from the least on that divide the batch of 12."""
     args = ["--data.uri", large_set, "--data.batch-size", "12", "--run.num-workers", "6"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from jobs.recipes import find_recipe
-from jobs.recipes.registry import missing_start
+from jobs.recipes.registry import missing_start, short_chain
 from jobs.train import command as train_job
 from pipeline.config.base import as_dict
 from pipeline.config.data import ClipConfig
@@ -420,6 +420,21 @@ def test_weights_that_fit_another_computation_are_named(
     store_run(run, theirs)
     _, start = start_of(from_run(ours, run))
     assert start.warning == "" if not said else f"{run.uri} fit, but were trained otherwise: {said}" in start.warning
+
+
+@pytest.mark.parametrize(
+    ("recipe", "twin", "said"),
+    [
+        ("mrst_t4_ucf", True, "the paper's from a finished run of mrst_t3_k400, with a new classifier: temporal"),
+        ("mrst_t4_ucf", False, ""),
+        ("mrst_t3_k400", True, ""),
+        ("mrst_demo", True, ""),
+    ],
+)
+def test_a_link_of_the_chain_that_is_left_out_is_named(recipe: str, twin: bool, said: str) -> None:
+    found = short_chain(find_recipe(recipe), twin)
+    assert said in found
+    assert bool(found) == bool(said)
 
 
 def test_a_start_near_the_twin_and_its_refusals(run: Storage) -> None:
