@@ -170,9 +170,10 @@ def short_chain(config: TrainConfig, twin: bool) -> str:
     entry = RECIPES.get(config.recipe)
     if not twin or entry is None or entry.option != "start_from" or "twin" in entry.start:
         return ""
+    meant = entry.start.partition(":")[0]
     return (
-        f"this run starts from a 2D twin, the paper's from {entry.start.partition(':')[0]}: temporal convolutions, gates"
-        f" and LSTM are random, and hardly learn at {config.optim.lr:g}"
+        f"this run starts from a 2D twin, the paper's from {meant}: temporal convolutions, gates and LSTM are random,"
+        f" and hardly learn at {config.optim.lr:g}"
     )
 
 
