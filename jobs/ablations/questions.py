@@ -190,7 +190,7 @@ QUESTIONS: dict[str, Question] = {
                 ("mrst-s", "mrst-t"),
                 ("mrst-p", "mrst-t"),
             ),
-            Budget(crop=64, epochs=60),
+            Budget(crop=64, epochs=16, lr=5e-3),
         ),
         Question(
             "real",

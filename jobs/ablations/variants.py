@@ -46,9 +46,11 @@ def crn(name: str, title: str, *, lr: float = 0.0, **fields: Any) -> Variant:
 
 
 def mrst(unit: Unit, title: str) -> Variant:
-    """An MRST-Net of three units and 0.06 M parameters."""
+    """An MRST-Net of three units and 0.06 M parameters. Without the LSTM: with one of 32 units, T units were at 23 %
+    after eight epochs on single moving objects (chance 11 %), without it at 59 %, at a higher rate too.
+    """
     model = MRSTConfig(
-        unit=unit, blocks=(1, 1, 1), mid=(16, 16, 32), out=(32, 32, 64), stem=16, lstm=32, num_steps=8, dropout=0.1
+        unit=unit, blocks=(1, 1, 1), mid=(16, 16, 32), out=(32, 32, 64), stem=16, lstm=0, num_steps=8, dropout=0.1
     )
     return Variant(f"mrst-{unit.lower()}", title, model)
 

@@ -20,8 +20,8 @@ Task ``binding``: two textures drift in every video, one up and one down; the cl
 moves are the same in both classes, so neither single RGB frames nor flow tell them apart (see ``tasks.draw_binding``).
 Task ``parts``: one of its objects at a time, 4 classes, (texture, motion), to train the streams with first.
 
-Task ``distractors``: of three textured objects one moves, and the camera pans; 9 classes, (texture that moves, motion)
-(see ``tasks.draw_distractors``).
+Task ``distractors``: of one to three textured objects one moves, and the camera pans; 9 classes, (texture that
+moves, motion) (see ``tasks.draw_distractors``).
 
 Reads nothing. Writes OUT/videos/CLASS/FILE.mp4 (H.264), OUT/classInd.txt and OUT/{train,val,test}list01.txt
 in the format of UCF-101. The same arguments give the same bytes.

@@ -13,7 +13,7 @@ BINDING_CLASSES = ("dots_rise_checks_sink", "dots_sink_checks_rise")
 DISTRACTOR_TEXTURES = ("stripes", "dots", "rings")
 DISTRACTOR_MOTIONS = ("sway", "bob", "swell")
 
-_SWELL = 0.22  # natural log of the largest size over the middle size
+_SWELL = 0.3  # natural log of the largest size over the middle size
 
 
 def draw_binding(rng: np.random.Generator, label: int, num_frames: int) -> Scene:
@@ -63,15 +63,19 @@ def _drifting(rng: np.random.Generator, drifts: dict[float, tuple[str, bool]], n
 
 
 def draw_distractors(rng: np.random.Generator, label: int, num_frames: int) -> Scene:
-    """Three objects, one of each texture, in three of the picture's quarters; one of them moves, and the camera pans.
+    """One to three objects of different textures in quarters of the picture; one of them moves, and the camera pans.
 
     The class is (texture that moves, its motion): sway from side to side, bob up and down, or swell. Places and sizes
-    of what stands still have the distribution of single frames of what moves: one frame does not tell the class.
+    of what stands still have the distribution of single frames of what moves: one frame does not tell which object
+    moves. None, one or two objects stand still, equally often: with two in every clip small networks learn nothing at
+    all, because they would have to find texture, motion and their place at once.
     """
     side = 2 * int(rng.integers(40, 65))  # 80..128
     unit = side / 64
     moving, motion = divmod(label, len(DISTRACTOR_MOTIONS))
     quarters = rng.permutation(4)[: len(DISTRACTOR_TEXTURES)]
+    others = [index for index in range(len(DISTRACTOR_TEXTURES)) if index != moving]
+    shown = {moving, *rng.permutation(others)[: int(rng.integers(len(others) + 1))].tolist()}
     t = np.arange(num_frames)
     objects = []
     for index, texture in enumerate(DISTRACTOR_TEXTURES):
@@ -82,11 +86,12 @@ def draw_distractors(rng: np.random.Generator, label: int, num_frames: int) -> S
             for i, name in enumerate(DISTRACTOR_MOTIONS)
         )
         column, row = int(quarters[index]) % 2, int(quarters[index]) // 2
-        reach = rng.uniform(2.5, 3.5) * unit
+        reach = rng.uniform(3.5, 4.5) * unit
         center = np.stack([side * (0.27 + 0.46 * column) + reach * x, side * (0.27 + 0.46 * row) + reach * y], axis=1)
         radius = rng.uniform(0.13, 0.15) * side * np.exp(_SWELL * size)
         look = Look.draw(rng, texture)
-        objects.append(Object(look=look, center_T2=center, radius_T=radius, drift_T=np.zeros(num_frames)))
-    pan = rng.uniform(-0.4, 0.4, 2) * unit * t[:, None]
+        if index in shown:
+            objects.append(Object(look=look, center_T2=center, radius_T=radius, drift_T=np.zeros(num_frames)))
+    pan = rng.uniform(-0.25, 0.25, 2) * unit * t[:, None]
     shake = camera_shake(rng, num_frames, 0.25 * unit) + pan - pan.mean(axis=0)
     return Scene(width=side, height=side, objects=tuple(objects), shake_T2=shake, noise=rng.uniform(1.0, 4.0))

@@ -150,9 +150,22 @@ def test_of_the_objects_one_moves_and_is_the_class() -> None:
     for label in range(9):
         texture, motion = DISTRACTOR_TEXTURES[label // 3], DISTRACTOR_MOTIONS[label % 3]
         for scene in distractors(label):
-            assert sorted(one.look.appearance for one in scene.objects) == sorted(DISTRACTOR_TEXTURES)
             found = {one.look.appearance: motion_of(one, scene.unit) for one in scene.objects}
-            assert found == {name: motion if name == texture else "" for name in DISTRACTOR_TEXTURES}
+            assert len(found) == len(scene.objects)
+            assert {texture} <= found.keys() <= set(DISTRACTOR_TEXTURES)
+            assert found == {name: motion if name == texture else "" for name in found}
+
+
+def test_none_one_or_two_objects_stand_still_equally_often_and_with_every_texture() -> None:
+    counts, still = Counter(), Counter()
+    for label in range(9):
+        for scene in distractors(label):
+            counts[len(scene.objects)] += 1
+            still.update((label // 3, one.look.appearance) for one in scene.objects)
+    assert counts.keys() == {1, 2, 3}
+    assert min(counts.values()) > 180 - 4 * np.sqrt(540 * 2 / 9)
+    others = [still[m, t] for m, moving in enumerate(DISTRACTOR_TEXTURES) for t in DISTRACTOR_TEXTURES if t != moving]
+    assert min(others) > 90 - 4 * np.sqrt(45), "half of the clips of a moving texture show each of the others"
 
 
 def test_one_frame_does_not_show_which_object_moves() -> None:
@@ -161,11 +174,12 @@ def test_one_frame_does_not_show_which_object_moves() -> None:
     values: dict[bool, list[tuple[float, ...]]] = {True: [], False: []}
     for label in range(9):
         for scene in distractors(label, 70):
-            for index, one in enumerate(scene.objects):
+            for one in scene.objects:
+                moves = one.look.appearance == DISTRACTOR_TEXTURES[label // 3]
                 t = int(rng.integers(14))
                 x, y = one.center_T2[t] / scene.width
                 row = ((x - 0.27) % 0.46, (y - 0.27) % 0.46, one.radius_T[t] / scene.width)
-                values[index == label // 3].append(row)
+                values[moves].append(row)
     bound = 1.95 * np.sqrt(1 / len(values[True]) + 1 / len(values[False]))  # 0.1 %
     for first, second in zip(zip(*values[True], strict=True), zip(*values[False], strict=True), strict=True):
         assert distance(list(first), list(second)) < bound
