@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+from jobs.recipes.crn_paper import FAMILY
 from jobs.recipes.registry import recipe
 from pipeline.config.data import ClipConfig, DataConfig
 from pipeline.config.model import BackboneName, CRNConfig, Modality
@@ -74,19 +75,26 @@ def paper_crn(data: str, backbone: str, modalities: tuple[Modality, ...], **mode
     )
 
 
-@recipe(data="UCF-101 or any")
+@recipe(data="UCF-101 or any", family=FAMILY)
 def crn_bninception() -> TrainConfig:
     """CRN as in the paper: BN-Inception at 224, f = 512, T = 10, RIB, strategy c, RGB + stacks of 5 flows; 8 ranks."""
     return paper_crn("ucf", "bni", ("rgb", "flow"), backbone_norm="train")  # must also work from random weights
 
 
-@recipe(data="UCF-101 or any")
+@recipe(data="UCF-101 or any", family=FAMILY)
 def n_crn_bninception() -> TrainConfig:
     """N-CRN, the paper's uncoupled baseline: each branch receives its own hidden state."""
     return paper_crn("ucf", "bni", ("rgb", "flow"), partner="self", rib="none", backbone_norm="train")
 
 
-@recipe(data="UCF-101 or any")
+@recipe(
+    data="UCF-101 or any",
+    family=FAMILY,
+    notes=(
+        "not in the paper, whose N-CRN has no RIB: CRN and N-CRN differ in coupling and in capacity, and this one tells"
+        " the two apart (92.4 M parameters, as crn_bninception; n_crn_bninception has 77.2 M)",
+    ),
+)
 def n_crn_rib_bninception() -> TrainConfig:
     """N-CRN with RIB: own hidden state through a RIB, as many parameters as crn_bninception, no coupling.
 

@@ -112,14 +112,17 @@ def register_ensemble(entry: Ensemble) -> None:
 @overload
 def recipe(function: Build) -> Recipe: ...
 @overload
-def recipe(*, data: str) -> Callable[[Build], Recipe]: ...
-def recipe(function: Build | None = None, *, data: str = "any") -> Recipe | Callable[[Build], Recipe]:
+def recipe(*, data: str, family: Family | None = None, notes: tuple[str, ...] = ()) -> Callable[[Build], Recipe]: ...
+def recipe(
+    function: Build | None = None, *, data: str = "any", family: Family | None = None, notes: tuple[str, ...] = ()
+) -> Recipe | Callable[[Build], Recipe]:
     """Register a function that returns a TrainConfig, under its own name; the first line of its docstring becomes the
     summary.
     """
 
     def wrap(build: Build) -> Recipe:
-        return register(Recipe(build.__name__, (build.__doc__ or "").strip().splitlines()[0], build, data))
+        summary = (build.__doc__ or "").strip().splitlines()[0]
+        return register(Recipe(build.__name__, summary, build, data, family=family, notes=notes))
 
     return wrap if function is None else wrap(function)
 
