@@ -3,7 +3,7 @@
     python -m docs.pictures                       # all of them; the MLflow pages need a stack that ran the demo
     python -m docs.pictures architecture clip     # only these
 
-Reads    docs/ablations.json (for ablations), the local stack's MLflow (for run and registry).
+Reads    docs/ablations/ (for ablations), the local stack's MLflow (for run and registry).
 Writes   docs/images/, or --out FOLDER: one file for each picture.
 Exit     0 written; 1 Chromium failed; 2 what a picture needs is missing.
 """
@@ -24,6 +24,7 @@ PICTURES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "architecture": ("architecture.png", architecture.draw),
     "clip": ("clip.jpg", clip.draw),
     "ablations": ("ablations.png", ablations.draw),
+    "ablation-coupling": ("ablation-coupling.png", ablations.draw_question),
     "mlflow-run": ("mlflow-run.png", mlflow_pages.draw_run),
     "mlflow-registry": ("mlflow-registry.png", mlflow_pages.draw_registry),
 }
@@ -34,7 +35,7 @@ class PicturesArgs:
     """Which pictures, and where they go."""
 
     names: Annotated[
-        tuple[Literal["architecture", "clip", "ablations", "mlflow-run", "mlflow-registry"], ...],
+        tuple[Literal["architecture", "clip", "ablations", "ablation-coupling", "mlflow-run", "mlflow-registry"], ...],
         tyro.conf.Positional,
     ] = ()
     """None: all."""
