@@ -56,9 +56,8 @@ def draw(path: Path) -> None:
     ax.set_ylim(-0.6, len(VARIANTS) - 0.4)
     ax.set_xlim(40, 102)
     ax.set_xticks(range(40, 101, 10), [f"{tick} %" for tick in range(40, 101, 10)], fontsize=13, color=MUTED)
-    ax.set_title(
-        f"Test top-1 on the binding videos, {summary['seeds']} seeds, 95 % intervals", fontsize=15, color=INK, pad=12
-    )
+    title = f"Test top-1 on the binding videos, {summary['seeds']} seeds, 95 % intervals"
+    figure.suptitle(title, fontsize=15, color=INK)
     ax.grid(axis="x", color="#e3e7ea")
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)

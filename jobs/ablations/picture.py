@@ -31,8 +31,8 @@ def _draw_scores(ax: Any, summary: Mapping[str, Any], streams: list[str]) -> Non
     names = list(summary["titles"])
     labelled: set[str] = set()
     for row, name in enumerate(reversed(names)):
-        for score in (s for s in summary["scores"] if s["variant"] == name):
-            stream = score["stream"]
+        own = {score["stream"]: score for score in summary["scores"] if score["variant"] == name}
+        for stream, score in ((stream, own[stream]) for stream in streams if stream in own):
             y = row - 0.24 * (streams.index(stream) - (len(streams) - 1) / 2)
             units = [100 * result["top1"][stream] for result in summary["results"][name]]
             color = _COLORS.get(stream, "#222222")

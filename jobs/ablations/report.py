@@ -155,7 +155,7 @@ def as_json(question: Question, results: Results) -> dict[str, Any]:
 
 def show(console: Console, summary: Mapping[str, Any]) -> None:
     """Print the means and the comparisons of a question, from what ``as_json`` returns."""
-    streams: list[str] = list(dict.fromkeys(s["stream"] for s in summary["scores"]))
+    streams = [stream for stream in TITLES if any(s["stream"] == stream for s in summary["scores"])]
     table = Table(
         Column("variant", no_wrap=True),
         *(TITLES.get(stream, stream) for stream in streams),
