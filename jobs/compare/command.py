@@ -20,18 +20,19 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 import tyro
 
 from jobs.compare.evaluated import Evaluated, open_evaluated
-from jobs.compare.paired import compare_two
+from jobs.compare.paired import Paired, compare_two
 from jobs.compare.render import Format, as_html, as_markdown, as_text
 from jobs.compare.rows import Row, rows_of
 from jobs.ensemble.members import Protocol
 from jobs.recipes import ENSEMBLES, RECIPES
-from pipeline.common.cli import console, parse
+from pipeline.common.cli import PrintableConsole, console, parse
 from pipeline.config.base import require
+from pipeline.errors import ConfigError
 
 _PAPERS = {"crn": "CRN", "mrst": "MRST"}
 
@@ -70,16 +71,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = [open_evaluated(name, protocol) for name in args.runs]
     rows = all_rows(runs, args)
     paired = compare_two(runs) if len(runs) == 2 and _same_videos(runs) else None
-    if args.format == "text" and args.out is None:
-        as_text(console, runs, rows, paired)
-        return 0
-    text = as_html(runs, rows, paired) if args.format == "html" else as_markdown(runs, rows, paired)
     if args.out is None:
-        sys.stdout.write(text)
-    else:
-        args.out.write_text(text)
-        console.print(f"written to {args.out}", markup=False)
+        _write(sys.stdout, args.format, runs, rows, paired)
+        return 0
+    try:
+        with args.out.open("w") as file:
+            _write(file, args.format, runs, rows, paired)
+    except OSError as error:
+        raise ConfigError("out", str(args.out), f"cannot be written ({error.strerror}): name another file") from error
+    console.print(f"written to {args.out}", markup=False)
     return 0
+
+
+def _write(file: TextIO, wanted: Format, runs: Sequence[Evaluated], rows: Sequence[Row], paired: Paired | None) -> None:
+    if wanted == "text":
+        as_text(console if file is sys.stdout else PrintableConsole(file=file), runs, rows, paired)
+    else:
+        file.write((as_html if wanted == "html" else as_markdown)(runs, rows, paired))
 
 
 def all_rows(runs: Sequence[Evaluated], args: CompareArgs) -> list[Row]:

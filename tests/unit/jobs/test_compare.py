@@ -230,6 +230,13 @@ def test_pages_and_files(tmp_path: Path, capsys) -> None:
     assert "a<b>" not in text
     assert not re.search(r"https?://|<script|src=", text), "the page needs nothing else"
     assert f"written to {page}" in capsys.readouterr().out
+    table = tmp_path / "c.txt"
+    assert main([run.uri, "--out", str(table)]) == 0
+    assert re.search(r"^run +recipe +data set", table.read_text())
+    with pytest.raises(
+        ConfigError, match=r"^out = '.*': cannot be written \(No such file or directory\): name another"
+    ):
+        main([run.uri, "--out", f"{tmp_path}/none/c.txt"])
 
 
 def test_refusals(tmp_path: Path) -> None:
