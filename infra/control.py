@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 
 from infra import mlflow_server, process, ray_head, s3_gateway
@@ -16,6 +17,7 @@ from pipeline.config.stack import Stack, stack_file
 from pipeline.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
+_HEAD_PATIENCE_S = 20.0
 PARTS = (s3_gateway.NAME, mlflow_server.NAME, ray_head.NAME)
 
 
@@ -67,9 +69,7 @@ def add_node(*, cpus: int = 1, timeout_s: float = 60.0) -> ServerRecord:
         raise ConfigError("cpus", cpus, "give at least 1")
     with locked():
         servers = load_servers()
-        head = servers.records.get(ray_head.NAME)
-        if head is None or condition(head, ray_head.head_problem) is not None:
-            raise UserError("a node needs a healthy Ray head: python -m infra.local up")
+        head = _healthy_head(servers)
         _end_stale_nodes(servers)
         index = next(index for index in range(1, 250) if f"{ray_head.NAME}-node-{index}" not in servers.records)
         ports = choose_ports(ray_head.NODE_PORTS, {}, _taken(servers))
@@ -78,6 +78,25 @@ def add_node(*, cpus: int = 1, timeout_s: float = 60.0) -> ServerRecord:
             record = launch(plan, servers)
             wait_healthy({plan.name: (record, plan.probe)}, timeout_s)
         return record
+
+
+def _healthy_head(servers: Servers) -> ServerRecord:
+    """The record of the Ray head. On a busy machine it may answer late: it is asked again for a while if it runs.
+
+    Raises:
+        UserError: there is none, or it does not answer.
+    """
+    head, problem = servers.records.get(ray_head.NAME), "not started"
+    deadline = time.monotonic() + _HEAD_PATIENCE_S
+    while head is not None:
+        found = condition(head, ray_head.head_problem)
+        if found is None:
+            return head
+        problem = found
+        if time.monotonic() >= deadline or not process.is_alive(head.process):
+            break
+        time.sleep(0.5)
+    raise UserError(f"a node needs a healthy Ray head ({problem}): python -m infra.local up")
 
 
 def down() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -17,8 +18,8 @@ from threading import Thread
 
 import pytest
 
-from infra import local, mlflow_server, ports, ray_head, records, s3_gateway, server
-from infra.process import ProcessId, is_alive
+from infra import control, local, mlflow_server, ports, ray_head, records, s3_gateway, server
+from infra.process import ProcessId, identify, is_alive
 from infra.records import ServerRecord, Servers
 from infra.server import Launch, ServerError
 from pipeline.config.stack import Stack, find_stack, home, stack_file
@@ -192,6 +193,33 @@ def test_status_and_down_without_a_stack() -> None:
         local.up(ray_cpus=0)
     with pytest.raises(UserError, match="healthy Ray head"):
         local.add_node()
+
+
+def test_a_node_waits_for_a_head_that_answers_late_and_not_for_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = identify(os.getpid())
+    assert me is not None
+    head = ServerRecord(
+        name=ray_head.NAME,
+        address="127.0.0.1:1",
+        ports={},
+        pid=me.pid,
+        start_ticks=me.start_ticks,
+        boot_id=me.boot_id,
+        log="",
+        settings={},
+    )
+    servers = records.Servers(token="t", records={ray_head.NAME: head})
+    answers = iter(["no answer", "no answer", None])
+    monkeypatch.setattr(ray_head, "head_problem", lambda record: next(answers))
+    assert control._healthy_head(servers) == head
+    monkeypatch.setattr(ray_head, "head_problem", lambda record: "no answer")
+    monkeypatch.setattr(control, "_HEAD_PATIENCE_S", 0.6)
+    with pytest.raises(UserError, match=r"healthy Ray head .no answer.: python -m infra"):
+        control._healthy_head(servers)
+    servers.records[ray_head.NAME] = dataclasses.replace(head, start_ticks=head.start_ticks + 1)
+    monkeypatch.setattr(control, "_HEAD_PATIENCE_S", 600.0)
+    with pytest.raises(UserError, match=r"healthy Ray head .not running."):
+        control._healthy_head(servers)
 
 
 def test_servers_get_no_foreign_addresses_or_credentials(monkeypatch: pytest.MonkeyPatch) -> None:

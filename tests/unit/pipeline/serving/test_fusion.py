@@ -87,7 +87,7 @@ def test_a_fused_score_goes_the_whole_way(
     )
     assert EvalReport.from_json(report.to_json()) == report
     assert report.branches == ("fused",)
-    assert set(report.metrics()) == {"test/top1_2x1", "test/top5_2x1"}
+    assert set(report.metrics()) == {"test/top1_2x1", "test/top5_2x1", "test/mean_class_2x1"}
     assert compare(report, None).promote
     plot_confusion(report, tmp_path / "c.png")
     print_report(report)
