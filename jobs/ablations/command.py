@@ -31,7 +31,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import logging
 import tempfile
@@ -70,8 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def ablations(args: AblationsArgs) -> int:
     """Train what is missing, then report. Raises UserError before any task has started."""
-    if importlib.util.find_spec("scipy") is None:
-        raise UserError("scipy is not installed: pip install 'reciprocal[bench]' (make setup does)")
     storage = open_storage(args.data_uri)
     manifest = read_manifest(storage)
     questions = chosen(args, manifest)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest, norm, permutation_test
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -56,8 +57,6 @@ def sign_flip_p(differences_U: Sequence[float]) -> float:
 
     It assumes nothing but that under the null hypothesis both signs of a difference are equally likely.
     """
-    from scipy.stats import permutation_test
-
     if len(differences_U) < 2 or not np.any(differences_U):
         return 1.0
     most: Any = np.inf if len(differences_U) <= _MOST_EXACT else 100_000
@@ -85,8 +84,6 @@ def units_needed(differences_U: Sequence[float]) -> int | None:
     """How many units would show the mean difference that was found, at 5 % and with a power of 80 %, in the normal
     approximation ((z_0.975 + z_0.8) s / d)^2; at least six. None where the mean is zero or there is one unit.
     """
-    from scipy.stats import norm
-
     if len(differences_U) < 2 or (mean := float(np.mean(differences_U))) == 0:
         return None
     z = norm.ppf(0.5 + CONFIDENCE / 2) + norm.ppf(POWER)
@@ -95,6 +92,4 @@ def units_needed(differences_U: Sequence[float]) -> int | None:
 
 def has_learned(correct: int, videos: int, chance: float) -> bool:
     """Whether guessing would get as many right with a probability below ``LEARNS`` (one-sided binomial test)."""
-    from scipy.stats import binomtest
-
     return bool(binomtest(correct, videos, chance, alternative="greater").pvalue < LEARNS)

@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 from jobs.ensemble.members import Protocol
-from jobs.evaluate.publish import evaluate_command
+from jobs.evaluate.again import evaluate_command
 from jobs.recipes import default_views
 from pipeline.config.train import TrainConfig
 from pipeline.errors import ConfigError, NotFoundError, UserError

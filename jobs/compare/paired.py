@@ -13,6 +13,7 @@ from jobs.compare.evaluated import Evaluated
 from pipeline.errors import ConfigError, UserError
 from pipeline.evaluation.ensemble import check_comparable
 from pipeline.evaluation.intervals import Interval, difference_interval
+from pipeline.evaluation.metrics import right_videos
 from pipeline.evaluation.predictions import Predictions
 
 
@@ -82,9 +83,5 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 
 
 def _right(predictions: Predictions) -> dict[str, bool]:
-    """By key; a video without an answer, or with a tie, is wrong."""
-    fused_VN, videos = predictions.streams["fused"], np.arange(len(predictions.keys))
-    own_V = fused_VN[videos, predictions.labels]
-    others_VN = fused_VN.copy()
-    others_VN[videos, predictions.labels] = -np.inf
-    return dict(zip(predictions.keys, (own_V > others_VN.max(1)).tolist(), strict=True))
+    right_V = right_videos(predictions.streams["fused"], predictions.labels)
+    return dict(zip(predictions.keys, right_V.tolist(), strict=True))

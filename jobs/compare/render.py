@@ -17,7 +17,7 @@ from pipeline.evaluation.report import METRICS
 
 Format = Literal["text", "markdown", "html"]
 _RUNS = ("run", "recipe", "data set", "split", "views x crops", "top-1", "top-5", "mean class accuracy")
-_ROWS = ("row", "recipe", "net", "printed", "here", "difference", "verdict")
+ROW_HEADS = ("row", "recipe", "net", "printed", "here", "difference", "verdict")
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
@@ -85,7 +85,7 @@ def as_html(runs: Sequence[Evaluated], rows: Sequence[Row], paired: Paired | Non
         body = "\n".join(
             f"<tr>{''.join(_cell(name, cell) for name, cell in zip(heads, line, strict=True))}</tr>" for line in lines
         )
-        title = "Against the papers" if heads == _ROWS else "Runs"
+        title = "Against the papers" if heads == ROW_HEADS else "Runs"
         parts.append(f'<h2>{title}</h2>\n<div class="wide"><table><tr>{head}</tr>\n{body}\n</table></div>')
     parts += [f"<p>{html.escape(line)}</p>" for line in _notes(rows, paired)]
     return (
@@ -103,7 +103,7 @@ def _cell(name: str, text: str) -> str:
 
 
 def _tables(runs: Sequence[Evaluated], rows: Sequence[Row]) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
-    tables = [(_RUNS, [run_cells(run) for run in runs]), (_ROWS, [row_cells(row) for row in rows])]
+    tables = [(_RUNS, [run_cells(run) for run in runs]), (ROW_HEADS, [row_cells(row) for row in rows])]
     return [(heads, lines) for heads, lines in tables if lines]
 
 

@@ -7,9 +7,10 @@
 RUN is a run id or URI, BRANCH one of rgb, flow, diff, diff-online, fused (of a model with one head for several
 modalities) or all.
 
-Reads    each run's report and predictions of the split and protocol (written by jobs.evaluate).
-Writes   OUTPUT/ensembles/NAME/evaluations/SPLIT_PROTOCOL.json and .png; an MLflow run NAME. NAME follows from the
-         members.
+Reads    each run's report and predictions of the split and protocol (written by jobs.evaluate), and for the frames on
+         the page the data set, where it can be read.
+Writes   OUTPUT/ensembles/NAME/evaluations/SPLIT_PROTOCOL.json, .html, .png and .csv, as jobs.evaluate does; an MLflow
+         run NAME. NAME follows from the members.
 Restart  the same members give the same report; it is made again where one of them was evaluated again.
 Exit     0 finished; 1 failed while running; 2 refused before any work.
 """
@@ -27,14 +28,18 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
+from jobs.compare.evaluated import Evaluated
 from jobs.ensemble.members import EvaluatedRun, Protocol, find_ensemble, left_out, load_nets, members_of, open_member
+from jobs.evaluate.page import EvaluatedVideos, evaluated_videos
 from jobs.evaluate.publish import publish
 from jobs.recipes import Ensemble
 from jobs.recipes.listing import print_wide
 from pipeline.common.cli import console, parse
 from pipeline.config.version import code_version
-from pipeline.errors import ConfigError, NotFoundError, UserError
+from pipeline.dataset.manifest import read_manifest
+from pipeline.errors import ConfigError, NotFoundError, StorageError, UserError
 from pipeline.evaluation.ensemble import average, check_comparable
+from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.report import METRICS, EnsembleInput, EvalReport, report_path
 from pipeline.storage import Storage, join, open_storage
 from pipeline.tracking.journal import read_page
@@ -62,6 +67,9 @@ class EnsembleArgs:
     output: str = ""
     """Folder of ensembles (s3:// or file://). Default: ``ensembles`` next to the runs."""
 
+    data_uri: str = ""
+    """Current location of the data set, if it has moved."""
+
     def __post_init__(self) -> None:
         if self.num_views < 0:
             raise ConfigError("num_views", self.num_views, "must be 0 (default) or more")
@@ -76,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_paper(find_ensemble(args.recipe), report)
     console.print(
         f"report   {folder}/{report_path(report.split, report.protocol)}",
+        f"to read  {folder}/{report_path(report.split, report.protocol, 'html')}",
         f"page     {page}",
         sep="\n",
     )
@@ -97,26 +106,48 @@ def ensemble(args: EnsembleArgs) -> tuple[EvalReport, str, RunPage]:
     folder = open_storage(join(args.output or join(runs[0].storage.uri.rsplit("/", 1)[0], "ensembles"), name))
     folder.probe(write=True)
     old = _find(folder, runs[0].report, members)
-    known = read_page(folder) is not None
-    report = old or _average(name, args.recipe, runs, members, start)
+    experiment = runs[0].config.run.experiment
+    if old is not None and read_page(folder) is not None:
+        log.info("%s was averaged before", name)
+        page = _page(folder, experiment, name, old)
+        page.put_right("FINISHED")
+        page.finish()
+        return old, folder.uri, page
+    predictions = average(load_nets(members, runs))
+    report = old or _report(name, args.recipe, runs, members, predictions, start)
+    page = _page(folder, experiment, name, report)
+    with page.running():
+        evaluated = Evaluated(name=folder.uri, folder=folder, report=report, config=None)
+        publish(evaluated, predictions, _videos(args.data_uri or runs[0].config.data.uri, report), page)
+    return report, folder.uri, page
+
+
+def _page(folder: Storage, experiment: str, name: str, report: EvalReport) -> RunPage:
     tags = {
         "kind": "ensemble",
         "recipe": report.model,
         "dataset": report.dataset,
         "manifest_digest": report.manifest_digest,
         "run_uri": folder.uri,
-        **{f"member_{number}": f"{m.run}:{m.branch}" for number, m in enumerate(members, 1)},
+        **{f"member_{number}": f"{m.run}:{m.branch}" for number, m in enumerate(report.members, 1)},
     }
-    params = {"members": " ".join(m.name for m in members)}
-    page = RunPage(folder, page_record(runs[0].config.run.experiment, name, params, tags))
-    if old is not None and known:
-        log.info("%s was averaged before", name)
-        page.put_right("FINISHED")
-        page.finish()
-        return old, folder.uri, page
-    with page.running():
-        publish(folder, report, page)
-    return report, folder.uri, page
+    params = {"members": " ".join(m.name for m in report.members)}
+    return RunPage(folder, page_record(experiment, name, params, tags))
+
+
+def _videos(uri: str, report: EvalReport) -> EvaluatedVideos:
+    try:
+        storage = open_storage(uri)
+        manifest = read_manifest(storage)
+        if manifest.digest == report.manifest_digest:
+            return evaluated_videos(storage, manifest, report.split)
+        why = "it is another version of it"
+    except (UserError, StorageError) as error:
+        why = str(error)
+    log.warning(
+        "no frames on the page: %s is not the data set that was evaluated (%s); --data-uri says where", uri, why
+    )
+    return EvaluatedVideos(None, {})
 
 
 def _name(recipe: str, members: tuple[EnsembleInput, ...]) -> str:
@@ -137,10 +168,14 @@ def _find(folder: Storage, like: EvalReport, members: tuple[EnsembleInput, ...])
     return old if old.members == members and {m.name for m in members} <= old.scores.keys() else None
 
 
-def _average(
-    name: str, recipe: str, runs: list[EvaluatedRun], members: tuple[EnsembleInput, ...], start: float
+def _report(
+    name: str,
+    recipe: str,
+    runs: list[EvaluatedRun],
+    members: tuple[EnsembleInput, ...],
+    predictions: Predictions,
+    start: float,
 ) -> EvalReport:
-    predictions = average(load_nets(members, runs))
     first, reports = runs[0].report, {run.storage.uri: run.report for run in runs}
     modalities = dict.fromkeys(
         m

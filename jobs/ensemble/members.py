@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from jobs.evaluate.publish import evaluate_command
+from jobs.evaluate.again import evaluate_command
 from jobs.recipes import ENSEMBLES, RECIPES, Ensemble, default_views, find_recipe
 from pipeline.config.model import CHANNELS
 from pipeline.config.train import TrainConfig

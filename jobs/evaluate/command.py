@@ -5,9 +5,10 @@
     python -m jobs.evaluate RUN --checkpoint best         # another one than the last: beside its files
 
 Reads    RUN's final checkpoint (or --checkpoint) and the data set it was trained on (another manifest is refused).
-Writes   RUN/evaluations/SPLIT_PROTOCOL.json, .png (confusion matrix) and .npz (probabilities of every video, for
-         jobs.ensemble), below RUN/CHECKPOINT for another checkpoint than the last; metrics, report and picture to the
-         run's MLflow page, or to its journal where MLflow does not answer (`python -m jobs.sync RUN` sends them).
+Writes   RUN/evaluations/SPLIT_PROTOCOL.json, .html (all of it, for reading), .png (confusion matrix), .csv (scores of
+         every class) and .npz (probabilities of every video, for jobs.ensemble), below RUN/CHECKPOINT for another
+         checkpoint than the last; all but the .npz, and the metrics, to the run's MLflow page, or to its journal where
+         MLflow does not answer (`python -m jobs.sync RUN` sends them).
 Exit     0 finished (also if the report existed); 1 failed while running; 2 refused before any work.
 """
 
@@ -27,7 +28,10 @@ import tyro
 from rich.table import Table
 
 from jobs.cluster.connect import check_resources, connect, gpus_for, wants_gpu
-from jobs.evaluate.publish import evaluate_command, publish
+from jobs.compare.evaluated import Evaluated
+from jobs.evaluate.again import evaluate_command
+from jobs.evaluate.page import evaluated_videos
+from jobs.evaluate.publish import publish
 from jobs.evaluate.worker import evaluate_rank
 from jobs.recipes import default_views
 from jobs.recipes.listing import print_wide
@@ -37,7 +41,7 @@ from pipeline.common.words import counted
 from pipeline.config.base import require
 from pipeline.config.version import code_version
 from pipeline.data.sampling.short import short_note
-from pipeline.dataset.manifest import Manifest, read_manifest, read_records
+from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.errors import ConfigError
 from pipeline.evaluation.evaluate import Part, join_parts
 from pipeline.evaluation.predictions import write_predictions
@@ -96,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(
         f"weights  {report.checkpoint}",
         f"report   {folder}/{report_path(report.split, report.protocol)}",
+        f"to read  {folder}/{report_path(report.split, report.protocol, 'html')}",
         f"page     {page}",
         sep="\n",
     )
@@ -126,7 +131,8 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, RunPage]:
             page = open_page(run)
             page.finish()
             return report, folder.uri, page
-    samples = [s for r in read_records(open_storage(uri), manifest, args.split) for s in r.samples]
+    videos = evaluated_videos(open_storage(uri), manifest, args.split)
+    samples = [pick.sample for pick in videos.picks.values()]
     frames = np.array([s.num_frames for s in samples])
     if note := short_note(frames, config.clip, config.model.modalities, args.split, manifest.parameters):
         log.warning("%s", note)
@@ -188,7 +194,8 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, RunPage]:
         report = dataclasses.replace(report, predictions=write_predictions(predictions, file))
         folder.write_file(report_path(args.split, protocol, "npz"), file)
     page = open_page(run)
-    publish(folder, report, page, "" if last else checkpoint)
+    evaluated = Evaluated(name=args.run, folder=folder, report=report, config=config)
+    publish(evaluated, predictions, videos, page, "" if last else checkpoint)
     page.finish()
     return report, folder.uri, page
 

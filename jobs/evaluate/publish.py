@@ -5,37 +5,46 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from jobs.compare.evaluated import Evaluated
+from jobs.evaluate.classes import as_csv, class_rows
+from jobs.evaluate.page import EvaluatedVideos, evaluation_page
 from pipeline.evaluation.plots import plot_confusion
-from pipeline.evaluation.report import EvalReport, report_path
-from pipeline.storage import Storage
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.report import report_path
 from pipeline.tracking.journal import RunJournal
 
+MEANING = {"html": "page", "csv": "classes", "png": "confusion"}
+"""Files beside a report by their ending, and what the names of their artifacts begin with."""
 
-def publish(folder: Storage, report: EvalReport, journal: RunJournal, part: str = "") -> None:
-    """Write the confusion matrix and the report to a folder; both and the metrics go to the run's page.
+
+def publish(
+    run: Evaluated, predictions: Predictions, videos: EvaluatedVideos, journal: RunJournal, part: str = ""
+) -> None:
+    """Write the report of an evaluation to its folder, with its page (HTML), its confusion matrix (PNG) and the scores
+    of its classes (CSV); all of them and the metrics go to the run's page.
 
     Args:
+        run: its folder, and the report to write.
         journal: of the run.
         part: of the run's folder and page; empty for the result of the run, else a checkpoint's name, which its
             metrics begin with.
     """
+    folder, report = run.folder, run.report
     name, place = f"{report.split}_{report.protocol}", f"evaluation/{part}".rstrip("/")
-    path = report_path(report.split, report.protocol, "png")
+    rows = class_rows(report)
     with tempfile.TemporaryDirectory() as local:
         picture = Path(local) / "confusion.png"
         plot_confusion(report, picture)
-        folder.write_file(path, picture)
-    journal.log_object(f"{part}/{path}".lstrip("/"), f"{place}/confusion_{name}.png")
+        png = picture.read_bytes()
+    page = evaluation_page(run, predictions, videos, rows, png)
+    contents = {"html": page.encode("utf-8", "replace"), "csv": as_csv(rows).encode(), "png": png}
+    for ending, data in contents.items():
+        path = report_path(report.split, report.protocol, ending)
+        folder.write(path, data)
+        journal.log_object(f"{part}/{path}".lstrip("/"), f"{place}/{MEANING[ending]}_{name}.{ending}")
     journal.log_text(report.to_json(), f"{place}/{name}.json")
     journal.log_scores({f"{part}/{metric}".lstrip("/"): value for metric, value in report.metrics().items()})
     journal.flush()
     folder.write(
         report_path(report.split, report.protocol), report.to_json().encode()
     )  # last: it says that all the rest is there
-
-
-def evaluate_command(run: str, split: str, num_views: int, num_crops: int, *, again: bool = False) -> str:
-    """The command line that writes a report; ``num_views`` 0 is the paper's number."""
-    views = f" --num-views {num_views}" if num_views else ""
-    crops = f" --num-crops {num_crops}" if num_crops != 1 else ""
-    return f"python -m jobs.evaluate {run} --split {split}{views}{crops}{' --again' if again else ''}"

@@ -1,18 +1,22 @@
 """Register a finished run's model and, if its evaluation beats the current version's, give it the alias.
 
     python -m jobs.promote RUN --name synthetic-crn              # alias champion
-    python -m jobs.promote RUN --name synthetic-crn --alias candidate --force
+    python -m jobs.promote RUN --name synthetic-crn --min-gain 0.01
+    python -m jobs.promote --rollback synthetic-crn              # the alias goes back to the version that had it before
+    python -m jobs.promote --history synthetic-crn               # who held it, when and why
 
 Reads    RUN's final checkpoint and its report of --split (written by jobs.evaluate).
 Writes   a version of the registered model, once per checkpoint and report, and the digests of its files into RUN's
-         folder; the alias, if it is earned.
-Exit     0 registered and promoted (or it has the alias already); 3 registered, promotion refused, and why; 1 failed
-         while running; 2 refused before any work.
+         folder; the alias, if it is earned, and the move to the alias's history. A version that does not earn champion
+         becomes candidate.
+Exit     0 registered and promoted (or it has the alias already), or rolled back; 3 registered, promotion refused, and
+         why; 1 failed while running; 2 refused before any work.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 import importlib.metadata
 import logging
@@ -22,56 +26,78 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from rich.table import Table
 
 import pipeline
 import preprocessing
-from jobs.evaluate.publish import evaluate_command
+from jobs.evaluate.again import evaluate_command
 from jobs.recipes import default_views
+from jobs.recipes.listing import print_wide
 from jobs.train.page import tracking_run_of
 from pipeline.common.cli import console, parse
 from pipeline.common.digest import file_sha256
-from pipeline.errors import ConfigError, NotFoundError, UserError
-from pipeline.evaluation.report import EvalReport, compare, evaluated_split, protocol_name, read_report, report_path
+from pipeline.config.base import require
+from pipeline.errors import NotFoundError, UserError
+from pipeline.evaluation.report import EvalReport, compare, evaluated_split, protocol_name, read_report
 from pipeline.runs.folder import fetched_checkpoint, open_run, read_result, read_run
 from pipeline.runs.registered import Registration, write_registration
 from pipeline.serving.card import CARD, WEIGHTS
 from pipeline.serving.predictor import REQUIREMENTS, pack
 from pipeline.storage import Storage, open_storage
-from pipeline.tracking.registry import Version, aliased_version, register, set_alias, versions
+from pipeline.tracking.aliases import alias_history, move_alias, previous_holder
+from pipeline.tracking.registry import Version, aliased_version, register, versions
 from pipeline.tracking.runs import check_server
 from pipeline.training.checkpoint import read_state
 
 log = logging.getLogger("jobs.promote")
+CHAMPION, CANDIDATE = "champion", "candidate"
 
 
 @dataclasses.dataclass(frozen=True)
 class PromoteArgs:
     """Register a run's model and compare it with the version that has the alias."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional] = ""
     """Run id (on the local stack) or URI of the run's folder."""
-    name: str
+    name: str = ""
     """Registered model."""
-    alias: str = "champion"
+    alias: str = CHAMPION
     split: str = ""
     """Split whose report decides; empty: test if the run was evaluated on it, else val."""
     num_views: int = 0
     """Protocol that decides; 0: the paper's number of views."""
     num_crops: Literal[1, 3] = 1
     """Crops of each view, of the same protocol; the registered model predicts with them."""
+    min_gain: float = 0.0
+    """How much higher the top-1 must be than the current version's, in [0, 1]."""
     force: bool = False
     """Give the alias whatever the comparison says (it is still printed)."""
+    rollback: str = ""
+    """Registered model whose alias goes back to the version that had it before; no run is read."""
+    history: str = ""
+    """Registered model: print who held its alias, and move nothing."""
 
     def __post_init__(self) -> None:
-        if not self.name or set(self.name) & set("/:"):
-            raise ConfigError("name", self.name, "give a model name without / and :")
-        if self.alias == "latest" or self.alias.lower().lstrip("v").isdigit():
-            raise ConfigError("alias", self.alias, "MLflow reserves latest and v1, v2, ...; use another word")
+        others = [name for name in ("rollback", "history") if getattr(self, name)]
+        if others:
+            given = [name for name in ("run", "name", "rollback", "history") if getattr(self, name)]
+            fix = f"leave out {', '.join(name for name in given if name != others[0])}: it takes the model's name alone"
+            require(given == others[:1], others[0], getattr(self, others[0]), fix)
+        else:
+            require(bool(self.run), "run", self.run, "give a run to register, or --rollback NAME, or --history NAME")
+        model = self.rollback or self.history or self.name
+        require(bool(model) and not set(model) & set("/:"), "name", model, "give a model name without / and :")
+        reserved = self.alias == "latest" or self.alias.lower().lstrip("v").isdigit()
+        require(not reserved, "alias", self.alias, "MLflow reserves latest and v1, v2, ...; use another word")
+        require(0 <= self.min_gain < 1, "min_gain", self.min_gain, "must be in [0, 1): 0.01 is one point of top-1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and promote."""
-    return promote(parse(PromoteArgs, args=argv, description=__doc__))
+    """Parse and promote, roll back or print."""
+    args = parse(PromoteArgs, args=argv, description=__doc__)
+    if args.history:
+        return print_history(args.history, args.alias)
+    return rollback(args.rollback, args.alias) if args.rollback else promote(args)
 
 
 def promote(args: PromoteArgs) -> int:
@@ -90,19 +116,53 @@ def promote(args: PromoteArgs) -> int:
     if current and current.version == version.version:
         console.print(f"{version.uri} has the alias {args.alias} already")
         return 0
-    decision = compare(report, _report_of(current) if current else None)
+    decision = compare(report, _report_of(current) if current else None, args.min_gain)
     if decision.promote or args.force:
-        set_alias(version, args.alias)
+        move_alias(version, args.alias, "promoted" if decision.promote else "forced", decision.why)
         word = "promoted" if decision.promote else "promoted by force"
         console.print(
             f"{word}: {args.name}@{args.alias} is now version {version.version}: {decision.why}", markup=False
         )
         return 0
-    console.print(
-        f"refused: {args.name}@{args.alias} stays with version {current.version if current else '-'}: {decision.why}",
-        markup=False,
-    )
+    stays = f"{args.name}@{args.alias} stays with version {current.version if current else '-'}"
+    console.print(f"refused: {stays}: {decision.why}", markup=False)
+    if args.alias == CHAMPION:
+        move_alias(version, CANDIDATE, "promoted", f"not {CHAMPION}: {decision.why}")
+        console.print(f"{args.name}@{CANDIDATE} is version {version.version}", markup=False)
     return 3
+
+
+def rollback(name: str, alias: str) -> int:
+    """Give an alias back to the version that had it before; returns the exit code.
+
+    Raises:
+        UserError: there is no such model or alias, or no earlier holder.
+    """
+    check_server()
+    earlier, now = previous_holder(name, alias), aliased_version(name, alias)
+    assert now is not None  # previous_holder refuses
+    move_alias(earlier, alias, "rolled back", f"from version {now.version}")
+    console.print(f"rolled back: {name}@{alias} is version {earlier.version} again, not {now.version}", markup=False)
+    return 0
+
+
+def print_history(name: str, alias: str) -> int:
+    """Print the moves of an alias, latest first; returns the exit code. Raises UserError without such a model."""
+    check_server()
+    moves = alias_history(name, alias)
+    if not moves:
+        console.print(f"no version has held {name}@{alias}", markup=False)
+        return 0
+    table = Table("version", "when", "how", "by", "why", title=f"{name}@{alias}, latest first")
+    for move in reversed(moves):
+        table.add_row(move.version, when(move.at_ms), move.how, move.by, move.why)
+    print_wide(console, table)
+    return 0
+
+
+def when(at_ms: int) -> str:
+    """Time in UTC; empty for 0, which is unknown."""
+    return f"{datetime.datetime.fromtimestamp(at_ms / 1000, datetime.UTC):%Y-%m-%d %H:%M} UTC" if at_ms else ""
 
 
 def _report(run: Storage, args: PromoteArgs) -> EvalReport:
@@ -117,7 +177,7 @@ def _report(run: Storage, args: PromoteArgs) -> EvalReport:
 
 
 def _report_of(version: Version) -> EvalReport:
-    """The report that a version's promotion was based on. Its run's folder keeps it."""
+    """The report that a version was registered with. Its run's folder keeps it, whatever is evaluated later."""
     try:
         return EvalReport.from_json(open_storage(version.tags["run_uri"]).read(version.tags["report"]))
     except (KeyError, NotFoundError, UserError) as error:
@@ -132,6 +192,8 @@ def _registered(run: Storage, result: dict, report: EvalReport, args: PromoteArg
         if version.tags.get("identity") == identity:
             log.info("%s was registered before", version.uri)
             return version
+    kept = f"registered/reports/{identity}.json"
+    run.write(kept, report.to_json().encode())
     with fetched_checkpoint(run, result["checkpoint"]) as checkpoint, tempfile.TemporaryDirectory() as folder:
         state = read_state(checkpoint, ("config", "stored", "manifest_digest", "run_id"))
         views, crops = map(int, report.protocol.split("x"))
@@ -141,7 +203,7 @@ def _registered(run: Storage, result: dict, report: EvalReport, args: PromoteArg
         tags = {
             "identity": identity,
             "run_uri": run.uri,
-            "report": report_path(report.split, report.protocol),
+            "report": kept,
             "recipe": report.model,
             "dataset": report.dataset,
             "manifest_digest": report.manifest_digest,

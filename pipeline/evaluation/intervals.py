@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 DRAWS = 10_000
@@ -31,6 +32,16 @@ def share_interval(count: int, total: int) -> Interval:
         total: all videos, at least 1.
     """
     return _percentiles(np.random.default_rng(_SEED).binomial(total, count / total, DRAWS) / total)
+
+
+def wilson_interval(count: int, total: int) -> Interval:
+    """Interval of a share of few videos, such as those of one class, in [0, 1]: where all are right a bootstrap would
+    draw nothing else, and say that it is certain.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+    """
+    found = binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def mean_of_shares_interval(counts: Sequence[tuple[int, int]]) -> Interval:

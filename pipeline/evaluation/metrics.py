@@ -19,6 +19,13 @@ def topk_accuracy(probabilities_VN: np.ndarray, labels_V: np.ndarray, k: int) ->
     return float(((at_least_as_likely <= k) & answered).mean())
 
 
+def right_videos(probabilities_VN: np.ndarray, labels_V: np.ndarray) -> np.ndarray:
+    """(V,) bool: whether the label is the most probable class, alone. Its mean is ``topk_accuracy`` with ``k`` 1."""
+    own_V = probabilities_VN[np.arange(len(labels_V)), labels_V]
+    others = (~(probabilities_VN < own_V[:, None])).sum(1) - 1
+    return (others == 0) & np.nan_to_num(probabilities_VN).any(1)
+
+
 def log_loss(probabilities_VN: np.ndarray, labels_V: np.ndarray) -> float:
     """Mean of -log of the probability of the right class, in nats; a probability below 1e-7 counts as that."""
     own_V = probabilities_VN[np.arange(len(labels_V)), labels_V]

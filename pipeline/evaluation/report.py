@@ -9,7 +9,7 @@ from pipeline.common.strict_json import MAX_BYTES, JsonError, read_json
 from pipeline.common.typed import Count
 from pipeline.errors import UserError
 from pipeline.evaluation.calibration import Calibration
-from pipeline.evaluation.intervals import Interval
+from pipeline.evaluation.intervals import Interval, share_interval
 from pipeline.storage import Storage
 
 STREAM_NAMES = {
@@ -179,12 +179,14 @@ class Comparison:
     why: str
 
 
-def compare(candidate: EvalReport, current: EvalReport | None) -> Comparison:
-    """Decide a promotion: same data, split and protocol, all videos readable, and a strictly better fused top-1.
+def compare(candidate: EvalReport, current: EvalReport | None, min_gain: float = 0.0) -> Comparison:
+    """Decide a promotion: same data, split and protocol, all videos readable, a fused top-1 that is higher by
+    ``min_gain`` at least, and a lower bound of its interval that is not worse.
 
     Args:
         candidate: report of the version to promote.
         current: report of the version that has the alias; None if no version has it.
+        min_gain: in [0, 1]; whatever it is, the candidate's top-1 must be higher.
     """
     if candidate.num_damaged:
         return Comparison(
@@ -203,4 +205,18 @@ def compare(candidate: EvalReport, current: EvalReport | None) -> Comparison:
             )
     scores = f"top-1 {candidate.top1:.4f} against the current version's {current.top1:.4f}"
     text = f"{scores} ({candidate.split}, {candidate.protocol})"
-    return Comparison(candidate.top1 > current.top1, text)
+    low, theirs = _lower_bound(candidate), _lower_bound(current)
+    if low < theirs:
+        return Comparison(
+            False, f"{text}; the lower bound of its interval is {low:.4f}, the current one's {theirs:.4f}"
+        )
+    gain = candidate.top1 - current.top1
+    if gain > 0 and round(gain, 9) < min_gain:
+        return Comparison(False, f"{text}: a gain of {gain:.4f}, and at least {min_gain:g} is asked for")
+    return Comparison(gain > 0, text)
+
+
+def _lower_bound(report: EvalReport) -> float:
+    """Of the fused top-1; computed for reports of older code."""
+    found = report.intervals.get("fused", {}).get("top1")
+    return (found or share_interval(round(report.top1 * report.num_videos), report.num_videos))[0]

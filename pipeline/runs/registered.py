@@ -1,6 +1,7 @@
 """What was registered of a run: the digests of a version's files, kept in the run's folder.
 
     RUN/registered/NAME@VERSION.json
+    RUN/registered/reports/IDENTITY.json     the report that a version was registered with; its tag ``report`` names it
 
 A registry's users may write versions, tags and aliases; they cannot write here. So a version's files are compared with
 this record, never with anything that the registry says about them.

@@ -160,9 +160,14 @@ def version_tags(name: str, number: str) -> dict[str, str]:
     return dict(client().get_model_version(name, number).tags)
 
 
-def set_alias(version: Version, alias: str) -> None:
-    """Move an alias to a version."""
-    client().set_registered_model_alias(version.name, alias, version.version)
+def version_of(name: str, number: str) -> Version | None:
+    """A version by its number, or None."""
+    try:
+        return _version(client().get_model_version(name, number))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
 
 
 def versions(name: str) -> list[Version]:

@@ -20,6 +20,7 @@ import numpy as np
 from rich import filesize
 
 from pipeline.common.media import WrongPictureSize
+from pipeline.common.page_style import page_style
 from pipeline.common.printable import printable
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.rules import stored_parameters
@@ -100,6 +101,7 @@ def make_report(
     )
     environment.filters.update(number=lambda n: f"{n:,}", size=filesize.decimal, hours=_hours)
     html = environment.get_template("page.html.j2").render(
+        style=page_style(),
         uri=storage.uri,
         manifest=manifest,
         found=found,

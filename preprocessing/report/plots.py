@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import re
 from collections.abc import Sequence
-from typing import Any
 
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-# Stand-ins that a plot is drawn with, and what the page puts in their place.
-_INK, _BAR, _FAINT = "#010203", "#010204", "#010205"
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-}
+from pipeline.common.inline_svg import BAR, FAINT, STYLE, to_svg
+
 _BINS = 30
 _INCHES = (3.9, 2.1)
 
@@ -67,48 +47,30 @@ def histogram(
         return Plot(title=title, svg="", caption=f"{low:,.{digits}f} {unit}: the same for all {len(data):,} {counted}")
     whole = bool(np.all(data == np.rint(data))) and high - low < _BINS
     edges = np.arange(low - 0.5, high + 1.5) if whole else np.linspace(low, high, _BINS + 1)
-    with plt.rc_context({**_STYLE, "svg.hashsalt": title}):
+    with plt.rc_context({**STYLE, "svg.hashsalt": title}):
         figure, axes = plt.subplots(figsize=_INCHES, layout="constrained")
-        axes.hist(data, bins=list(edges), color=_BAR, log=log_counts)
+        axes.hist(data, bins=list(edges), color=BAR, log=log_counts)
         axes.set_xlabel(unit)
         axes.set_ylabel(counted)
-        axes.grid(axis="y", color=_FAINT, linewidth=0.5)
+        axes.grid(axis="y", color=FAINT, linewidth=0.5)
         axes.set_axisbelow(True)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         if not log_counts:
             axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        svg = _svg(figure, title)
+        svg = to_svg(figure, title)
     caption = f"median {np.median(data):,.{digits}f}, from {low:,.{digits}f} to {high:,.{digits}f} {unit}"
     return Plot(title=title, svg=svg, caption=caption)
 
 
 def bars(counts: Sequence[tuple[str, int]], *, title: str, caption: str) -> Plot:
     """Horizontal bars with their counts, first on top."""
-    with plt.rc_context({**_STYLE, "svg.hashsalt": title}):
+    with plt.rc_context({**STYLE, "svg.hashsalt": title}):
         figure, axes = plt.subplots(figsize=(_INCHES[0], max(1.0, 0.24 * len(counts) + 0.4)), layout="constrained")
-        drawn = axes.barh([name for name, _ in counts], [count for _, count in counts], color=_BAR)
+        drawn = axes.barh([name for name, _ in counts], [count for _, count in counts], color=BAR)
         axes.bar_label(drawn, [f"{count:,}" for _, count in counts], padding=3, fontsize=8)
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.xaxis.set_visible(False)
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        return Plot(title=title, svg=_svg(figure, title), caption=caption)
-
-
-def _svg(figure: plt.Figure, title: str) -> str:
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-    )
-    plt.close(figure)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(
-        r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{title}">', text, count=1
-    )
-    text = text.replace("xlink:href", "href")
-    for stand_in, colour in ((_INK, "currentColor"), (_BAR, "var(--bar)"), (_FAINT, "var(--line)")):
-        text = text.replace(stand_in, colour)
-    return re.sub(r"font: ([0-9.]+px)[^;\"]*", r"font-size: \1", text)
+        return Plot(title=title, svg=to_svg(figure, title), caption=caption)

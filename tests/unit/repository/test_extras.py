@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 
 import pytest
 
-from jobs.ablations.command import AblationsArgs, ablations
-from pipeline.errors import UserError
 from tests.support.paths import ROOT
 
 COMMANDS = ("preprocess", "verify", "report", "train", "evaluate", "ensemble", "promote", "predict", "demo")
-
-
-def test_ablations_without_scipy_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"scipy is not installed: pip install 'reciprocal\[bench\]'"):
-        ablations(AblationsArgs(data_uri="file:///nowhere"))
 
 
 @pytest.mark.slow

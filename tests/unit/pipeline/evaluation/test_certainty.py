@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 
 from pipeline.evaluation.calibration import NUM_BINS, calibration
-from pipeline.evaluation.intervals import difference_interval, mean_class_interval, share_interval
+from pipeline.evaluation.intervals import difference_interval, mean_class_interval, share_interval, wilson_interval
 from pipeline.evaluation.metrics import confusion_matrix, mean_class_accuracy
 from pipeline.evaluation.predictions import Predictions
 
@@ -119,3 +119,14 @@ def test_every_score_of_every_stream_lies_in_its_interval() -> None:
     for stream, values in scores.items():
         assert values.keys() == intervals[stream].keys() == {"top1", "top5", "mean_class"}
         assert all(intervals[stream][name][0] <= value <= intervals[stream][name][1] for name, value in values.items())
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 7), (7, 7), (3, 20), (399, 400)])
+def test_wilsons_interval_solves_its_equation(count: int, total: int) -> None:
+    """Its bounds p are where the share found is z standard errors of p away from p."""
+    z, share = stats.norm.ppf(0.975), count / total
+    for bound in wilson_interval(count, total):
+        assert (share - bound) ** 2 == pytest.approx(z**2 * bound * (1 - bound) / total, abs=1e-12)
+    low, high = wilson_interval(count, total)
+    assert 0 <= low <= share <= high <= 1
+    assert low < high

@@ -149,6 +149,18 @@ def test_only_a_better_report_on_the_same_data_is_promoted(
     assert why in decision.why
 
 
+@pytest.mark.parametrize(("top1", "min_gain", "promote"), [(0.75, 0.25, True), (0.75, 0.3, False), (0.5, 0.0, False)])
+def test_a_gain_that_is_too_small_is_not_promoted(top1: float, min_gain: float, promote: bool) -> None:
+    assert compare(report(top1), report(0.5), min_gain).promote is promote
+
+
+def test_a_worse_lower_bound_is_not_promoted() -> None:
+    sure = report(0.5, intervals={"fused": {"top1": (0.45, 0.55)}})
+    assert not compare(report(0.6, intervals={"fused": {"top1": (0.4, 0.8)}}), sure).promote
+    assert compare(report(0.6, intervals={"fused": {"top1": (0.45, 0.8)}}), sure).promote
+    assert "lower bound" in compare(report(0.75), report(0.5, intervals={"fused": {"top1": (0.7, 0.8)}})).why
+
+
 def test_the_confusion_matrix_is_written_as_png(tmp_path: Path) -> None:
     plot_confusion(report(), tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
