@@ -192,7 +192,7 @@ def _print_end(rows: list[Row], stack: Stack | None, base: str) -> None:
     registry = Table("registered model", "version", "aliases", "test top-1", title="MLflow registry")
     for model in MODELS.values():
         for version in versions(model):
-            registry.add_row(model, version.version, ", ".join(version.aliases), version.tags.get("test_top1", ""))
+            registry.add_row(model, version.version, ", ".join(version.aliases), version.tags.get("top1", ""))
     console.print(registry)
     print_lines(addresses(stack) if stack else [f"MLflow         {address()}", f"files          {base}"])
 

@@ -21,6 +21,7 @@ from typing import Annotated
 
 import tyro
 
+from jobs.cards.describe import describe_run
 from jobs.train.page import open_page
 from pipeline.common.cli import console, parse, run_main
 from pipeline.common.words import counted
@@ -102,6 +103,8 @@ def sync(run: Storage, wait_s: float) -> bool:
     else:
         page = _page(run)
     done = page.finish(wait_s=wait_s)
+    if done:
+        describe_run(page, run)
     console.print(f"run      {run.uri}", f"page     {page}", sep="\n", markup=False)
     return done
 

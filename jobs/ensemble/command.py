@@ -28,6 +28,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
+from jobs.cards.describe import describe_run, finish_page
 from jobs.compare.evaluated import Evaluated
 from jobs.ensemble.members import EvaluatedRun, Protocol, find_ensemble, left_out, load_nets, members_of, open_member
 from jobs.evaluate.page import EvaluatedVideos, evaluated_videos
@@ -111,7 +112,7 @@ def ensemble(args: EnsembleArgs) -> tuple[EvalReport, str, RunPage]:
         log.info("%s was averaged before", name)
         page = _page(folder, experiment, name, old)
         page.put_right("FINISHED")
-        page.finish()
+        finish_page(page, folder)
         return old, folder.uri, page
     predictions = average(load_nets(members, runs))
     report = old or _report(name, args.recipe, runs, members, predictions, start)
@@ -119,6 +120,7 @@ def ensemble(args: EnsembleArgs) -> tuple[EvalReport, str, RunPage]:
     with page.running():
         evaluated = Evaluated(name=folder.uri, folder=folder, report=report, config=None)
         publish(evaluated, predictions, _videos(args.data_uri or runs[0].config.data.uri, report), page)
+    describe_run(page, folder)
     return report, folder.uri, page
 
 
@@ -136,6 +138,8 @@ def _page(folder: Storage, experiment: str, name: str, report: EvalReport) -> Ru
 
 
 def _videos(uri: str, report: EvalReport) -> EvaluatedVideos:
+    if not uri:
+        return EvaluatedVideos(None, {})
     try:
         storage = open_storage(uri)
         manifest = read_manifest(storage)

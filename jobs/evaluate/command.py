@@ -27,6 +27,7 @@ import ray
 import tyro
 from rich.table import Table
 
+from jobs.cards.describe import finish_page
 from jobs.cluster.connect import check_resources, connect, gpus_for, wants_gpu
 from jobs.compare.evaluated import Evaluated
 from jobs.evaluate.again import evaluate_command
@@ -35,7 +36,7 @@ from jobs.evaluate.publish import publish
 from jobs.evaluate.worker import evaluate_rank
 from jobs.recipes import default_views
 from jobs.recipes.listing import print_wide
-from jobs.train.page import open_page
+from jobs.train.page import data_input, open_page
 from pipeline.common.cli import console, parse
 from pipeline.common.words import counted
 from pipeline.config.base import require
@@ -129,7 +130,7 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, RunPage]:
         if report.checkpoint == checkpoint:
             log.info("%s was evaluated before", path)
             page = open_page(run)
-            page.finish()
+            finish_page(page, run)
             return report, folder.uri, page
     videos = evaluated_videos(open_storage(uri), manifest, args.split)
     samples = [pick.sample for pick in videos.picks.values()]
@@ -194,9 +195,10 @@ def evaluate(args: EvaluateArgs) -> tuple[EvalReport, str, RunPage]:
         report = dataclasses.replace(report, predictions=write_predictions(predictions, file))
         folder.write_file(report_path(args.split, protocol, "npz"), file)
     page = open_page(run)
+    page.log_data(data_input(manifest, uri, args.split, "evaluation"))
     evaluated = Evaluated(name=args.run, folder=folder, report=report, config=config)
     publish(evaluated, predictions, videos, page, "" if last else checkpoint)
-    page.finish()
+    finish_page(page, run)
     return report, folder.uri, page
 
 

@@ -10,11 +10,16 @@ from jobs.evaluate.classes import as_csv, class_rows
 from jobs.evaluate.page import EvaluatedVideos, evaluation_page
 from pipeline.evaluation.plots import plot_confusion
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.report import report_path
+from pipeline.evaluation.report import EvalReport, report_path
 from pipeline.tracking.journal import RunJournal
 
-MEANING = {"html": "page", "csv": "classes", "png": "confusion"}
-"""Files beside a report by their ending, and what the names of their artifacts begin with."""
+_MEANING = {"html": "page_", "csv": "classes_", "png": "confusion_", "json": ""}
+
+
+def artifact_name(report: EvalReport, ending: str, part: str = "") -> str:
+    """Name of an evaluation's artifact on the run's page, by the ending of its file; ``part`` as of ``publish``."""
+    place = f"evaluation/{part}".rstrip("/")
+    return f"{place}/{_MEANING[ending]}{report.split}_{report.protocol}.{ending}"
 
 
 def publish(
@@ -30,7 +35,6 @@ def publish(
             metrics begin with.
     """
     folder, report = run.folder, run.report
-    name, place = f"{report.split}_{report.protocol}", f"evaluation/{part}".rstrip("/")
     rows = class_rows(report)
     with tempfile.TemporaryDirectory() as local:
         picture = Path(local) / "confusion.png"
@@ -41,8 +45,8 @@ def publish(
     for ending, data in contents.items():
         path = report_path(report.split, report.protocol, ending)
         folder.write(path, data)
-        journal.log_object(f"{part}/{path}".lstrip("/"), f"{place}/{MEANING[ending]}_{name}.{ending}")
-    journal.log_text(report.to_json(), f"{place}/{name}.json")
+        journal.log_object(f"{part}/{path}".lstrip("/"), artifact_name(report, ending, part))
+    journal.log_text(report.to_json(), artifact_name(report, "json", part))
     journal.log_scores({f"{part}/{metric}".lstrip("/"): value for metric, value in report.metrics().items()})
     journal.flush()
     folder.write(

@@ -26,7 +26,7 @@ from pipeline.serving.card import CARD, MOST_BYTES, WEIGHTS
 from pipeline.serving.predictor import Predictor
 from pipeline.storage import Storage
 from pipeline.tracking.model_files import code_digest, fetch_all, fetch_data, resolve
-from pipeline.tracking.registry import version_tags
+from pipeline.tracking.registry import facts_of, version_of
 
 log = logging.getLogger("jobs.predict")
 
@@ -99,7 +99,8 @@ def _witness(version: tuple[str, str] | None, run: str, *, trusted: bool) -> _Wi
     if run:
         folder = open_run(run)
         return _Witness(folder.uri, _registration(folder, name, number))
-    run_uri = version_tags(name, number).get("run_uri", "")
+    found = version_of(name, number)
+    run_uri = facts_of(found).get("run_uri", "") if found else ""
     if not run_uri or (trusted and not _in_own_stack(run_uri)):
         log.warning("models:/%s/%s is compared with no run: give --run to compare it", name, number)
         return None

@@ -24,6 +24,7 @@ from pipeline.config.stack import state_folder
 from pipeline.dataset.manifest import MANIFEST, Manifest
 from pipeline.storage import open_storage
 from pipeline.tracking.entries import Status
+from pipeline.tracking.links import DATA_TAG, PREPROCESSING
 from pipeline.tracking.page import RunPage
 from pipeline.tracking.pages import page_record
 from preprocessing.annotations import Annotations
@@ -32,7 +33,6 @@ from preprocessing.shard.work import StageTimes
 from preprocessing.sources.base import escapes
 
 log = logging.getLogger(__name__)
-EXPERIMENT = "preprocessing"
 _STAGES = ("fetch", "decode", "flow", "encode", "verify", "store")
 _LOG_EVERY_S = 10.0
 
@@ -145,8 +145,8 @@ class RunLog:
     def start(cls, config: PreprocessConfig, job: Job, todo: Sequence[ShardPlan]) -> RunLog:
         """Find or create the run of this data set."""
         params = {**as_dict(config), "stored": as_dict(job.spec.stored), "flow": job.spec.flow or {}}
-        tags = {"reciprocal.data": config.out, "reciprocal.shards_to_build": str(len(todo))}
-        record = page_record(EXPERIMENT, f"{config.dataset}-{job.spec.parameter_hash}", params, tags)
+        tags = {DATA_TAG: config.out.rstrip("/"), "reciprocal.shards_to_build": str(len(todo))}
+        record = page_record(PREPROCESSING, f"{config.dataset}-{job.spec.parameter_hash}", params, tags)
         folder = state_folder("preprocessing", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
         page = RunPage(open_storage(f"file://{folder}"), record)
         page.start()

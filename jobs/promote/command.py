@@ -16,7 +16,6 @@ Exit     0 registered and promoted (or it has the alias already), or rolled back
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import importlib.metadata
 import logging
@@ -26,14 +25,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.table import Table
 
 import pipeline
 import preprocessing
+from jobs.cards.describe import describe_registered, finish_page
 from jobs.evaluate.again import evaluate_command
+from jobs.promote.describe import describe, example_video
+from jobs.promote.history import print_history, rollback
 from jobs.recipes import default_views
-from jobs.recipes.listing import print_wide
-from jobs.train.page import tracking_run_of
+from jobs.train.page import open_page, tracking_run_of
 from pipeline.common.cli import console, parse
 from pipeline.common.digest import file_sha256
 from pipeline.config.base import require
@@ -44,8 +44,9 @@ from pipeline.runs.registered import Registration, write_registration
 from pipeline.serving.card import CARD, WEIGHTS
 from pipeline.serving.predictor import REQUIREMENTS, pack
 from pipeline.storage import Storage, open_storage
-from pipeline.tracking.aliases import alias_history, move_alias, previous_holder
-from pipeline.tracking.registry import Version, aliased_version, register, versions
+from pipeline.tracking.aliases import drop_alias, move_alias
+from pipeline.tracking.entries import DataInput
+from pipeline.tracking.registry import Version, aliased_version, facts_of, register, versions_of_run
 from pipeline.tracking.runs import check_server
 from pipeline.training.checkpoint import read_state
 
@@ -72,6 +73,8 @@ class PromoteArgs:
     """How much higher the top-1 must be than the current version's, in [0, 1]."""
     force: bool = False
     """Give the alias whatever the comparison says (it is still printed)."""
+    data_licence: str = ""
+    """What the model's card says of the licence of its data."""
     rollback: str = ""
     """Registered model whose alias goes back to the version that had it before; no run is read."""
     history: str = ""
@@ -119,6 +122,9 @@ def promote(args: PromoteArgs) -> int:
     decision = compare(report, _report_of(current) if current else None, args.min_gain)
     if decision.promote or args.force:
         move_alias(version, args.alias, "promoted" if decision.promote else "forced", decision.why)
+        if args.alias == CHAMPION:
+            drop_alias(version, CANDIDATE)
+        _describe_all(run, args.name)
         word = "promoted" if decision.promote else "promoted by force"
         console.print(
             f"{word}: {args.name}@{args.alias} is now version {version.version}: {decision.why}", markup=False
@@ -128,41 +134,14 @@ def promote(args: PromoteArgs) -> int:
     console.print(f"refused: {stays}: {decision.why}", markup=False)
     if args.alias == CHAMPION:
         move_alias(version, CANDIDATE, "promoted", f"not {CHAMPION}: {decision.why}")
+        _describe_all(run, args.name)
         console.print(f"{args.name}@{CANDIDATE} is version {version.version}", markup=False)
     return 3
 
 
-def rollback(name: str, alias: str) -> int:
-    """Give an alias back to the version that had it before; returns the exit code.
-
-    Raises:
-        UserError: there is no such model or alias, or no earlier holder.
-    """
-    check_server()
-    earlier, now = previous_holder(name, alias), aliased_version(name, alias)
-    assert now is not None  # previous_holder refuses
-    move_alias(earlier, alias, "rolled back", f"from version {now.version}")
-    console.print(f"rolled back: {name}@{alias} is version {earlier.version} again, not {now.version}", markup=False)
-    return 0
-
-
-def print_history(name: str, alias: str) -> int:
-    """Print the moves of an alias, latest first; returns the exit code. Raises UserError without such a model."""
-    check_server()
-    moves = alias_history(name, alias)
-    if not moves:
-        console.print(f"no version has held {name}@{alias}", markup=False)
-        return 0
-    table = Table("version", "when", "how", "by", "why", title=f"{name}@{alias}, latest first")
-    for move in reversed(moves):
-        table.add_row(move.version, when(move.at_ms), move.how, move.by, move.why)
-    print_wide(console, table)
-    return 0
-
-
-def when(at_ms: int) -> str:
-    """Time in UTC; empty for 0, which is unknown."""
-    return f"{datetime.datetime.fromtimestamp(at_ms / 1000, datetime.UTC):%Y-%m-%d %H:%M} UTC" if at_ms else ""
+def _describe_all(run: Storage, name: str) -> None:
+    describe_registered(name)
+    finish_page(open_page(run), run)
 
 
 def _report(run: Storage, args: PromoteArgs) -> EvalReport:
@@ -178,8 +157,9 @@ def _report(run: Storage, args: PromoteArgs) -> EvalReport:
 
 def _report_of(version: Version) -> EvalReport:
     """The report that a version was registered with. Its run's folder keeps it, whatever is evaluated later."""
+    facts = facts_of(version)
     try:
-        return EvalReport.from_json(open_storage(version.tags["run_uri"]).read(version.tags["report"]))
+        return EvalReport.from_json(open_storage(facts["run_uri"]).read(facts["report"]))
     except (KeyError, NotFoundError, UserError) as error:
         raise UserError(
             f"the current version {version.uri} has no readable report ({error}); evaluate it again, or use --force"
@@ -188,8 +168,9 @@ def _report_of(version: Version) -> EvalReport:
 
 def _registered(run: Storage, result: dict, report: EvalReport, args: PromoteArgs) -> Version:
     identity = hashlib.sha256(f"{run.uri}/{result['checkpoint']} {report.to_json()}".encode()).hexdigest()[:16]
-    for version in versions(args.name):
-        if version.tags.get("identity") == identity:
+    tracking_run_id = tracking_run_of(run)
+    for version in versions_of_run(args.name, tracking_run_id):
+        if facts_of(version).get("identity") == identity:
             log.info("%s was registered before", version.uri)
             return version
     kept = f"registered/reports/{identity}.json"
@@ -200,28 +181,43 @@ def _registered(run: Storage, result: dict, report: EvalReport, args: PromoteArg
         packed = Path(folder) / "predictor"  # its name is kept in the registry
         packed.mkdir()
         pack(packed, checkpoint / WEIGHTS, state, views, crops)
-        tags = {
-            "identity": identity,
-            "run_uri": run.uri,
-            "report": kept,
-            "recipe": report.model,
-            "dataset": report.dataset,
-            "manifest_digest": report.manifest_digest,
-            "protocol": report.protocol,
-            f"{report.split}_top1": f"{report.top1:.4f}",
-            "modalities": ",".join(report.modalities),
-        }
+        config = read_run(run).train_config()
+        scored = DataInput(
+            name=report.dataset,
+            split=report.split,
+            digest=report.manifest_digest,
+            uri=config.data.uri,
+            context="evaluation",
+            num_samples=report.num_videos,
+            num_classes=len(report.classes),
+        )
         version, code = register(
             args.name,
-            tracking_run_id=tracking_run_of(run),
+            tracking_run_id=tracking_run_id,
             folder=packed,
             model_code=Path(__file__).with_name("model_code.py"),
             code=[Path(str(package.__file__)).parent for package in (pipeline, preprocessing)],
             requirements=[_pinned(name) for name in REQUIREMENTS],
-            tags=tags,
+            example=example_video(config.clip, config.model.modalities),
+            tags={
+                "top1": f"{report.top1:.4f}",
+                "data": f"{report.dataset} {report.split}",
+                "recipe": report.model,
+                "views": report.protocol,
+            },
+            facts={
+                "identity": identity,
+                "run_uri": run.uri,
+                "report": kept,
+                "manifest_digest": report.manifest_digest,
+                "modalities": ",".join(report.modalities),
+            },
+            scores=report.metrics(),
+            data=scored,
         )
         digests = Registration(weights=file_sha256(packed / WEIGHTS), card=file_sha256(packed / CARD), code=code)
     write_registration(run, version.name, version.version, digests)
+    describe(run, report, version, args.data_licence)
     return version
 
 

@@ -4,6 +4,6 @@ It is source, not a pickle: a model loads on another Python version, and what it
 """
 
 from pipeline.serving.predictor import load_predictor
-from pipeline.tracking.registry import serve
+from pipeline.tracking.video_model import serve
 
 serve(load_predictor)

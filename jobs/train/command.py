@@ -27,6 +27,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from jobs.cards.describe import finish_page
 from jobs.recipes import find_recipe
 from jobs.recipes.listing import show_recipes
 from jobs.train.driver import drive, hold_run, record_of
@@ -81,7 +82,7 @@ def train(config: TrainConfig) -> int:
         if run.exists(RESULT):
             start_or_resume(run, record_of(prepared))
             page = open_page(run)
-            page.finish()
+            finish_page(page, run)
             remove_gone(run)
             _print_end(config, run.uri, read_result(run), "finished before, nothing to do; it", page)
             return 0

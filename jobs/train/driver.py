@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from jobs.cards.describe import describe_run
 from jobs.cluster.connect import connect, gpus_for, wants_gpu
 from jobs.cluster.errors import causes, explain
 from jobs.recipes.registry import missing_start, short_chain
@@ -21,7 +22,7 @@ from jobs.train.control import begin_attempt, start_control
 from jobs.train.events import Change, Changes
 from jobs.train.group import RayCluster, RayGroup
 from jobs.train.leaving import Leaving
-from jobs.train.page import run_page_of
+from jobs.train.page import data_input, run_page_of
 from jobs.train.places import wait_for_ranks
 from jobs.train.prepare import Prepared
 from jobs.train.ranks import Need, with_ranks
@@ -88,6 +89,9 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> t
     wait_for_ranks(need, cluster, config.run.wait_minutes, lease.check)
     page = run_page_of(run, config, record, dataset=manifest.dataset)
     page.log_text(json.dumps(as_dict(config), indent=1, sort_keys=True), "config.json")
+    page.log_data(data_input(manifest, config.data.uri, config.data.train_split, "training"))
+    if config.data.val_split:
+        page.log_data(data_input(manifest, config.data.uri, config.data.val_split, "validation"))
     page.start()
     ranks = need.most if need.least == need.most else f"{need.least} to {need.most}"
     log.info(
@@ -165,7 +169,8 @@ def drive(prepared: Prepared, run: Storage, lease: Lease, signals: Leaving) -> t
     }
     run.write(RESULT, json.dumps(result, indent=1, sort_keys=True).encode())
     page.set_tags({"checkpoint": f"{run.uri}/{result['checkpoint']}"})
-    page.finish("FINISHED")
+    if page.finish("FINISHED"):
+        describe_run(page, run)
     return result, page
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pipeline.config.train import TrainConfig
+from pipeline.dataset.manifest import Manifest
 from pipeline.errors import UserError
 from pipeline.runs.folder import RESULT, RunRecord, read_result, read_run
 from pipeline.storage import Storage
+from pipeline.tracking.entries import DataInput
 from pipeline.tracking.page import RunPage
 from pipeline.tracking.pages import page_record
 
@@ -39,6 +43,21 @@ def open_page(run: Storage) -> RunPage:
     """The page of a run of which only the folder is known. Raises UserError where that is damaged."""
     record = read_run(run)
     return run_page_of(run, record.train_config(), record)
+
+
+def data_input(
+    manifest: Manifest, uri: str, split: str, context: Literal["training", "validation", "evaluation"]
+) -> DataInput:
+    """A split of the data set at ``uri``, as a run's page lists it."""
+    return DataInput(
+        name=manifest.dataset,
+        split=split,
+        digest=manifest.digest,
+        uri=uri,
+        context=context,
+        num_samples=manifest.split_sizes().get(split, 0),
+        num_classes=len(manifest.classes),
+    )
 
 
 def tracking_run_of(run: Storage) -> str:

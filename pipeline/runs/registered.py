@@ -28,7 +28,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Registration:
-    """One version of a registered model, as it was uploaded. Each a sha256 in hex."""
+    """One version of a registered model, as it was uploaded. Each a sha256 in hex; fields of newer code are empty in
+    records of older code.
+    """
 
     weights: str
     card: str = ""

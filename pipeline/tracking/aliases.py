@@ -1,7 +1,8 @@
 """Aliases of registered models, and who held them: every move is kept with its reason.
 
-The history of an alias is a tag ``history.ALIAS`` of the registered model: a JSON list, oldest first. Whoever may write
-to the registry may change it; it decides nothing but which version ``previous_holder`` names.
+The history of an alias is a tag ``mlflow.reciprocal.history.ALIAS`` of the registered model: a JSON list, oldest first.
+MLflow's pages leave out tags that begin with ``mlflow.``; the model's description shows it as a table. Whoever may
+write to the registry may change it; it decides nothing but which version ``previous_holder`` names.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pipeline.tracking.runs import address, client
 
 log = logging.getLogger(__name__)
 How = Literal["promoted", "forced", "rolled back", "moved elsewhere"]
-_TAG = "history."
+_TAG = "mlflow.reciprocal.history."
 _MOST_CHARACTERS = 5000  # of a tag, on servers older than MLflow's present limit of 100,000
 _MOST_WHY = 200
 
@@ -93,6 +94,13 @@ def previous_holder(name: str, alias: str) -> Version:
         f"no version held {name}@{alias} before version {moves[-1].version}{told}: nothing to roll back to; give it to"
         " another one with `python -m jobs.promote RUN --name NAME --force`"
     )
+
+
+def drop_alias(version: Version, alias: str) -> None:
+    """Take an alias away where this version has it; its history stays."""
+    holder = aliased_version(version.name, alias)
+    if holder is not None and holder.version == version.version:
+        client().delete_registered_model_alias(version.name, alias)
 
 
 def _aliases(name: str) -> str:

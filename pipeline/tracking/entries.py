@@ -5,6 +5,7 @@
     {"at_ms": T, "tags": {"bottleneck": "..."}}
     {"at_ms": T, "name": "config.json", "text": "{}"}            an artifact
     {"at_ms": T, "name": "evaluation/a.png", "path": "evaluations/a.png"}     one that is an object of the run's folder
+    {"at_ms": T, "data": {"name": "k400", "split": "val", ...}}  a split of a data set that the run reads
     {"at_ms": T, "status": "RUNNING"}                            or FINISHED, FAILED, KILLED
 
 ``at_ms`` is when it was logged, in milliseconds since 1970: points that are sent hours later keep their time.
@@ -32,6 +33,31 @@ def now_ms() -> int:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DataInput:
+    """A split of a data set that a run reads. MLflow lists it among the run's data sets."""
+
+    name: str
+    """Of the data set."""
+    split: str
+    digest: str
+    """sha256 of its manifest."""
+    uri: str
+    context: Literal["training", "validation", "evaluation"]
+    num_samples: Count
+    num_classes: Count
+
+    @property
+    def shown_name(self) -> str:
+        """As MLflow has it; a split has a name of its own, because it has counts of its own."""
+        return f"{self.name} {self.split}"
+
+    @property
+    def shown_digest(self) -> str:
+        """As much of the digest as MLflow takes."""
+        return self.digest[:36]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
     """See the module. NaN is null in JSON, and what is infinite is the largest number."""
 
@@ -43,6 +69,7 @@ class Entry:
     name: str = ""
     text: str = ""
     path: str = ""
+    data: DataInput | None = None
     status: Status | None = None
     if_running: bool = False
     """The status is for a page that says RUNNING alone."""

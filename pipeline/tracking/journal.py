@@ -27,7 +27,7 @@ from pipeline.common.strict_json import JsonError, read_json
 from pipeline.common.words import counted
 from pipeline.errors import NotFoundError
 from pipeline.storage import Storage
-from pipeline.tracking.entries import Entry, PageRecord, SentRecord, Status, now_ms, plain_numbers
+from pipeline.tracking.entries import DataInput, Entry, PageRecord, SentRecord, Status, now_ms, plain_numbers
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -69,6 +69,10 @@ class RunJournal:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the page; the last value of each stays."""
         self._add(Entry(tags={key: printable(value) for key, value in tags.items()}))
+
+    def log_data(self, data: DataInput) -> None:
+        """Add a split of a data set that the run reads; the same one again adds nothing."""
+        self._add(Entry(data=data))
 
     def log_text(self, text: str, name: str) -> None:
         """Add an artifact with this text."""

@@ -7,62 +7,22 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
-from mlflow.types.schema import Array
 
+from pipeline.tracking.entries import DataInput
 from pipeline.tracking.model_files import code_digest
 from pipeline.tracking.runs import address, client
+from pipeline.tracking.video_model import SIGNATURE
+from pipeline.tracking.video_model import serve as serve  # where models of older code look for it
 
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.binary, "video")]),
-    outputs=Schema([ColSpec(Array(DataType.string), "labels"), ColSpec(Array(DataType.double), "probabilities")]),
-)
-
-
-class Predictor(Protocol):
-    """What a registered model wraps."""
-
-    def __call__(self, videos: Sequence[bytes]) -> list[tuple[list[str], list[float]]]: ...
-
-
-class VideoModel(mlflow.pyfunc.PythonModel):
-    """pyfunc model: from a table with the column ``video`` (bytes of whole files) to one with ``labels`` and
-    ``probabilities``, most probable first.
-
-    Args:
-        load: makes a Predictor of the artifact folder.
-    """
-
-    def __init__(self, load: Callable[[Path], Predictor]) -> None:
-        self._load = load
-        self._predictor: Predictor | None = None
-
-    def load_context(self, context: Any) -> None:
-        self._predictor = self._load(Path(context.artifacts["model"]))
-
-    # MLflow's abstract method has no annotations and an empty body, from which pyright infers that it returns None.
-    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
-    ) -> pd.DataFrame:
-        if self._predictor is None:
-            self.load_context(context)
-        assert self._predictor is not None
-        rows = self._predictor([bytes(video) for video in model_input["video"]])
-        return pd.DataFrame({"labels": [labels for labels, _ in rows], "probabilities": [p for _, p in rows]})
-
-
-def serve(load: Callable[[Path], Predictor]) -> None:
-    """Called by a model's code file to register the object that MLflow serves."""
-    mlflow.models.set_model(VideoModel(load))
+_LOGGED = "models:/"  # begins the source of a version that was made of a logged model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +33,9 @@ class Version:
     version: str
     tracking_run_id: str
     tags: dict[str, str]
+    """As its page shows them."""
+    model_id: str
+    """MLflow's id of the model that was logged for it; empty where it was made of plain files."""
     aliases: tuple[str, ...]
 
     @property
@@ -88,7 +51,11 @@ def register(
     model_code: Path,
     code: Sequence[Path],
     requirements: Sequence[str],
+    example: bytes,
     tags: Mapping[str, str],
+    facts: Mapping[str, str],
+    scores: Mapping[str, float],
+    data: DataInput,
 ) -> tuple[Version, str]:
     """Store ``folder`` as a pyfunc model of a run and register it as the next version of ``name``.
 
@@ -97,7 +64,11 @@ def register(
         model_code: the Python file that calls ``serve``; it is stored with the model and run when the model is loaded.
         code: package folders stored with the model, so that it loads without this project installed.
         requirements: pip requirements of prediction.
-        tags: of the version (evaluation, digest, ...).
+        example: a small video file, stored as the model's input example.
+        tags: of the version, short: its page shows them.
+        facts: for commands; tags of the logged model, since the pages of versions have no room for them.
+        scores: metrics of the run, tied to the model.
+        data: what they were measured on.
 
     Returns:
         The version, and ``code_digest`` of what was uploaded, taken before it left this machine.
@@ -108,7 +79,6 @@ def register(
     logged = mlflow_client.create_logged_model(experiment_id, name="model", source_run_id=tracking_run_id)
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example.*")
-        # Warnings would ask for an input example, which would be a whole video; the rest is progress.
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         local = Path(temporary) / "model"
         mlflow.pyfunc.save_model(
@@ -118,30 +88,71 @@ def register(
             code_paths=[str(path) for path in code],
             pip_requirements=list(requirements),
             signature=SIGNATURE,
-            metadata=dict(tags),
+            metadata={**tags, **facts},
+            input_example=pd.DataFrame({"video": [example]}),
             mlflow_model=mlflow.models.Model(
                 artifact_path=logged.artifact_location,
                 model_uuid=logged.model_id,
                 run_id=tracking_run_id,
                 model_id=logged.model_id,
-                metadata=dict(tags),
+                metadata={**tags, **facts},
             ),
         )
         for cache in [*local.rglob("__pycache__")]:  # save_model imports the code that it copied
             shutil.rmtree(cache)
         digest = code_digest(local)
         mlflow_client.log_model_artifacts(logged.model_id, str(local))
+    mlflow_client.set_logged_model_tags(logged.model_id, dict(facts))
     mlflow_client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     mlflow_client.log_outputs(tracking_run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    _tie_scores(tracking_run_id, logged.model_id, scores, data)
     try:
         mlflow_client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     created = mlflow_client.create_model_version(
-        name, f"models:/{logged.model_id}", tracking_run_id, tags=dict(tags), model_id=logged.model_id
+        name,
+        f"models:/{logged.model_id}",
+        tracking_run_id,
+        tags=dict(tags),
+        model_id=logged.model_id,
     )
     return _version(created), digest
+
+
+def _tie_scores(tracking_run_id: str, model_id: str, scores: Mapping[str, float], data: DataInput) -> None:
+    """Metrics that the run has, of the model and the data set too; each at its own step and time, so that the run's
+    curves get no second point.
+    """
+    tied = []
+    for name in scores:
+        if history := client().get_metric_history(tracking_run_id, name):
+            last = history[-1]
+            tied.append(
+                Metric(
+                    name,
+                    last.value,
+                    last.timestamp,
+                    last.step,
+                    model_id=model_id,
+                    dataset_name=data.shown_name,
+                    dataset_digest=data.shown_digest,
+                    run_id=tracking_run_id,
+                )
+            )
+    if tied:
+        client().log_batch(tracking_run_id, metrics=tied)
+
+
+def describe_model(name: str, text: str) -> None:
+    """Set the description of a registered model (Markdown)."""
+    client().update_registered_model(name, text)
+
+
+def describe_version(version: Version, text: str) -> None:
+    """Set the description of a version (Markdown)."""
+    client().update_model_version(version.name, version.version, text)
 
 
 def aliased_version(name: str, alias: str) -> Version | None:
@@ -155,11 +166,6 @@ def aliased_version(name: str, alias: str) -> Version | None:
     return _version(found)
 
 
-def version_tags(name: str, number: str) -> dict[str, str]:
-    """Tags of a version. Whoever may write to the registry decides what they say."""
-    return dict(client().get_model_version(name, number).tags)
-
-
 def version_of(name: str, number: str) -> Version | None:
     """A version by its number, or None."""
     try:
@@ -168,6 +174,20 @@ def version_of(name: str, number: str) -> Version | None:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
+
+
+def facts_of(version: Version) -> dict[str, str]:
+    """The facts that ``register`` was given; older code had them among the version's tags. Whoever may write to the
+    registry decides what they say.
+    """
+    if not version.model_id:
+        return version.tags
+    try:
+        return {**version.tags, **client().get_logged_model(version.model_id).tags}
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return version.tags
 
 
 def versions(name: str) -> list[Version]:
@@ -188,11 +208,18 @@ def versions(name: str) -> list[Version]:
     )
 
 
+def versions_of_run(name: str, tracking_run_id: str) -> list[Version]:
+    """The versions of a model that were registered from a run, oldest first; empty if the model does not exist."""
+    found = client().search_model_versions(f"name = '{name}' and run_id = '{tracking_run_id}'")
+    return sorted((_version(v) for v in found), key=lambda version: int(version.version))
+
+
 def _version(found: Any, aliases: tuple[str, ...] = ()) -> Version:
     return Version(
         name=found.name,
         version=str(found.version),
         tracking_run_id=found.run_id or "",
         tags=dict(found.tags),
+        model_id=(found.source or "").removeprefix(_LOGGED) if (found.source or "").startswith(_LOGGED + "m-") else "",
         aliases=aliases,
     )

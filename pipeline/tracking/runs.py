@@ -17,6 +17,10 @@ from pipeline.config.stack import find_stack, state_folder, tracking_credentials
 from pipeline.errors import UserError
 
 TAG = "reciprocal.run_id"
+TrackingError = MlflowException
+"""What a tracking server answers, or that it does not."""
+# What MLflow answers where the same request will never do, and what a proxy's plain 400 is taken for.
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 _given: dict[str, str] = {}  # credentials that this module put into the environment
 
 
@@ -69,6 +73,11 @@ def check_server() -> str:
         fix = "the local stack is down: python -m infra.local up" if local else "check MLFLOW_TRACKING_URI"
         raise UserError(f"MLflow at {address()} does not answer: {fix}") from error
     return address()
+
+
+def is_refusal(error: MlflowException) -> bool:
+    """Whether the same request would be refused again."""
+    return error.error_code in _REFUSALS
 
 
 def find_run(mlflow_client: mlflow.MlflowClient, experiment: str, run_id: str) -> Run | None:

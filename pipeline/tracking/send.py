@@ -22,18 +22,17 @@ from mlflow.exceptions import MlflowException
 from pipeline.errors import NotFoundError, StorageError
 from pipeline.storage import Storage
 from pipeline.storage.scratch import scratch_folder
+from pipeline.tracking.data_sets import log_data
 from pipeline.tracking.entries import Entry, number, plain_numbers
 from pipeline.tracking.journal import SENT, read_page, read_sent, read_unsent
 from pipeline.tracking.once import asked_once
 from pipeline.tracking.pages import find_or_make
-from pipeline.tracking.runs import client
+from pipeline.tracking.runs import client, is_refusal
 
 log = logging.getLogger(__name__)
 _BATCH = 200  # entries after which the place in the journal moves on
 _MAX_METRICS, _MAX_TAGS, _MAX_TAG = 900, 100, 5000  # MLflow: 1000 of both in a request, 100 tags, 8000 characters
 _SAVE_EVERY_S = 10.0
-# What MLflow answers where the same request will never do, and what a proxy's plain 400 is taken for.
-_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 _REFUSED_AT = 4  # times in a row, after which the request is taken apart
 _MOST_REFUSED = 20  # parts of a request; with more it is the server that is ill
 
@@ -128,6 +127,7 @@ class Sender:
         tags = [RunTag(key, value[:_MAX_TAG]) for key, value in _last_tags(entries).items()]
         for start in range(0, len(tags), _MAX_TAGS):
             self._log(tags[start : start + _MAX_TAGS])
+        log_data(self._run_id, {entry.data: None for entry in entries if entry.data})
         for entry in {entry.name: entry for entry in entries if entry.name}.values():
             self._send_artifact(entry)
         if changes := [entry for entry in entries if entry.status]:
@@ -154,8 +154,8 @@ class Sender:
         try:
             self._log_batch(items)
         except MlflowException as error:
-            self._refusals += _is_refusal(error)
-            if self._refusals < _REFUSED_AT or not _is_refusal(error):
+            self._refusals += is_refusal(error)
+            if self._refusals < _REFUSED_AT or not is_refusal(error):
                 raise
             self._set_aside(self._find_refused(items, []))
 
@@ -169,7 +169,7 @@ class Sender:
         try:
             self._log_batch(items)
         except MlflowException as error:
-            if not _is_refusal(error) or len(found) >= _MOST_REFUSED:
+            if not is_refusal(error) or len(found) >= _MOST_REFUSED:
                 raise
             if len(items) == 1:
                 return [*found, (items[0], str(error).partition("\n")[0])]
@@ -206,7 +206,7 @@ class Sender:
                 if items:
                     self._log_batch(items)
             except MlflowException as error:
-                if not _is_refusal(error):
+                if not is_refusal(error):
                     raise
                 left.append(line)
         self._sent = dataclasses.replace(self._sent, refused=tuple(left))
@@ -237,7 +237,3 @@ class Sender:
 
 def _last_tags(entries: Sequence[Entry]) -> dict[str, str]:
     return {key: value for entry in entries for key, value in entry.tags.items()}
-
-
-def _is_refusal(error: MlflowException) -> bool:
-    return error.error_code in _REFUSALS

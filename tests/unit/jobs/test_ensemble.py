@@ -172,7 +172,10 @@ def test_a_row_of_the_paper_and_its_page(
     assert {f.path for f in mlflow.MlflowClient(address()).list_artifacts(tracking_id, "evaluation")} == {
         "evaluation/test_4x1.json",
         "evaluation/confusion_test_4x1.png",
+        "evaluation/classes_test_4x1.csv",
+        "evaluation/page_test_4x1.html",
     }
+    assert f"{report.score_text('fused', 'top1')}" in found.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.slow

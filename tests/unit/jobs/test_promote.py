@@ -54,13 +54,13 @@ def test_champions_candidates_and_the_way_back(run: Storage, capsys: pytest.Capt
     assert main([*words, "--min-gain", "0.2"]) == 3
     assert "a gain of 0.1250, and at least 0.2 is asked for" in capsys.readouterr().out
     assert main([*words, "--min-gain", "0.125"]) == 0  # the version is registered already
-    assert holders() == ("3", "3")
+    assert holders() == ("3", None)
     score(run, 0.25)
     assert main([*words, "--force"]) == 0
-    assert holders() == ("2", "3")
+    assert holders() == ("2", None)
     assert main(["--rollback", "tiny"]) == 0
     assert main(["--rollback", "tiny"]) == 0
-    assert holders() == ("1", "3")
+    assert holders() == ("1", None)
     capsys.readouterr()
     with pytest.raises(UserError, match="nothing to roll back to"):
         main(["--rollback", "tiny"])

@@ -16,6 +16,7 @@ from pipeline.runs.registered import read_registration
 from pipeline.serving.card import CARD, WEIGHTS
 from pipeline.storage import open_storage
 from pipeline.tracking.model_files import code_digest, fetch_all
+from pipeline.tracking.registry import facts_of, versions
 from pipeline.tracking.runs import client
 from tests.support.foreign_models import data_of, evil_model, register_as_anybody
 from tests.unit.jobs.predict.conftest import Registry
@@ -83,7 +84,7 @@ def test_changed_code_is_refused_and_registered_code_runs(
     with (model / "code" / "pipeline" / "errors.py").open("a") as file:
         file.write("\n# one line more\n")
     assert code_digest(model) != record.code
-    register_as_anybody("changed", model, **client().get_model_version("tiny", "1").tags)
+    register_as_anybody("changed", model, **facts_of(versions("tiny")[0]))
     registered = registry.run / "registered"
     shutil.copy(registered / "tiny@1.json", registered / "changed@1.json")
     with pytest.raises(UserError, match=r"code has sha256 .*; --trust-model-code runs it all the same"):
@@ -107,7 +108,7 @@ def test_other_weights_or_another_card_than_registered_are_refused(
     shutil.copytree(predictor, model / "artifacts" / "predictor", dirs_exist_ok=True)
     # The tags are copied from an honest version, as whoever may write to the registry can.
     name = f"forged-{file.split('.')[0]}"
-    number = register_as_anybody(name, model, **client().get_model_version("tiny", "1").tags)
+    number = register_as_anybody(name, model, **facts_of(versions("tiny")[0]))
     shutil.copy(registry.run / "registered" / "tiny@1.json", registry.run / "registered" / f"{name}@{number}.json")
     with pytest.raises(UserError, match=rf"is not what was registered of file://.*: {file} has sha256"):
         main([f"models:/{name}@champion", str(registry.videos[0])])
@@ -119,7 +120,7 @@ def test_a_version_without_a_record_is_compared_with_its_runs_checkpoint(
     """As versions have none that were registered before there were records."""
     predictor = data_of("models:/tiny/1", tmp_path / "data")
     model = next(path.parent for path in (tmp_path / "data" / "all").rglob("MLmodel"))
-    tags = client().get_model_version("tiny", "1").tags
+    tags = facts_of(versions("tiny")[0])
     register_as_anybody("older", model, **tags)
     assert main(["models:/older@champion", str(registry.videos[0])]) == 0
     weights = safetensors.torch.load_file(predictor / WEIGHTS)

@@ -123,7 +123,7 @@ def test_a_history_that_was_damaged_begins_anew(
     registered: list[Version], text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     move_alias(registered[0], "champion", "promoted", "")
-    client().set_registered_model_tag("m", "history.champion", text)
+    client().set_registered_model_tag("m", "mlflow.reciprocal.history.champion", text)
     assert [(move.version, move.how) for move in alias_history("m", "champion")] == [("1", "moved elsewhere")]
     assert "the history of m@champion cannot be read" in caplog.text
     move_alias(registered[1], "champion", "promoted", "")

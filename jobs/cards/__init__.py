@@ -1,0 +1,1 @@
+"""Texts in Markdown for the pages of runs, registered models and versions: facts alone, from what is stored."""
