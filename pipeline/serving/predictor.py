@@ -31,7 +31,7 @@ from pipeline.serving.stored_clip import StoredClip, Times
 from preprocessing.media.decode import decode_video
 
 _KEY = "video"
-REQUIREMENTS = ("torch", "numpy", "pandas", "av", "opencv-contrib-python-headless", "safetensors")
+REQUIREMENTS = ("torch", "numpy", "pandas", "av", "numba", "opencv-contrib-python-headless", "safetensors", "scipy")
 """Distributions that prediction imports; the versions are those installed where the model is registered."""
 
 
