@@ -10,6 +10,7 @@ of mode 0600. Clients send artifacts to the server and the server to the bucket,
 
 from __future__ import annotations
 
+import base64
 import configparser
 import dataclasses
 import io
@@ -55,6 +56,14 @@ def load_login() -> Login:
     return Login(**kept_secret(login_file(), lambda: {"user": USER, "password": secrets.token_urlsafe(30)}))
 
 
+def _webhook_key() -> str:
+    """What the secrets of webhooks are encrypted with: without a kept one, MLflow makes one up at every start, and
+    cannot read those that it stored before.
+    """
+    file = home() / "mlflow" / "webhooks.json"
+    return kept_secret(file, lambda: {"key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()})["key"]
+
+
 def launch(ports: dict[str, int], s3_endpoint: str, credentials: Credentials) -> Launch:
     """Return how to start the server. The bucket is used by the first artifact, so it may still be missing now."""
     folder = state_folder("mlflow")
@@ -93,6 +102,7 @@ def launch(ports: dict[str, int], s3_endpoint: str, credentials: Credentials) ->
         "MLFLOW_AUTH_ADMIN_USERNAME": login.user,
         "MLFLOW_AUTH_ADMIN_PASSWORD": login.password,
         "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",  # or pages that its authors forgot would be open
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": _webhook_key(),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),  # of the one form it shows
         # Where infra.mlflow_guard is found, whatever the working folder is.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
