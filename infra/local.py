@@ -39,7 +39,8 @@ def addresses(stack: Stack) -> list[str]:
     """One line for each server: where it is, and which file holds what it asks for."""
     return [
         f"MLflow         {stack.mlflow_uri} (user {stack.mlflow_user}, password in {login_file().absolute()})",
-        f"Ray dashboard  {stack.ray_dashboard} (token in {ray_token_file()}); cluster {stack.ray_address}",
+        f"Ray dashboard  {stack.ray_dashboard} (it asks for a token: cat {shlex.quote(str(ray_token_file()))})",
+        f"Ray cluster    {stack.ray_address}",
         f"S3 server      {stack.s3_endpoint} (bucket {stack.bucket}; keys in {stack_file().absolute()})",
     ]
 

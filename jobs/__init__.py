@@ -5,10 +5,13 @@
     python -m jobs.verify       a stored data set                       nothing: every fault by its name
     python -m jobs.report       a stored data set                       one HTML page
     python -m jobs.train        shards that the manifest lists          run.json, checkpoints, result.json; curves
-    python -m jobs.evaluate     the final checkpoint, shards            report, confusion matrix, predictions
+    python -m jobs.evaluate     the final checkpoint, shards            report, page, confusion matrix, predictions
     python -m jobs.ensemble     reports and predictions of runs         the report of their mean
     python -m jobs.promote      the final checkpoint, its report        a registered version; the alias if it is earned
     python -m jobs.predict      a registered model, video files         nothing: the most probable classes
+
+    python -m jobs.submit       the working directory                   nothing: any job, run on a cluster
+    python -m jobs.compare      reports and predictions of runs         nothing: runs beside the papers' numbers
 
     python -m jobs.demo         nothing                                 all of the above, on a synthetic data set
     python -m jobs.ablations    shards                                  the papers' variants, compared with error bars

@@ -25,6 +25,7 @@ PICTURES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "clip": ("clip.jpg", clip.draw),
     "ablations": ("ablations.png", ablations.draw),
     "ablation-coupling": ("ablation-coupling.png", ablations.draw_question),
+    "ablation-rib": ("ablation-rib.png", ablations.draw_question),
     "mlflow-run": ("mlflow-run.png", mlflow_pages.draw_run),
     "mlflow-registry": ("mlflow-registry.png", mlflow_pages.draw_registry),
 }
@@ -35,7 +36,18 @@ class PicturesArgs:
     """Which pictures, and where they go."""
 
     names: Annotated[
-        tuple[Literal["architecture", "clip", "ablations", "ablation-coupling", "mlflow-run", "mlflow-registry"], ...],
+        tuple[
+            Literal[
+                "architecture",
+                "clip",
+                "ablations",
+                "ablation-coupling",
+                "ablation-rib",
+                "mlflow-run",
+                "mlflow-registry",
+            ],
+            ...,
+        ],
         tyro.conf.Positional,
     ] = ()
     """None: all."""

@@ -12,9 +12,9 @@ logs. So no secret is in it; credentials reach the workers in one of three other
   profile (``ray_cluster.yaml``), or credentials files of the user that ``ray start`` runs as (``~/.aws/credentials``,
   ``~/.mlflow/credentials``).
 
-A command run by ``ray job submit`` is a driver on the head node, and the same holds for it. Ray shows the entrypoint
-and ``--runtime-env-json`` of a job, so neither is a place for a secret; let the entrypoint read a private file:
-``ray job submit ... -- sh -c '. ~/s3.env && exec python -m jobs.train ...'``.
+A submitted job is a driver on the head node, and the same holds for it. Ray shows the entrypoint and the runtime
+environment of a job, so neither is a place for a secret; ``jobs.submit --credentials`` lets the entrypoint read a
+private file.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ STAYS = {
 }
 _KEY_ID, _SECRET, _SESSION_TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 _MLFLOW_SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+SECRETS = (_SECRET, _SESSION_TOKEN, *_MLFLOW_SECRETS, "RAY_AUTH_TOKEN")
 _MLFLOW_LOGIN = ("MLFLOW_TRACKING_USERNAME", *_MLFLOW_SECRETS)
 
 _locks: list[int] = []  # descriptors: a credentials file is locked for as long as its driver lives
@@ -98,15 +99,7 @@ def worker_environment(*, one_host: bool, private: bool = False, address: str = 
     Raises:
         ConfigError: an address holds a password.
     """
-    for name in _ADDRESSES:
-        if urlsplit(os.environ.get(name, "")).password:
-            raise ConfigError(
-                name,
-                urlsplit(os.environ[name]).scheme + "://...",
-                "holds a password, which Ray would show to everybody who sees its dashboard: give the address alone,"
-                " and the password in a file (MLflow: ~/.mlflow/credentials; S3: ~/.aws/credentials)",
-            )
-    variables = {name: os.environ[name] for name in _EVERYWHERE if name in os.environ}
+    variables = shared_variables()
     if address:
         variables["RAY_ADDRESS"] = address
     if one_host:
@@ -123,6 +116,23 @@ def worker_environment(*, one_host: bool, private: bool = False, address: str = 
             variables[TRACKING_CREDENTIALS_FILE] = str(_write_private(json.dumps(given)))
     _say_what_stays_here(one_host)
     return variables
+
+
+def shared_variables() -> dict[str, str]:
+    """What holds on every node, of this process's environment. None of it is a secret.
+
+    Raises:
+        ConfigError: an address holds a password.
+    """
+    for name in _ADDRESSES:
+        if urlsplit(os.environ.get(name, "")).password:
+            raise ConfigError(
+                name,
+                urlsplit(os.environ[name]).scheme + "://...",
+                "holds a password, which Ray would show to everybody who sees its dashboard: give the address alone,"
+                " and the password in a file (MLflow: ~/.mlflow/credentials; S3: ~/.aws/credentials)",
+            )
+    return {name: os.environ[name] for name in _EVERYWHERE if name in os.environ}
 
 
 def _say_what_stays_here(one_host: bool) -> None:

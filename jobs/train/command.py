@@ -1,7 +1,7 @@
 """Train a recipe with Ray Train; curves go to MLflow, checkpoints to the run's folder.
 
     python -m jobs.train crn_demo --data.uri s3://reciprocal/synthetic
-    ray job submit --address http://HEAD:8265 --working-dir . -- python -m jobs.train crn_demo --data.uri s3://...
+    python -m jobs.submit --address http://HEAD:8265 -- train crn_demo --data.uri s3://...   # on a cluster
     python -m jobs.train mrst_t2_ucf_t --data.uri ... --start-from RUN      # from the weights of a finished run
     python -m jobs.train crn_demo --data.uri ... --dry-run                  # what it would do: steps, bytes, memory
     python -m jobs.train --list [NAME]      # recipes; PART of a name filters, a whole name shows everything

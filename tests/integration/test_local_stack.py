@@ -22,7 +22,7 @@ from infra import local, process, ray_head
 from infra.process import ProcessId
 from infra.records import ServerRecord, load_servers
 from infra.server import token_of
-from pipeline.config.stack import Stack, find_stack, stack_file
+from pipeline.config.stack import Stack, find_stack, ray_token_file, stack_file
 from tests.support.listening import listening_beyond_this_host
 from tests.support.paths import ROOT
 
@@ -163,6 +163,53 @@ def test_ray_takes_jobs_from_those_who_have_the_token_and_a_second_node(stack: S
     assert result.returncode == 0, result.stdout + result.stderr
     assert "CPUS 5.0 2" in result.stdout
     assert f"HOME {os.environ['RECIPROCAL_HOME']} 1" in result.stdout
+
+
+def test_jobs_are_submitted_followed_and_stopped_with_an_address_and_a_token_alone(
+    stack: Stack, tmp_path: Path
+) -> None:
+    bare = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "RECIPROCAL_STACK": "off",
+        "RAY_AUTH_TOKEN_PATH": str(ray_token_file()),
+    }
+    at = ("--address", stack.ray_dashboard)
+
+    def submit(*words: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        program = [sys.executable, "-m", "jobs.submit", *words]
+        env = {**bare, **changes}
+        return subprocess.run(program, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    done = submit(*at, "--job-id", "good", "--", "train", "--list", "crn_demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("job      good: succeeded") == 1
+    printed = submit("logs", "good", *at, "--no-follow").stdout
+    assert "crn_demo" in printed
+    assert printed in done.stdout
+    failed = submit(*at, "--job-id", "bad", "--", "evaluate", "no-such-run")
+    assert failed.returncode == 2
+    assert "bad: failed (2)" in failed.stdout
+    detached = submit(*at, "--detach", "--job-id", "long", "--", "bench", "models")
+    assert detached.returncode == 0
+    assert "python -m jobs.submit logs long --address" in detached.stdout
+    stopped = submit("stop", "long", *at)
+    assert stopped.returncode == 0
+    assert "long: stopped" in stopped.stdout
+    assert submit("logs", "long", *at).returncode == 143
+    listed = submit("list", *at).stdout
+    assert [word for word in ("good", "bad", "long") if word in listed] == ["good", "bad", "long"]
+    assert "python -m jobs.evaluate no-such-run" in submit("status", "bad", *at).stdout
+    for words, changes, text in (
+        (("status", "other", *at), {}, "has no job 'other'"),
+        (("logs", "other", *at), {}, "has no job 'other'"),
+        (("stop", "other", *at), {}, "has no job 'other'"),
+        (("list", *at), {"RAY_AUTH_TOKEN_PATH": "/dev/null"}, "the token is missing or wrong"),
+    ):
+        refused = submit(*words, **changes)
+        assert refused.returncode == 2
+        assert text in refused.stderr
+        assert "Traceback" not in refused.stderr
 
 
 def test_nothing_of_the_stack_listens_beyond_this_host(stack: Stack) -> None:

@@ -1,0 +1,1 @@
+"""``python -m jobs.submit``: any job of this project, run on a cluster by one command."""
