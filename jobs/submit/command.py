@@ -7,8 +7,8 @@
     python -m jobs.submit logs JOB                         # follows it to its end; --no-follow: what there is
     python -m jobs.submit stop JOB
 
-Behind -- stands what would stand behind `python -m jobs.` here. The cluster needs the packages that this project asks
-for, not its code: the working directory goes along, without .git, virtual environments, data and files that look like
+Behind -- stands a job with the arguments that it takes here. The cluster needs the packages that this project asks for,
+not its code: the working directory goes along, without .git, virtual environments, data and files that look like
 secrets.
 
 Reads    the working directory; RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN), where the cluster asks for a token.

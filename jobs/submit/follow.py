@@ -26,6 +26,8 @@ def follow(client: JobSubmissionClient, address: str, name: str, where: str = ""
         UserError: there is no such job.
         ReciprocalError: the cluster went away for longer than half a minute.
     """
+    with refusals(address, name):
+        client.get_job_status(name)  # a log that there is none of has no error of its own
     try:
         printed, lost_s = 0, 0.0
         while True:
