@@ -99,10 +99,11 @@ def all_rows(runs: Sequence[Evaluated], args: CompareArgs) -> list[Row]:
     if args.table and (strangers := [name for name in by_recipe if name not in names]):
         fix = f"{args.table} has no row of {', '.join(strangers)}: leave out --table, or those runs"
         require(False, "table", args.table, fix)
+    listed = {name: by_recipe.get(name, []) for name in names}
     return [
         row
-        for name in names
-        for row in rows_of(name, by_recipe.get(name, ()), mean_of_splits=args.mean_of_splits and name in by_recipe)
+        for name, found in listed.items()
+        for row in rows_of(name, found, mean_of_splits=args.mean_of_splits and bool(found), listed=listed)
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.compare.evaluated import Evaluated
@@ -43,17 +43,36 @@ class Row:
     """``comparable``, ``not run``, or why not, reasons separated by semicolons."""
 
 
-def rows_of(recipe: str, runs: Sequence[Evaluated], *, mean_of_splits: bool = False) -> list[Row]:
+def rows_of(
+    recipe: str,
+    runs: Sequence[Evaluated],
+    *,
+    mean_of_splits: bool = False,
+    listed: Mapping[str, Sequence[Evaluated]] | None = None,
+) -> list[Row]:
     """The rows of a recipe or ensemble.
 
     Args:
         recipe: name of an entry with printed numbers.
-        runs: of that recipe. None: not run. Several: one row each, or with ``mean_of_splits`` one of their mean.
+        runs: of that recipe. None: not run. Several: one row each, or one of their mean where the runs are those of a
+            data set's splits, or where the paper prints the mean of several ensembles.
         mean_of_splits: whether the runs are those of a data set's splits.
+        listed: recipes whose rows are shown too, in order, and their runs. A number that the paper prints of this
+            recipe and of one of them together is one row, with the first of the two.
     """
-    entry = RECIPES.get(recipe) or ENSEMBLES[recipe]
-    groups: list[Sequence[Evaluated]] = [runs] if mean_of_splits or not runs else [[run] for run in runs]
-    return [_row(entry, number, group) for number in entry.printed for group in groups]
+    entry, rows = RECIPES.get(recipe) or ENSEMBLES[recipe], list[Row]()
+    together = mean_of_splits or (isinstance(entry, Ensemble) and bool(entry.mean_of))
+    order = list(listed or {})
+    for number in entry.printed:
+        partner = number.mean_with if number.mean_with in order else ""
+        if partner and order.index(partner) < order.index(recipe):
+            continue
+        if number.mean_with:
+            groups = [[*runs, *(listed or {}).get(partner, ())]]
+        else:
+            groups = [list(runs)] if together or not runs else [[run] for run in runs]
+        rows += [_row(entry, number, group) for group in groups]
+    return rows
 
 
 def _row(entry: Recipe | Ensemble, number: PrintedNumber, runs: Sequence[Evaluated]) -> Row:
@@ -76,8 +95,11 @@ def _row(entry: Recipe | Ensemble, number: PrintedNumber, runs: Sequence[Evaluat
     shares = [run.report.scores[stream][metric] for run, stream in zip(runs, streams, strict=True)]
     counts = [(round(s * r.report.num_videos), r.report.num_videos) for s, r in zip(shares, runs, strict=True)]
     low, high = mean_of_shares_interval(counts)
-    reasons = list(dict.fromkeys(reason for run in runs for reason in why_not(entry, run)))
-    reasons += _why_not_together(entry, runs)
+    own = [
+        (RECIPES.get(run.report.model, entry), run) for run in runs
+    ]  # of a mean of two recipes, each is held to its own
+    reasons = list(dict.fromkeys(reason for one, run in own for reason in why_not(one, run)))
+    reasons += _why_not_together(entry, number, runs)
     return Row(
         **shared,
         ours=100 * statistics.fmean(shares),
@@ -131,8 +153,21 @@ def why_not(entry: Recipe | Ensemble, run: Evaluated) -> list[str]:
     return reasons
 
 
-def _why_not_together(entry: Recipe | Ensemble, runs: Sequence[Evaluated]) -> list[str]:
-    """What keeps the number of runs from being the paper's: it prints the mean of three splits, or one split's."""
+def _why_not_together(entry: Recipe | Ensemble, number: PrintedNumber, runs: Sequence[Evaluated]) -> list[str]:
+    """What keeps the number of runs from being the paper's: it prints the mean of three splits, of two recipes, of
+    several ensembles, or the number of one run.
+    """
+    if number.mean_with:
+        found = sorted(run.report.model for run in runs)
+        if found == sorted((entry.name, number.mean_with)):
+            return []
+        return [f"mean: the paper prints that of {entry.name} and {number.mean_with}, one run each"]
+    if isinstance(entry, Ensemble) and entry.mean_of:
+        averaged = [frozenset(member.recipe for member in run.report.members) for run in runs]
+        if sorted(map(sorted, averaged)) == sorted(map(sorted, entry.mean_of)):
+            return []
+        pairs = " and of ".join(" + ".join(sorted(names)) for names in entry.mean_of)
+        return [f"mean: the paper prints that of the ensembles of {pairs}"]
     data = {run.report.manifest_digest for run in runs}
     if _SPLITS in entry.data:
         if len(runs) == 1:

@@ -14,8 +14,13 @@ MEAN_OF_PAIRS = "the printed S-Net is the mean of this training and the one with
 SPLIT1 = "split 1: the paper does not say so for Table 1, but Table 3, for which it does, has the same numbers"
 
 
-def _pair(first: float, second: float) -> tuple[PrintedNumber, ...]:
-    return PrintedNumber("S-Net", first), PrintedNumber("T-Net", second)
+def _pair(first: float, second: float, mean_with: str = "") -> tuple[PrintedNumber, ...]:
+    return PrintedNumber("S-Net", first, mean_with=mean_with), PrintedNumber("T-Net", second)
+
+
+def other(motion: str) -> str:
+    """The other motion modality of a pair of CRNs."""
+    return "diff" if motion == "flow" else "flow"
 
 
 def _table_1() -> None:
@@ -50,7 +55,7 @@ def _table_2() -> None:
                 "hmdb",
                 "bni",
                 PAIRS[motion],
-                _pair(spatial, temporal),
+                _pair(spatial, temporal, f"crn_t2_hmdb_bni_{strategy}_{other(motion)}"),
                 notes,
                 strategy=strategy,
             )
@@ -88,7 +93,7 @@ def _table_3() -> None:
                 data,
                 backbone,
                 PAIRS[motion],
-                _pair(coupled[0], temporal),
+                _pair(coupled[0], temporal, f"{stem}_crn_{other(motion)}"),
                 tuple(notes),
             )
         for branch, value in zip(("rgb", "flow", "diff"), both, strict=True):
@@ -113,6 +118,9 @@ def _table_3() -> None:
                     (PrintedNumber(net, value),),
                     members,
                     notes_of,
+                    tuple(frozenset({f"{stem}_crn_{m}", f"{stem}_ncrn_rgb"}) for m in partners)
+                    if branch == "rgb"
+                    else (),
                 )
             )
 

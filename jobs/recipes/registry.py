@@ -23,6 +23,8 @@ class PrintedNumber:
     """Net or quantity: "S-Net", "T-Net", "S+T" (mean of the two branches), "top-1", "size"."""
     value: float
     unit: str = "%"
+    mean_with: str = ""
+    """Recipe of another run: the number is the mean of both runs' scores, and stands with that recipe too."""
 
     def __str__(self) -> str:
         if self.unit != "%":
@@ -87,6 +89,10 @@ class Ensemble:
     members: tuple[tuple[str, str], ...]
     """(recipe, branch) of every network whose probabilities are averaged; branch: rgb, flow, diff or all."""
     notes: tuple[str, ...] = ()
+    mean_of: tuple[frozenset[str], ...] = ()
+    """Recipes of each of several ensembles: the printed number is the mean of their scores. Empty: it is that of one
+    ensemble of all members.
+    """
 
 
 RECIPES: dict[str, Recipe] = {}

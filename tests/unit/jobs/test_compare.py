@@ -21,7 +21,7 @@ from pipeline.config.base import as_dict
 from pipeline.config.train import TrainConfig
 from pipeline.errors import ConfigError, UserError
 from pipeline.evaluation.predictions import Predictions, write_predictions
-from pipeline.evaluation.report import EvalReport, report_path
+from pipeline.evaluation.report import EnsembleInput, EvalReport, report_path
 from pipeline.runs.folder import RESULT, RUN, RunRecord
 from pipeline.storage import Storage, open_storage
 from tests.support.run_folder import RESULT_FIELDS
@@ -99,7 +99,10 @@ def test_a_run_as_the_paper_says_is_comparable(recipe: str, tmp_path: Path, caps
         (number.what, number.value) for number in entry.printed
     ]
     for row, number in zip(rows, entry.printed, strict=True):
-        if number.unit == "%":
+        if number.mean_with:
+            both = f"mean: the paper prints that of {recipe} and {number.mean_with}, one run each"
+            assert row["verdict"] == both
+        elif number.unit == "%":
             ours = 100 * (TOP5 if "top-5" in number.what else TOP1)
             assert row["verdict"] == COMPARABLE, row
             assert float(row["here"].split()[0]) == pytest.approx(ours, abs=0.02)
@@ -110,7 +113,13 @@ def test_every_printed_number_of_every_table(capsys) -> None:
     tables = [f"crn-{n}" for n in range(1, 7)] + [f"mrst-{n}" for n in range(2, 5)]
     found = [(row["recipe"], row["net"]) for table in tables for row in compared(capsys, "--table", table)]
     entries = (*RECIPES.values(), *ENSEMBLES.values())
-    assert sorted(found) == sorted((entry.name, number.what) for entry in entries for number in entry.printed)
+    once = {
+        (min(entry.name, number.mean_with or entry.name, key=names.index), number.what)
+        for names in [[entry.name for entry in entries]]
+        for entry in entries
+        for number in entry.printed
+    }
+    assert sorted(found) == sorted(once)
     with pytest.raises(ConfigError, match="table = 'crn-7': must be one of crn-1, crn-2"):
         table_rows("crn-7")
 
@@ -172,6 +181,50 @@ def test_an_ensemble_is_its_row(tmp_path: Path, capsys) -> None:
     report = report_of(name, checkpoint="")
     (row,) = compared(capsys, store(tmp_path, "ensemble", report))
     assert (row["recipe"], row["verdict"]) == (name, COMPARABLE)
+
+
+def test_a_number_that_two_recipes_share_is_one_row_of_their_mean(tmp_path: Path, capsys) -> None:
+    """The S-Net of a CRN in Table 3: "spatial networks listed here are the average of the two CRNs"."""
+    names = [f"crn_t3_ucf_bni_crn_{motion}" for motion in ("flow", "diff")]
+    uris = [
+        store(
+            tmp_path,
+            name,
+            report_of(name, scores={s: {"top1": top1, "top5": 1.0} for s in ("rgb", name[-4:], "fused")}),
+            as_the_paper(name),
+        )
+        for name, top1 in zip(names, (0.9, 0.88), strict=True)
+    ]
+    rows = compared(capsys, *uris)
+    assert [(row["recipe"], row["net"], row["printed"]) for row in rows] == [
+        (names[0], "S-Net", "90.4"),
+        (names[0], "T-Net", "91.8"),
+        (names[1], "T-Net", "89.5"),
+    ]
+    assert [row["here"].split()[0] for row in rows] == ["89.00", "90.00", "88.00"]
+    assert {row["verdict"] for row in rows} == {COMPARABLE}
+    shared = [row for row in compared(capsys, uris[1], "--table", "crn-3") if row["recipe"] == names[0]]
+    assert [row["verdict"].partition(":")[0] for row in shared] == ["mean", "not run"]
+    assert shared[0]["here"].startswith("88.00")
+
+
+def test_the_mean_of_two_ensembles_is_the_papers_arithmetic(tmp_path: Path, capsys) -> None:
+    name = "crn_t3_ucf_bni_ens_rgb"
+    pairs = [[f"crn_t3_ucf_bni_crn_{motion}", "crn_t3_ucf_bni_ncrn_rgb"] for motion in ("flow", "diff")]
+
+    def made(folder: str, recipes: list[str], top1: float) -> str:
+        members = tuple(
+            EnsembleInput(name=r, run=r, branch="rgb", recipe=r, checkpoint="c", predictions="") for r in recipes
+        )
+        scores = {s: {"top1": top1, "top5": 1.0} for s in (*recipes, "fused")}
+        return store(tmp_path, folder, report_of(name, checkpoint="", members=members, scores=scores))
+
+    uris = [made(f"pair{i}", pair, top1) for i, (pair, top1) in enumerate(zip(pairs, (0.92, 0.9), strict=True))]
+    (row,) = compared(capsys, *uris)
+    assert (row["verdict"], row["here"].split()[0], row["printed"]) == (COMPARABLE, "91.00", "91")
+    for wrong in ([uris[0]], [made("three", [*pairs[0], pairs[1][0]], 0.93)]):
+        (row,) = compared(capsys, *wrong)
+        assert row["verdict"].startswith("mean: the paper prints that of the ensembles of crn_t3_ucf_bni_crn_flow +")
 
 
 KEYS, LABELS = tuple(f"v{i}" for i in range(60)), np.arange(60) % 3
