@@ -63,6 +63,7 @@ _THIS_HOST = (
 # Read by the code or named in the guides, and not passed on; with the reason.
 STAYS = {
     "RAY_ADDRESS": "where this command connects; workers get the address of the cluster that it joined",
+    "RAY_API_SERVER_ADDRESS": "where jobs.submit sends a job",
     "RAY_AUTH_MODE": "a worker was started by a Ray that is let in",
     "RAY_AUTH_TOKEN": "a secret, and as above",
     "RAY_AUTH_TOKEN_PATH": "as above",
@@ -76,6 +77,9 @@ STAYS = {
     "MLFLOW_TRACKING_USERNAME": "belongs to the secrets: by file",
     "MLFLOW_TRACKING_PASSWORD": "a secret: by file",
     "MLFLOW_TRACKING_TOKEN": "a secret: by file",
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "of the tracking server",
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "as above",
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "a secret of the tracking server",
     "GIT_PYTHON_REFRESH": "set by whoever uses MLflow",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "set by whoever uses MLflow",
 }

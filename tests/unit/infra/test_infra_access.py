@@ -59,7 +59,7 @@ def test_mlflow_is_started_with_a_password_that_only_its_user_can_read() -> None
     assert login.password not in " ".join(plan.command)  # anybody may list processes
     assert plan.command[plan.command.index("--app-name") + 1] == "basic-auth"
     assert {path.name: mode(path) for path in plan.cwd.iterdir()} == dict.fromkeys(
-        ("mlflow.db", "users.db", "basic_auth.ini", "credentials.json"), 0o600
+        ("mlflow.db", "users.db", "basic_auth.ini", "credentials.json", "webhooks.json"), 0o600
     )
     assert mlflow_server.load_login() == login
     mlflow_server.login_file().unlink()
