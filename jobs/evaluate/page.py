@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import av
-import jinja2
 import numpy as np
 
 from jobs.compare.evaluated import Evaluated
@@ -17,8 +16,7 @@ from jobs.compare.rows import rows_of
 from jobs.evaluate.classes import ClassRow
 from jobs.recipes import ENSEMBLES, RECIPES
 from pipeline.common.media import WrongPictureSize
-from pipeline.common.page_style import page_style
-from pipeline.common.printable import printable
+from pipeline.common.pages import page_environment
 from pipeline.dataset.manifest import Manifest, read_records
 from pipeline.dataset.shards import SampleRecord
 from pipeline.errors import StorageError
@@ -81,37 +79,29 @@ def evaluation_page(
     pairs = confused_pairs(counts, _MOST_PAIRS)
     groups = class_groups(counts) if len(report.classes) > MOST_COUNTS else []  # else the picture shows all
     named = report.model in {**RECIPES, **ENSEMBLES}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
+    return (
+        page_environment(Path(__file__).parent)
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            uri=run.folder.uri,
+            streams=list(dict.fromkeys((*report.branches, "fused"))),
+            stream_names=STREAM_NAMES,
+            metrics=METRICS,
+            rows=[row_cells(row) for row in rows_of(report.model, [run])] if named else [],
+            row_heads=ROW_HEADS,
+            reliability_svg=reliability(report.calibration) if report.calibration else "",
+            plots=_plots(predictions, videos),
+            confusion_png=data_uri(confusion_png, "png"),
+            groups=[_group(counts, group) for group in groups[:_MOST_GROUPS] if len(group) <= _MOST_IN_GROUP],
+            more_groups=sum(len(group) > _MOST_IN_GROUP for group in groups[:_MOST_GROUPS])
+            + len(groups[_MOST_GROUPS:]),
+            pairs=pairs,
+            totals=counts.sum(1),
+            shown=_pictures(_worth_showing(mistakes(predictions), [(p.first, p.second) for p in pairs]), videos),
+            class_rows=rows,
+        )
     )
-    environment.filters["number"] = lambda n: f"{n:,}"
-    return environment.get_template("page.html.j2").render(
-        style=page_style(),
-        report=report,
-        uri=run.folder.uri,
-        streams=list(dict.fromkeys((*report.branches, "fused"))),
-        stream_names=STREAM_NAMES,
-        metrics=METRICS,
-        rows=[row_cells(row) for row in rows_of(report.model, [run])] if named else [],
-        row_heads=ROW_HEADS,
-        reliability_svg=reliability(report.calibration) if report.calibration else "",
-        plots=_plots(predictions, videos),
-        confusion_png=data_uri(confusion_png, "png"),
-        groups=[_group(counts, group) for group in groups[:_MOST_GROUPS] if len(group) <= _MOST_IN_GROUP],
-        more_groups=sum(len(group) > _MOST_IN_GROUP for group in groups[:_MOST_GROUPS]) + len(groups[_MOST_GROUPS:]),
-        pairs=pairs,
-        totals=counts.sum(1),
-        shown=_pictures(_worth_showing(mistakes(predictions), [(p.first, p.second) for p in pairs]), videos),
-        class_rows=rows,
-    )
-
-
-def _shown(value: object) -> object:
-    return printable(value) if type(value) is str else value
 
 
 def _group(counts_NN: np.ndarray, labels: list[int]) -> ShownGroup:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import requests
+import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -94,7 +94,7 @@ def refusals(address: str, job: str = "") -> Iterator[None]:
         yield
     except AuthenticationError as error:
         raise _not_let_in(address) from error
-    except (requests.exceptions.RequestException, ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, aiohttp.ClientError, RuntimeError, ValueError) as error:  # requests' own are OSErrors
         text = printable(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
         if any(word in str(error) for word in ("401", "403", "Unauthorized", "uthentication")):
             raise _not_let_in(address) from error

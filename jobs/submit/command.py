@@ -130,14 +130,15 @@ def submit(args: SubmitArgs, job: Sequence[str]) -> int:
     console.print(f"sending  {package}", markup=False)
     shared = {key: value for key, value in shared_variables().items() if key != "RECIPROCAL_STACK"}  # of this host
     variables = {**shared, "RECIPROCAL_COMMIT": code_version(), "PYTHONUNBUFFERED": "1"}
-    with tempfile.TemporaryDirectory(prefix="submit-") as folder, refusals(address):
+    with tempfile.TemporaryDirectory(prefix="submit-") as folder:
         package.copy_to(Path(folder))
-        client.submit_job(
-            entrypoint=command,
-            submission_id=name,
-            runtime_env={"working_dir": folder, "env_vars": variables},
-            metadata={"job": job[0], "user": _user()},
-        )
+        with refusals(address):
+            client.submit_job(
+                entrypoint=command,
+                submission_id=name,
+                runtime_env={"working_dir": folder, "env_vars": variables},
+                metadata={"job": job[0], "user": _user()},
+            )
     console.print(f"job      {name}", f"page     {address}/#/jobs/{name}", sep="\n", markup=False)
     where = f" --address {args.address}" if args.address else ""
     if args.detach:

@@ -11,7 +11,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from jobs.submit.cluster import ENDED, refusals, state
 from pipeline.common.cli import console, errors
 from pipeline.common.printable import printable
-from pipeline.errors import UserError
+from pipeline.errors import ReciprocalError, UserError
 
 POLL_S = 1.0
 _MOMENTS = 20
@@ -38,7 +38,7 @@ def follow(client: JobSubmissionClient, address: str, name: str, where: str = ""
                     lost_s = 0.0
             except UserError:
                 raise
-            except Exception:
+            except ReciprocalError:
                 lost_s = lost_s or time.monotonic()
                 if time.monotonic() - lost_s > _LOST_S:
                     raise

@@ -15,13 +15,11 @@ from pathlib import Path
 
 import av
 import cv2
-import jinja2
 import numpy as np
 from rich import filesize
 
 from pipeline.common.media import WrongPictureSize
-from pipeline.common.page_style import page_style
-from pipeline.common.printable import printable
+from pipeline.common.pages import page_environment
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.rules import stored_parameters
 from pipeline.errors import NotFoundError
@@ -92,16 +90,9 @@ def make_report(
     strips = [s for sheet in sheets for s in sheet.strips if s.flow_codes is not None]
     full_px = _full_scale(np.concatenate([s.flow_lengths_px(bound_px)[::7] for s in strips])) if strips else 1.0
     notes = warnings(manifest, found, damaged, storage.uri)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-    )
-    environment.filters.update(number=lambda n: f"{n:,}", size=filesize.decimal, hours=_hours)
+    environment = page_environment(Path(__file__).parent)
+    environment.filters.update(size=filesize.decimal, hours=_hours)
     html = environment.get_template("page.html.j2").render(
-        style=page_style(),
         uri=storage.uri,
         manifest=manifest,
         found=found,
@@ -227,11 +218,6 @@ def _flow_text(manifest: Manifest, found: Survey) -> str:
     if not found.flows:  # records from before the engine was in them
         return f"TV-L1, engine {manifest.parameters.get('flow_engine', 'unknown')}"
     return "; ".join(f"{engine} {version}, mode {mode}" for engine, version, mode in sorted(found.flows))
-
-
-def _shown(value: object) -> object:
-    """What a page shows of a name; markup of ours stays as it is."""
-    return printable(value) if type(value) is str else value
 
 
 def _hours(seconds: float) -> str:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from jobs.cards import describe
 from jobs.promote.command import PromoteArgs, main, promote
 from pipeline.common.cli import console
 from pipeline.errors import ConfigError, UserError
 from pipeline.evaluation.report import EvalReport, report_path
 from pipeline.storage import Storage, open_storage
 from pipeline.tracking.registry import aliased_version
+from pipeline.tracking.runs import TrackingError
 from tests.support.finished_run import finished_run
 
 pytestmark = pytest.mark.slow
@@ -101,3 +103,15 @@ def test_a_current_version_whose_report_is_gone_is_named(run: Storage) -> None:
         run.write(path, json.dumps({}).encode())
     with pytest.raises(UserError, match="models:/tiny/1 has no readable report"):
         promote(PromoteArgs(run.uri, "tiny", num_views=2))
+
+
+def test_a_description_that_mlflow_refuses_does_not_undo_a_promotion(
+    run: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise TrackingError("the description is too long")
+
+    monkeypatch.setattr(describe, "describe_model", refuse)
+    assert promote(PromoteArgs(run.uri, "tiny", num_views=2)) == 0
+    assert holders() == ("1", None)
+    assert "the registered model tiny has no new description: the description is too long" in caplog.text
